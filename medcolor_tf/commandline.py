@@ -1,0 +1,220 @@
+"""Flags in, one frozen dataclass out: what every command of the project shares.
+
+A command declares its options as the fields of a frozen dataclass (:func:`option`) and calls
+:func:`run`. Values are parsed by absl, so ``--flag=value``, ``--flag value``, ``--noflag`` and
+comma-separated lists behave as in any absl program. Flag files are expanded here, not by absl,
+because an error in one should name the file and the line. Nothing here imports TensorFlow.
+"""
+
+import dataclasses
+import difflib
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from medcolor_tf.errors import InputError
+
+CONFIG_FOLDER = "configs"
+
+
+def option(default, help, choices: Sequence[str] | None = None, required: bool = False):
+    """Declares a command's option as a dataclass field.
+
+    Args:
+        default: value without the flag; None for a number means "not set".
+        help: one sentence for ``--help``.
+        choices: the allowed values of a string option.
+        required: whether an empty value is an error.
+    """
+    meta = {"help": help, "choices": choices, "required": required}
+    if isinstance(default, list | dict):
+        raise TypeError("defaults are immutable: use a tuple")
+    return dataclasses.field(default=default, metadata=meta)
+
+
+def parse(config_class: type, argv: Sequence[str]):
+    """Parses ``argv`` (without the program's name) into ``config_class``.
+
+    Raises:
+        InputError: unknown flag, bad value, missing required flag, or an unreadable flag file; the
+            message names the flag and, when it came from a flag file, the file and line.
+    """
+    arguments = expand_flagfiles(argv)
+    values = _define(config_class)
+    known = set(values)
+    for argument, origin in arguments:
+        _check_known(argument, origin, known)
+    try:
+        rest = values(["program", *(argument for argument, _ in arguments)])[1:]
+    except flags.Error as error:
+        raise InputError(_with_origin(str(error), arguments)) from None
+    if rest:
+        raise InputError(f"unexpected argument {rest[0]!r}: every option is given as --name=value")
+    settings = {}
+    for field in dataclasses.fields(config_class):
+        value = values[field.name].value
+        settings[field.name] = tuple(value) if isinstance(value, list) else value
+        if field.metadata["required"] and value in (None, "", []):
+            raise InputError(f"flag --{field.name} is required: {field.metadata['help']}")
+    return config_class(**settings)
+
+
+def run(config_class: type, function: Callable, description: str, argv=None) -> int:
+    """Runs a command: parses, calls ``function(config)``, turns InputError into a short message.
+
+    Args:
+        config_class: frozen dataclass whose fields were made with :func:`option`.
+        function: called with the parsed config; returns None or an exit status.
+        description: what ``--help`` prints above the options.
+        argv: arguments without the program's name; ``sys.argv[1:]`` when None.
+
+    Returns:
+        The exit status: 0, what ``function`` returned, or 2 for bad input.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv):
+        print(help_text(config_class, description))
+        return 0
+    try:
+        return function(parse(config_class, argv)) or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; what was finished is kept, the same command continues", file=sys.stderr
+        )
+        return 130
+
+
+def help_text(config_class: type, description: str) -> str:
+    """Returns the text of ``--help``: the description and a line or two for every option."""
+    lines = [description.strip(), "", "Options (also from a file: --flagfile=FILE, one a line):"]
+    for field in dataclasses.fields(config_class):
+        default = field.default
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        if field.metadata["required"]:
+            note = "required"
+        elif shown in ("", None):
+            note = "not set"
+        else:
+            note = f"default {shown}"
+        choices = field.metadata["choices"]
+        what = f"{'|'.join(choices)}. " if choices else ""
+        lines += [f"  --{field.name}  ({note})", f"      {what}{field.metadata['help']}"]
+    return "\n".join(lines)
+
+
+def command_line(module: str, config) -> str:
+    """Returns the shell command that runs ``module`` with every non-default value of ``config``."""
+    import shlex
+
+    words = ["python", "-m", module]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no'}{field.name}")
+        else:
+            text = ",".join(value) if isinstance(value, tuple) else value
+            words.append(shlex.quote(f"--{field.name}={text}"))
+    return " ".join(words)
+
+
+def expand_flagfiles(argv: Sequence[str], seen: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
+    """Replaces each ``--flagfile=FILE`` by the file's lines.
+
+    Returns:
+        Pairs (argument, origin); origin is "" for the command line, else "FILE line N".
+    """
+    pairs: list[tuple[str, str]] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            pairs.append((word, ""))
+            continue
+        value = value if equals else next(words, "")
+        pairs += _read_flagfile(value, seen)
+    return pairs
+
+
+def _read_flagfile(name: str, seen: tuple[Path, ...]) -> list[tuple[str, str]]:
+    path = _find_flagfile(name)
+    if path in seen:
+        raise InputError(f"flag file {path} includes itself")
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith(("#", "//")):
+            continue
+        if not line.startswith("-"):
+            raise InputError(f"{path} line {number}: expected --name=value, got {line!r}")
+        for argument, origin in expand_flagfiles([line], (*seen, path)):
+            pairs.append((argument, origin or f"{path} line {number}"))
+    return pairs
+
+
+def _find_flagfile(name: str) -> Path:
+    """A bare name is also looked up in configs/, so that ``--flagfile=stage1.flags`` works."""
+    candidates = [Path(name)]
+    if Path(name).name == name:
+        candidates.append(Path(CONFIG_FOLDER) / name)
+        candidates.append(Path(__file__).parents[1] / CONFIG_FOLDER / name)
+    for candidate in candidates:
+        if name and candidate.is_file():
+            return candidate
+    raise InputError(
+        f"--flagfile={name}: no such file; looked for {' and '.join(map(str, candidates))}"
+    )
+
+
+def _define(config_class: type) -> flags.FlagValues:
+    """Defines one absl flag a field, in a registry of its own (no global state)."""
+    values = flags.FlagValues()
+    types = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        kind, choices = types[field.name], field.metadata["choices"]
+        arguments = (field.name, field.default, field.metadata["help"])
+        if choices:
+            flags.DEFINE_enum(
+                field.name, field.default, list(choices), arguments[2], flag_values=values
+            )
+            continue
+        base = next((a for a in typing.get_args(kind) if a is not type(None)), kind)
+        is_list = typing.get_origin(kind) is tuple
+        define = {
+            bool: flags.DEFINE_boolean,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+        }.get(kind if kind in (bool, int, float) else base, flags.DEFINE_string)
+        if is_list:
+            flags.DEFINE_list(field.name, list(field.default), arguments[2], flag_values=values)
+        else:
+            define(*arguments, flag_values=values)
+    return values
+
+
+def _check_known(argument: str, origin: str, known: set[str]) -> None:
+    if not argument.startswith("-"):
+        return
+    name = argument.lstrip("-").partition("=")[0]
+    plain = name.removeprefix("no") if name not in known else name
+    if plain in known:
+        return
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    hint = f"; did you mean --{near[0]}?" if near else "; --help lists the options"
+    raise InputError(f"{origin + ': ' if origin else ''}unknown flag --{name}{hint}")
+
+
+def _with_origin(message: str, arguments: list[tuple[str, str]]) -> str:
+    """Adds the flag file and line to absl's message about a bad value."""
+    for argument, origin in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if origin and f"--{name}=" in message:
+            return f"{origin}: {message}"
+    return message
