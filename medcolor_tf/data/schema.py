@@ -1,0 +1,307 @@
+"""The format of a prepared data set: the only thing that data_prep and medcolor_tf share.
+
+A data set is a folder with
+
+* ``dataset.json`` (:class:`DatasetInfo`), written last, so a folder that has it is complete;
+* ``SPLIT-00000-of-00007.tfrecord``: plain TFRecord files of ``tf.train.Example``;
+* ``index-SPLIT.npz``: raw labels and keyed patient ids of every record, for subsets and statistics
+  that must not read the images.
+
+One record:
+
+=========== ============ ==========================================================================
+feature     type         meaning
+=========== ============ ==========================================================================
+image       bytes x C    one encoded gray image a channel (``encoding``: png, jpeg or raw)
+size        int64 x 2    height and width in pixels
+label       float32 x L  label after the uncertainty policy: 0, 1 or NaN (unknown, counts nowhere)
+raw_label   float32 x L  label as the source has it: 0, 1, -1 (uncertain) or NaN (blank)
+index       int64        position in the split; unique, ascending, with gaps where images were bad
+patient     bytes        keyed id of the patient (HMAC-SHA256, 16 hex digits)
+image_id    bytes        keyed id of the image (HMAC-SHA256, 16 hex digits)
+=========== ============ ==========================================================================
+
+Raw images are row-major, little-endian for 16 bits. Importing this module imports no TensorFlow.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medcolor_tf.errors import InputError
+
+FORMAT_VERSION = 1
+DATASET_JSON = "dataset.json"
+SPLITS = ("train", "valid", "test")
+ENCODINGS = ("png", "jpeg", "raw")
+
+UNCERTAIN = -1.0
+UNCERTAIN_POLICIES = ("ones", "zeros", "ignore")
+BLANK_POLICIES = ("zeros", "ignore")
+# Section IV-A of the paper: the policy that did best in CheXpert's own study, per observation.
+PAPER_POLICY = {
+    "Atelectasis": "ones",
+    "Cardiomegaly": "zeros",
+    "Consolidation": "zeros",
+    "Edema": "ones",
+    "Pleural Effusion": "ones",
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One TFRecord file: its name in the folder, split, number of records, bytes and SHA-256."""
+
+    file: str
+    split: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What ``dataset.json`` holds.
+
+    Attributes:
+        source: the kind of source it was built from ("chexpert", "table", ...).
+        observations: label names, in the order of the label vectors.
+        uncertain_policy: observation -> "ones", "zeros" or "ignore".
+        blank_policy: what a blank cell means, "zeros" or "ignore".
+        encoding: "png", "jpeg" or "raw".
+        bits: 8 or 16, bits of a pixel.
+        channels: gray images in a record (1 for X-rays; several MR sequences: more).
+        short_side: pixels of every image's shorter side.
+        pixel_mean, pixel_std: over all pixels of the training split, on the [0, 1] scale; NaN
+            (null in the file) without one.
+        label_counts: split -> observation -> "positive", "negative", "uncertain", "blank" -> count.
+        images: split -> number of images.
+        patients: split -> number of patients.
+        rejected: number of source images that could not be read.
+        seed: of the split and of the order of the records.
+        shards: every TFRecord file, in order.
+        index_sha256: split -> SHA-256 of ``index-SPLIT.npz``.
+        fingerprint: of the build's options and of the source table; same build, same fingerprint.
+        format_version: of this layout.
+    """
+
+    source: str
+    observations: tuple[str, ...]
+    uncertain_policy: Mapping[str, str]
+    blank_policy: str
+    encoding: str
+    bits: int
+    channels: int
+    short_side: int
+    pixel_mean: float
+    pixel_std: float
+    label_counts: Mapping[str, Mapping[str, Mapping[str, int]]]
+    images: Mapping[str, int]
+    patients: Mapping[str, int]
+    rejected: int
+    seed: int
+    shards: tuple[Shard, ...]
+    index_sha256: Mapping[str, str]
+    fingerprint: str
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def max_value(self) -> int:
+        """Largest pixel value: 255 or 65535."""
+        return 2**self.bits - 1
+
+    def split_shards(self, split: str) -> tuple[Shard, ...]:
+        """Returns the shards of a split, in order."""
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes ``dataset.json`` under a temporary name and renames it."""
+        content = dataclasses.asdict(self)
+        for name in ("pixel_mean", "pixel_std"):  # NaN without a training split; JSON has no NaN
+            content[name] = None if math.isnan(content[name]) else content[name]
+        text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+        temporary = Path(folder) / (DATASET_JSON + ".tmp")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, Path(folder) / DATASET_JSON)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "DatasetInfo":
+        """Reads ``folder/dataset.json``.
+
+        Raises:
+            InputError: no such folder or file, not this format, or another version of it.
+        """
+        path = Path(folder) / DATASET_JSON
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file; expected a data set made by `python -m data_prep.build` "
+                "(an unfinished build has none: run the same command again)"
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content["format_version"]
+            if version == FORMAT_VERSION:
+                content["observations"] = tuple(content["observations"])
+                content["shards"] = tuple(Shard(**shard) for shard in content["shards"])
+                for name in ("pixel_mean", "pixel_std"):
+                    content[name] = math.nan if content[name] is None else content[name]
+                return cls(**content)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a data set description ({error!r})") from None
+        raise InputError(f"{path}: format version {version}, expected {FORMAT_VERSION}: rebuild it")
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """What ``index-SPLIT.npz`` holds: a row a record, in the order of the shards.
+
+    Attributes:
+        index: (N,) int64, each record's ``index`` feature, ascending.
+        raw_labels: (N, L) float32, as in the record.
+        patient: (N,) bytes, keyed patient ids.
+    """
+
+    index: np.ndarray
+    raw_labels: np.ndarray
+    patient: np.ndarray
+
+    @staticmethod
+    def path(folder: str | os.PathLike, split: str) -> Path:
+        """Returns the file's path."""
+        return Path(folder) / f"index-{split}.npz"
+
+    def save(self, folder: str | os.PathLike, split: str) -> None:
+        """Writes the file under a temporary name and renames it."""
+        path = self.path(folder, split)
+        temporary = path.with_name("." + path.name)
+        np.savez(temporary, index=self.index, raw_labels=self.raw_labels, patient=self.patient)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, split: str) -> "SplitIndex":
+        """Reads the file; InputError when it is missing or damaged."""
+        path = cls.path(folder, split)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["index"], arrays["raw_labels"], arrays["patient"])
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: cannot be read as a split's index ({error})") from None
+
+
+def shard_name(split: str, number: int, count: int) -> str:
+    """Returns the file name of shard ``number`` (from 0) of ``count``."""
+    return f"{split}-{number:05d}-of-{count:05d}.tfrecord"
+
+
+def parse_policy(
+    text: str | Sequence[str], observations: Sequence[str], default: Mapping[str, str]
+) -> dict[str, str]:
+    """Reads an uncertainty policy.
+
+    Args:
+        text: "" (the default), one policy for all ("ignore"), or "Edema=ones,Atelectasis=zeros"
+            (or the same as a list); observations that are not named keep the default.
+        observations: the label names.
+        default: policy of the observations that ``text`` does not name; else "ignore".
+
+    Raises:
+        InputError: an unknown policy or observation.
+    """
+    parts = text.split(",") if isinstance(text, str) else text
+    parts = [part.strip() for part in parts if part.strip()]
+    policy = {name: default.get(name, "ignore") for name in observations}
+    for part in parts:
+        name, equals, value = part.rpartition("=")
+        if value not in UNCERTAIN_POLICIES:
+            raise InputError(
+                f"uncertainty policy {part!r}: expected one of {', '.join(UNCERTAIN_POLICIES)}"
+            )
+        if equals and name not in policy:
+            raise InputError(
+                f"uncertainty policy {part!r}: no observation {name!r}; "
+                f"the data set has {', '.join(observations)}"
+            )
+        policy.update({name: value} if equals else dict.fromkeys(policy, value))
+    return policy
+
+
+def apply_policy(
+    raw: np.ndarray,
+    observations: Sequence[str],
+    uncertain_policy: Mapping[str, str],
+    blank_policy: str,
+) -> np.ndarray:
+    """Turns raw labels into training labels (section IV-A of the paper).
+
+    Args:
+        raw: (..., L) float, values 0, 1, -1 (uncertain) and NaN (blank).
+        observations: the L names.
+        uncertain_policy: name -> "ones", "zeros", "ignore".
+        blank_policy: "zeros" or "ignore".
+
+    Returns:
+        (..., L) float32 with 0, 1, and NaN for unknown.
+    """
+    values = {"ones": 1.0, "zeros": 0.0, "ignore": np.nan}
+    uncertain = np.array([values[uncertain_policy[name]] for name in observations], np.float32)
+    blank = np.float32(values[blank_policy])
+    raw = np.asarray(raw, np.float32)
+    return np.where(np.isnan(raw), blank, np.where(raw == UNCERTAIN, uncertain, raw))
+
+
+def encode_example(
+    images: Sequence[bytes],
+    size: tuple[int, int],
+    label: np.ndarray,
+    raw_label: np.ndarray,
+    index: int,
+    patient: str,
+    image_id: str,
+) -> bytes:
+    """Serialises one record; the arguments are the table's features. Imports TensorFlow."""
+    import tensorflow as tf
+
+    def of_bytes(values):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+    def of_ints(values):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    def of_floats(values):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+    feature = {
+        "image": of_bytes(images),
+        "size": of_ints(size),
+        "label": of_floats(label),
+        "raw_label": of_floats(raw_label),
+        "index": of_ints([index]),
+        "patient": of_bytes([patient.encode()]),
+        "image_id": of_bytes([image_id.encode()]),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(
+        deterministic=True
+    )
+
+
+def feature_spec(info: DatasetInfo) -> dict:
+    """Returns the specification for ``tf.io.parse_example``. Imports TensorFlow."""
+    import tensorflow as tf
+
+    labels = len(info.observations)
+    return {
+        "image": tf.io.FixedLenFeature([info.channels], tf.string),
+        "size": tf.io.FixedLenFeature([2], tf.int64),
+        "label": tf.io.FixedLenFeature([labels], tf.float32),
+        "raw_label": tf.io.FixedLenFeature([labels], tf.float32),
+        "index": tf.io.FixedLenFeature([], tf.int64),
+        "patient": tf.io.FixedLenFeature([], tf.string),
+        "image_id": tf.io.FixedLenFeature([], tf.string),
+    }

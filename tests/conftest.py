@@ -1,0 +1,131 @@
+"""Fixtures that several tests share."""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+# Before TensorFlow is imported anywhere: quiet, and the same on a machine with a GPU.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import numpy as np
+import pytest
+
+from medcolor_tf.data import schema
+
+SHARED = Path(__file__).parents[2] / "shared"
+OBSERVATIONS = ("Edema", "Cardiomegaly", "Pleural Effusion")
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of reference numbers, images and backbones that is not part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the folder {SHARED}, which is not part of the project")
+    return SHARED
+
+
+def write_dataset(
+    folder,
+    images=(24, 12, 12),
+    size=(32, 40),
+    encoding="png",
+    bits=8,
+    channels=1,
+    observations=OBSERVATIONS,
+    records_per_shard=8,
+    seed=0,
+):
+    """Writes a small learnable data set by the schema alone, without data_prep.
+
+    An image is noise with one bright horizontal band per positive observation, so that a network
+    learns it in seconds. Some labels are uncertain or blank. Returns split -> list of images.
+    """
+    import tensorflow as tf
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    policy = schema.parse_policy("", observations, schema.PAPER_POLICY)
+    shards, sha, counts, kept = [], {}, {}, {}
+    for split, number in zip(schema.SPLITS, images, strict=True):
+        raw = random.integers(0, 2, (number, len(observations))).astype(np.float32)
+        raw[1::7, 0], raw[2::7, 1] = schema.UNCERTAIN, np.nan
+        labels = schema.apply_policy(raw, observations, policy, "zeros")
+        pictures = [_picture(random, row, size, bits, channels) for row in raw]
+        kept[split] = pictures
+        count = -(-number // records_per_shard)
+        for shard in range(count):
+            rows = range(shard * records_per_shard, min(number, (shard + 1) * records_per_shard))
+            name = schema.shard_name(split, shard, count)
+            with tf.io.TFRecordWriter(str(folder / name)) as writer:
+                for i in rows:
+                    encoded = [_encode(pictures[i][..., c], encoding) for c in range(channels)]
+                    record = (encoded, pictures[i].shape[:2], labels[i], raw[i], 2 * i)
+                    writer.write(schema.encode_example(*record, f"{split}p{i}", f"{split}i{i}"))
+            content = (folder / name).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            shards.append(schema.Shard(name, split, len(rows), len(content), digest))
+        patient = np.array([f"{split}p{i}" for i in range(number)], "S16")
+        schema.SplitIndex(2 * np.arange(number), raw, patient).save(folder, split)
+        digest = hashlib.sha256(schema.SplitIndex.path(folder, split).read_bytes())
+        sha[split] = digest.hexdigest()
+        counts[split] = {}
+    pixels = np.concatenate([p.ravel() for p in kept["train"]]) / (2**bits - 1)
+    schema.DatasetInfo(
+        source="test",
+        observations=observations,
+        uncertain_policy=policy,
+        blank_policy="zeros",
+        encoding=encoding,
+        bits=bits,
+        channels=channels,
+        short_side=min(size),
+        pixel_mean=float(pixels.mean()),
+        pixel_std=float(pixels.std()),
+        label_counts=counts,
+        images=dict(zip(schema.SPLITS, images, strict=True)),
+        patients=dict(zip(schema.SPLITS, images, strict=True)),
+        rejected=0,
+        seed=seed,
+        shards=tuple(shards),
+        index_sha256=sha,
+        fingerprint=f"test-{seed}",
+    ).save(folder)
+    return kept
+
+
+def _picture(random, raw, size, bits, channels):
+    picture = random.uniform(0, 0.5, (*size, channels))
+    band = size[0] // (len(raw) + 1)
+    for i, value in enumerate(raw):
+        if value == 1:
+            picture[i * band : i * band + band // 2 + 1] += 0.5
+    return np.round(picture * (2**bits - 1)).astype(np.uint16 if bits == 16 else np.uint8)
+
+
+def _encode(gray, encoding):
+    from PIL import Image
+
+    if encoding == "raw":
+        return gray.tobytes()
+    file = io.BytesIO()
+    Image.fromarray(gray).save(
+        file, encoding.upper(), **({"quality": 95} if encoding == "jpeg" else {})
+    )
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def write_small_dataset():
+    """The function :func:`write_dataset`."""
+    return write_dataset
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory):
+    """A data set of 24 training, 12 validation and 12 test images of 32 x 40 pixels."""
+    folder = tmp_path_factory.mktemp("data") / "small"
+    write_dataset(folder)
+    return folder
