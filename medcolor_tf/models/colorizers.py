@@ -1,0 +1,178 @@
+"""The colorizer T: three small networks that turn gray into the colours a backbone reads best.
+
+Equal to the authors' modules (paper sections on DECONV, PixelShuffle and ColorU; shared/facts.md).
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+
+import keras
+
+from medcolor_tf.errors import InputError
+from medcolor_tf.models.initializers import ICNR, layer_seed, torch_uniform
+from medcolor_tf.models.layers import (
+    CopyChannels,
+    DepthwiseConv2DTranspose,
+    PaddedMaxPool2D,
+    PixelShuffle,
+    ReplicatePadAveragePool,
+)
+from medcolor_tf.models.torch_layers import TorchLayers
+
+WIDTH, RESIDUAL_BLOCKS, UPSCALING = 64, 8, 4
+COLOR_U_DOWN = (16, 32, 64)
+COLOR_U_UP = (32, 16)
+COLOR_U_OUT = 16
+
+INITS = ("paper", "gray")
+
+
+@dataclasses.dataclass(frozen=True)
+class Colorizer:
+    """A variant of T: `build(make, x, gray)`, and what the image's sides must be divisible by."""
+
+    build: Callable
+    multiple: int
+    xavier: bool
+
+
+def _front(make, x):
+    """(B,H,W,C) to (B,H/4,W/4,64): the part that DECONV and PixelShuffle share.
+
+    The 7x7 convolution pads 2, not 3: 320 → 159 → 80.
+    """
+    x = make.conv(x, "conv1", WIDTH, 7, stride=2, padding=2)
+    x = make.leaky(make.batch_norm(x, "bn1"), "act1")
+    x = PaddedMaxPool2D(3, 2, 1, name="maxpool")(x)
+    for block in range(RESIDUAL_BLOCKS):
+        shortcut, prefix = x, f"resblock{block}"
+        for part in (1, 2):
+            x = make.conv(x, f"{prefix}_conv{part}", WIDTH, 3, padding=1)
+            x = make.leaky(make.batch_norm(x, f"{prefix}_bn{part}"), f"{prefix}_act{part}")
+        x = keras.layers.Add(name=f"{prefix}_add")([shortcut, x])  # nothing after the sum
+    return x
+
+
+def _deconv(make, x, gray):
+    """DECONV: 1x1 to three channels, then one 8x8 stride 4 filter a channel."""
+    x = make.conv(_front(make, x), "conv_last", 3, 1)
+    size = 2 * UPSCALING
+    kernel = torch_uniform(size * size, layer_seed(make.seed, "deconv/kernel"))
+    return DepthwiseConv2DTranspose(
+        size, UPSCALING, kernel_initializer="zeros" if gray else kernel, name="deconv"
+    )(x)
+
+
+def _pixel_shuffle(make, x, gray):
+    """PixelShuffle: 1x1 to 3·4·4 channels, rearranged into 4x4 cells, blurred by a 2x2 mean.
+
+    The authors' hard-tanh at ±10000 is the identity and left out.
+    """
+    kernel = ICNR(UPSCALING, layer_seed(make.seed, "shuffle_conv/kernel"))
+    x = make.conv(_front(make, x), "shuffle_conv", 3 * UPSCALING**2, 1, kernel=kernel)
+    x = make.batch_norm(x, "shuffle_bn", gamma="zeros" if gray else "ones")
+    x = PixelShuffle(UPSCALING, name="shuffle")(x)
+    return ReplicatePadAveragePool(name="blur")(x)
+
+
+def _color_u(make, x, gray):
+    """ColorU: a U-Net of three steps; the skips are concatenated as [down, up]."""
+    downs = []
+    for step, width in enumerate(COLOR_U_DOWN, start=1):
+        x = _act_conv(make, x, f"down{step}_conv1", width, 3, padding=1)
+        x = _act_conv(make, x, f"down{step}_conv2", width, 4, stride=2, padding=1)
+        x = make.batch_norm(x, f"down{step}_bn")
+        downs.append(x)
+    downs.pop()  # the deepest one is the way up's own input
+    for step, width in enumerate(COLOR_U_UP, start=1):
+        x = _act_up(make, x, f"up{step}_deconv", width)
+        for part in (1, 2):
+            x = _act_conv(make, x, f"up{step}_conv{part}", width, 3, padding=1)
+        x = make.batch_norm(x, f"up{step}_bn")
+        x = keras.layers.Concatenate(axis=-1, name=f"up{step}_concat")([downs.pop(), x])
+    x = _act_up(make, x, "out_deconv", COLOR_U_OUT)
+    x = _act_conv(make, x, "out_conv1", COLOR_U_OUT, 3, padding=1)
+    zeros = "zeros" if gray else None
+    # 1x1 as in the published code; the paper's figure says 3x3.
+    return make.conv(x, "out_conv2", 3, 1, kernel=zeros, bias=zeros)
+
+
+def _act_conv(make, x, name, *args, **kwargs):
+    return make.leaky(make.conv(x, name, *args, **kwargs), f"{name}_act")
+
+
+def _act_up(make, x, name, width):
+    return make.leaky(make.conv_transpose(x, name, width, 4, 2), f"{name}_act")
+
+
+COLORIZERS = {
+    "deconv": Colorizer(_deconv, multiple=4, xavier=True),
+    "pixel_shuffle": Colorizer(_pixel_shuffle, multiple=4, xavier=False),
+    "color_u": Colorizer(_color_u, multiple=8, xavier=True),
+}
+
+
+def build_colorizer(name, input_channels=1, init="paper", seed=None):
+    """Build T.
+
+    Args:
+        name: `deconv`, `pixel_shuffle` or `color_u`.
+        input_channels: 1 for an X-ray; more for, say, several MR sequences.
+        init: `paper`, the authors' initialisation; or `gray`, ours: the output is the gray image
+            copied to three channels plus the module's, whose last normalisation or convolution
+            starts at zero, so that step 0 equals the baseline.
+        seed: makes the initialisation a function of this number; None draws afresh.
+
+    Returns:
+        A functional model named "colorizer": (B,H,W,input_channels) to (B,H,W,3) in the compute
+        dtype, for H and W divisible by 4 (`color_u`: 8), see `check_image_size`.
+
+    Raises:
+        InputError: unknown name or init, or no input channel.
+    """
+    variant = _variant(name)
+    if init not in INITS:
+        raise InputError(f"--colorizer_init: expected one of {', '.join(INITS)}, received {init!r}")
+    if not isinstance(input_channels, int) or input_channels < 1:
+        raise InputError(
+            f"input_channels: expected a positive integer, received {input_channels!r}"
+        )
+    make = TorchLayers(seed=seed, xavier=variant.xavier)
+    # The scope makes variable paths colorizer/conv1/kernel: ResNet18 has a conv1 as well.
+    with keras.name_scope("colorizer"):
+        image = keras.Input((None, None, input_channels), name="colorizer_input")
+        colors = variant.build(make, image, init == "gray")
+        if init == "gray":
+            gray = CopyChannels(name="gray")(image)
+            colors = keras.layers.Add(name="gray_plus_colors")([gray, colors])
+    return keras.Model(image, colors, name="colorizer")
+
+
+def check_image_size(colorizer_name, size):
+    """Check that T gives back the size of the image.
+
+    Args:
+        colorizer_name: a colorizer's name; "none" or None accept every size.
+        size: pixels; one number, or (height, width).
+
+    Raises:
+        InputError: unknown name; or a side that is not a positive multiple of 4 (`color_u`: 8).
+    """
+    multiple = 1 if colorizer_name in (None, "none") else _variant(colorizer_name).multiple
+    sides = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2 or any(int(side) != side or side < 1 or side % multiple for side in sides):
+        raise InputError(
+            f"image size: {colorizer_name} needs height and width that are positive multiples of "
+            f"{multiple}, received {size}"
+        )
+
+
+def _variant(name):
+    if name in COLORIZERS:
+        return COLORIZERS[name]
+    close = difflib.get_close_matches(str(name).lower(), COLORIZERS, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise InputError(
+        f"--colorizer: expected one of {', '.join(COLORIZERS)}, received {name!r}{hint}"
+    )

@@ -1,0 +1,110 @@
+"""What it takes to build a trained classifier again."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from medcolor_tf.errors import InputError
+from medcolor_tf.models.classifier import build_classifier
+
+BACKBONE_FILE = "backbone.keras"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Architecture, input and labels of a classifier; stored with every run as ``model.json``.
+
+    Attributes:
+        colorizer: "deconv", "pixel_shuffle", "color_u" or "none".
+        colorizer_init: "paper" or "gray" (which adds the gray image to the colorizer's output).
+        backbone: "ResNet18", a keras.applications name, or the path of a .keras file.
+        observations: names of the logits.
+        image_size: side of the square input in pixels.
+        short_side: of an image before it is cropped to a square, in pixels.
+        input_channels: gray channels.
+        bits: 8 or 16, of a raw pixel.
+        pixel_mean, pixel_std: normalisation, on the [0, 1] scale.
+        bn_momentum: of every batch normalisation.
+    """
+
+    colorizer: str
+    colorizer_init: str
+    backbone: str
+    observations: tuple[str, ...]
+    image_size: int
+    short_side: int
+    input_channels: int
+    bits: int
+    pixel_mean: float
+    pixel_std: float
+    bn_momentum: float
+
+    @property
+    def max_value(self) -> int:
+        """Largest raw pixel value."""
+        return 2**self.bits - 1
+
+    @property
+    def has_colorizer(self) -> bool:
+        """Whether there is a T."""
+        return self.colorizer != "none"
+
+    def build(self, backbone_weights=None, seed: int | None = None) -> keras.Model:
+        """Builds the classifier; see :func:`medcolor_tf.models.build_classifier`.
+
+        Args:
+            backbone_weights: "imagenet", a file, or None for random weights. A .keras backbone
+                has its own and takes none.
+            seed: of T's and C's initialisation.
+        """
+        return build_classifier(
+            self.colorizer,
+            self.backbone,
+            len(self.observations),
+            image_size=self.image_size,
+            input_channels=self.input_channels,
+            pixel_mean=self.pixel_mean,
+            pixel_std=self.pixel_std,
+            max_value=self.max_value,
+            colorizer_init=self.colorizer_init,
+            backbone_weights=backbone_weights,
+            bn_momentum=self.bn_momentum,
+            seed=seed,
+        )
+
+    def to_json(self) -> str:
+        """Returns the spec as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_dict(cls, content: Mapping, origin: str) -> "ModelSpec":
+        """Reads what :meth:`to_json` wrote; ``origin`` is the file, for the error message."""
+        try:
+            return cls(**{**content, "observations": tuple(content["observations"])})
+        except (TypeError, KeyError) as error:
+            raise InputError(f"{origin}: not a model description ({error})") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ModelSpec":
+        """Reads a ``model.json``; a .keras backbone is looked for beside it.
+
+        Raises:
+            InputError: no such file, or not a model description.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file; expected a run folder made by `python -m medcolor_tf.train`"
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error})") from None
+        spec = cls.from_dict(content, str(path))
+        if spec.backbone == BACKBONE_FILE:
+            spec = dataclasses.replace(spec, backbone=str(path.parent / BACKBONE_FILE))
+        return spec

@@ -1,0 +1,140 @@
+"""PyTorch tensors into our models, by name. Nothing is assigned unless everything fits."""
+
+import re
+
+import numpy as np
+
+from medcolor_tf.errors import InputError
+
+# Our layer's name -> PyTorch's module, for the colorizers and for ResNet18. First match wins.
+_COLORIZER_NAMES = (
+    (r"(conv1|bn1|conv_last|deconv)", r"\1"),
+    (r"resblock(\d+)_conv(\d)", r"resblocks.\1.conv\2.0"),
+    (r"resblock(\d+)_bn(\d)", r"resblocks.\1.conv\2.1"),
+    (r"shuffle_conv", r"pixel_shuffle.conv.0"),
+    (r"shuffle_bn", r"pixel_shuffle.conv.1"),
+    (r"down(\d)_conv1", r"dw\1.d.0"),
+    (r"down(\d)_conv2", r"dw\1.d.2"),
+    (r"down(\d)_bn", r"dw\1.d.4"),
+    (r"up(\d)_deconv", r"up\1.u.0"),
+    (r"up(\d)_conv1", r"up\1.u.2"),
+    (r"up(\d)_conv2", r"up\1.u.4"),
+    (r"up(\d)_bn", r"up\1.u.6"),
+    (r"out_deconv", r"out.u.0"),
+    (r"out_conv1", r"out.u.2"),
+    (r"out_conv2", r"out.u.4"),
+)
+_RESNET_NAMES = (
+    (r"(conv1|bn1)", r"\1"),
+    (r"layer(\d)_(\d)_(conv|bn)(\d)", r"layer\1.\2.\3\4"),
+    (r"layer(\d)_(\d)_downsample_conv", r"layer\1.\2.downsample.0"),
+    (r"layer(\d)_(\d)_downsample_bn", r"layer\1.\2.downsample.1"),
+)
+_PARTS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+_IGNORED = ("num_batches_tracked",)
+_SHOWN = 5
+
+
+def load_torch_colorizer(colorizer, state):
+    """Load the authors' tensors into a model of `build_colorizer`.
+
+    Args:
+        colorizer: the model.
+        state: dict of PyTorch names ("resblocks.0.conv1.0.weight") to arrays in PyTorch's layout
+            (OIHW; transposed convolutions IOHW). `num_batches_tracked` is ignored. The published
+            checkpoints prefix these names with "deco."; take it off first.
+
+    Raises:
+        InputError: missing, unexpected or wrongly shaped tensors, by name. The model is unchanged.
+    """
+    _load(colorizer, state, _COLORIZER_NAMES, ignored=(), what="colorizer")
+
+
+def load_torch_resnet18(backbone, state):
+    """Load torchvision's (or timm's) ResNet18 tensors into a model of `build_backbone("ResNet18")`.
+
+    Args:
+        backbone: the model.
+        state: dict of torchvision's names ("layer1.0.conv1.weight") to arrays, OIHW. `fc.*` (the
+            head, which we have not) and `num_batches_tracked` are ignored.
+
+    Raises:
+        InputError: missing, unexpected or wrongly shaped tensors, by name. The model is unchanged.
+    """
+    _load(backbone, state, _RESNET_NAMES, ignored=("fc.",), what="ResNet18")
+
+
+def torch_variables(model, names):
+    """Map each PyTorch tensor name that `model` holds to its Keras variable."""
+    variables = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            module = _torch_module(layer.name, names)
+            if module is None:
+                raise InputError(
+                    f"model {model.name!r}: layer {layer.name!r} has no PyTorch counterpart; "
+                    "expected a model built by this package"
+                )
+            variables[f"{module}.{_PARTS[variable.name]}"] = variable
+    return variables
+
+
+def _torch_module(layer_name, names):
+    for pattern, module in names:
+        match = re.fullmatch(pattern, layer_name)
+        if match:
+            return match.expand(module)
+    return None
+
+
+def _load(model, state, names, ignored, what):
+    variables = torch_variables(model, names)
+    arrays = {
+        name: _to_keras_layout(np.asarray(array))
+        for name, array in state.items()
+        if not name.startswith(ignored or ("\0",)) and not name.endswith(_IGNORED)
+    }
+    _check(variables, arrays, state, what)
+    for name, variable in variables.items():
+        variable.assign(arrays[name].astype("float32"))
+
+
+def _to_keras_layout(array):
+    """OIHW to HWIO and IOHW to HWOI, which are the same permutation; the rest as it is."""
+    return np.transpose(array, (2, 3, 1, 0)) if array.ndim == 4 else array
+
+
+def _to_torch_shape(shape):
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(shape)
+
+
+def _check(variables, arrays, state, what):
+    wrong = [
+        f"{name} (expected {_to_torch_shape(variables[name].shape)}, "
+        f"received {tuple(np.shape(state[name]))})"
+        for name in variables
+        if name in arrays and tuple(variables[name].shape) != arrays[name].shape
+    ]
+    problems = {
+        "missing": [name for name in variables if name not in arrays],
+        "unexpected": [name for name in arrays if name not in variables],
+        "wrong shape": wrong,
+    }
+    found = [f"{kind}: {_shorten(listed)}" for kind, listed in problems.items() if listed]
+    if found:
+        raise InputError(
+            f"PyTorch tensors do not fit {what} ({len(variables)} expected, "
+            f"{len(arrays)} received); " + "; ".join(found)
+        )
+
+
+def _shorten(names):
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

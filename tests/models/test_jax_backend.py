@@ -1,0 +1,52 @@
+"""The models on Keras' JAX backend, in a process of its own since a backend is for life."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "medcolor_tf" / "models"
+
+SCRIPT = """
+import keras, numpy as np
+from medcolor_tf.models import build_classifier
+assert keras.backend.backend() == "jax"
+with keras.name_scope("backbone"):
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 4, 4, name="stem")(image)
+    backbone = keras.Model(image, keras.layers.BatchNormalization(name="bn")(x))
+pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1)).astype("uint8")
+for name in ("deconv", "pixel_shuffle", "color_u"):
+    model = build_classifier(name, backbone, 2, pixel_mean=0.5, pixel_std=0.25, seed=0)
+    assert np.isfinite(np.asarray(model(pixels))).all(), name
+model.compile(keras.optimizers.SGD(0.01), "mse")
+before = model.get_weights()[0]
+model.fit(pixels, np.zeros((2, 2)), verbose=0)
+assert not np.array_equal(before, model.get_weights()[0])
+print("fine")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+def test_models_train_on_jax():
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    if "PYTHONPATH" in os.environ:
+        environment["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().endswith("fine"), done.stderr[-2000:]
+
+
+def test_models_import_no_backend():
+    """What keeps them portable is checked even where jax is not installed."""
+    for path in MODELS.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^\s*(?:import|from) (?:tensorflow|jax|torch|pickle)\b", text, re.M)
+        assert not found, f"{path.name}: {found}"
+        assert "layers.Lambda" not in text, path.name
