@@ -1,0 +1,42 @@
+"""Evaluates a run: ``python -m medcolor_tf.evaluate --run_dir=... --data_dir=...``."""
+
+import sys
+from dataclasses import dataclass
+
+from medcolor_tf import commandline
+from medcolor_tf.commandline import option
+
+DESCRIPTION = """
+Prints the exact area under the ROC curve of every observation and their mean, with the counts of
+positive, negative and unknown labels, and writes them as evaluation-SPLIT.json beside
+predictions-SPLIT.csv (keyed ids, labels, probabilities). An observation without both classes has
+no AUC; it is named and left out of the mean.
+"""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Options of the command."""
+
+    run_dir: str = option("", "Folder of the run.", required=True)
+    data_dir: str = option("", "Data set made by data_prep.build.", required=True)
+    split: str = option("test", "Which images.", ("train", "valid", "test"))
+    weights: str = option("best", "best by validation mean AUC, or last.", ("best", "last"))
+    uncertain_policy: str = option("", "Another policy than the data set's, as for training.")
+    batch_size: int = option(32, "Images at a time.")
+    out: str = option("", "Folder for the two files; not set: the run's.")
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    from medcolor_tf.evaluation import evaluate
+
+    print(evaluate.table(evaluate.evaluate(config)))
+
+
+def main(argv=None) -> int:
+    """Runs the command; returns the exit status."""
+    return commandline.run(EvaluateConfig, _evaluate, DESCRIPTION, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""A classifier's logits on a split, beside the labels and the keyed ids."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from medcolor_tf.data.pipeline import Split
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of N images and L observations.
+
+    Attributes:
+        logits: (N, L) float32.
+        labels: (N, L) float32, NaN for unknown.
+        image_id: (N,) str, keyed.
+        patient: (N,) str, keyed.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    image_id: np.ndarray
+    patient: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(N, L) float32 in [0, 1]."""
+        return sigmoid(self.logits)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Returns 1 / (1 + e^-logits) without overflow."""
+    from scipy.special import expit
+
+    return expit(logits)
+
+
+def predict_split(
+    classifier: keras.Model, split: Split, batch_size: int, progress=None
+) -> Predictions:
+    """Runs the classifier over a split, every image once, centre crop.
+
+    Args:
+        classifier: raw images to logits.
+        split: an opened split of the classifier's image size and observations.
+        batch_size: images at a time.
+        progress: called with the number of images after each batch.
+    """
+    columns: list[list[np.ndarray]] = [[], [], [], []]
+    for images, labels, image_id, patient in split.identified_batches(batch_size):
+        logits = classifier.predict_on_batch(images)
+        batch = (logits, labels.numpy(), image_id.numpy().astype(str), patient.numpy().astype(str))
+        for column, values in zip(columns, batch, strict=True):
+            column.append(values)
+        if progress:
+            progress(len(logits))
+    return Predictions(*(np.concatenate(column) for column in columns))

@@ -1,0 +1,31 @@
+"""Draws the learning-rate range test: ``python -m medcolor_tf.find_lr --flagfile=stage1.flags``."""
+
+import sys
+
+from medcolor_tf import commandline
+from medcolor_tf.training.config import TrainConfig
+
+DESCRIPTION = """
+Trains some 100 steps of the run that the options describe, with an ever larger learning rate, and
+writes lr_find.png, lr_find.csv and lr_find.json (with a suggested --max_lr) into --run_dir.
+The options are those of medcolor_tf.train; nothing is kept of the training itself.
+"""
+
+
+def _find_lr(config: TrainConfig) -> None:
+    from medcolor_tf.training.loop import range_test
+
+    curve = range_test(config)
+    print(
+        f"{len(curve.rates)} steps from {curve.rates[0]:.1g} to {curve.rates[-1]:.1g}; "
+        f"suggested --max_lr={curve.suggestion:.3g}; curve: {config.run_dir}/lr_find.png"
+    )
+
+
+def main(argv=None) -> int:
+    """Runs the command; returns the exit status."""
+    return commandline.run(TrainConfig, _find_lr, DESCRIPTION, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

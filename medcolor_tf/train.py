@@ -1,0 +1,43 @@
+"""Trains one strategy: ``python -m medcolor_tf.train --flagfile=stage1.flags --data_dir=...``."""
+
+import sys
+
+from medcolor_tf import commandline
+from medcolor_tf.training.config import TrainConfig
+
+DESCRIPTION = """
+Trains a classifier C(E(T(x))) by one of the strategies:
+
+  baseline      C on a frozen backbone E; the gray channel is copied three times
+  color_module  T and C, E frozen (stage 1)
+  baseline_all  E and C, no colorizer
+  all           T, E and C, T from --init_from's run (stage 2)
+  last_layer    C alone, T and E from --init_from
+
+The run folder holds config, log, checkpoints and TensorBoard events. The same command on it goes
+on where it stopped. Example:
+
+  python -m medcolor_tf.train --flagfile=stage1.flags --data_dir=tfrecords/phantom --run_dir=runs/1
+"""
+
+
+def _train(config: TrainConfig) -> None:
+    from medcolor_tf.training.loop import train
+
+    result = train(config)
+    auc = result["best_valid_mean_auc"]
+    print(
+        f"best validation mean AUC {'undefined' if auc is None else format(auc, '.4f')} at step "
+        f"{result['best_step']} of {result['steps']}; everything is in {config.run_dir}\n"
+        f"next: python -m medcolor_tf.evaluate --run_dir={config.run_dir} "
+        f"--data_dir={config.data_dir}"
+    )
+
+
+def main(argv=None) -> int:
+    """Runs the command; returns the exit status."""
+    return commandline.run(TrainConfig, _train, DESCRIPTION, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Rotation and zoom in one bilinear resample, on the batch, where the model runs.
+
+Parameters and their meaning are section IV-B of the paper and fastai's: rotation by up to 10
+degrees and zoom by 1.0 to 1.1 about a random focal point, each applied with probability 0.75,
+reflection at the border. Two chained layers would resample twice and blur twice.
+
+Only keras.ops, so that it runs on every backend and inside XLA: TensorFlow's own projective
+transform has no XLA kernel.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+FILL_MODES = ("reflect", "nearest", "constant")
+
+
+def resample(images, matrices, fill_mode: str = "reflect"):
+    """Bilinear resampling by one affine map an image.
+
+    Args:
+        images: (B, H, W, C) float.
+        matrices: (B, 2, 3) float32; output pixel (x, y) is read at ``matrix @ (x, y, 1)``, in
+            pixels, x to the right, y down, (0, 0) the centre of the first pixel.
+        fill_mode: beyond the border: "reflect" (d c b a | a b c d | d c b a), "nearest" (the border
+            pixel) or "constant" (zero).
+
+    Returns:
+        (B, H, W, C), dtype of ``images``.
+    """
+    batch, height, width, channels = ops.shape(images)
+    y, x = ops.meshgrid(
+        ops.arange(height, dtype="float32"), ops.arange(width, dtype="float32"), indexing="ij"
+    )
+    grid = ops.stack([ops.reshape(x, (-1,)), ops.reshape(y, (-1,)), ops.ones((height * width,))])
+    source = ops.matmul(matrices, grid)  # (B, 2, H*W)
+    floor = ops.floor(source)
+    weight = ops.cast(source - floor, images.dtype)[..., None]
+    corner = ops.cast(floor, "int32")
+    first_pixel = ops.arange(batch, dtype="int32")[:, None] * (height * width)
+    flat = ops.reshape(images, (-1, channels))
+
+    def tap(dx: int, dy: int):
+        column, inside_x = _into_range(corner[:, 0] + dx, width, fill_mode)
+        row, inside_y = _into_range(corner[:, 1] + dy, height, fill_mode)
+        value = ops.take(flat, first_pixel + row * width + column, axis=0)
+        if fill_mode == "constant":
+            value = value * ops.cast(inside_x & inside_y, value.dtype)[..., None]
+        return value
+
+    weight_x, weight_y = weight[:, 0], weight[:, 1]
+    top = tap(0, 0) * (1 - weight_x) + tap(1, 0) * weight_x
+    bottom = tap(0, 1) * (1 - weight_x) + tap(1, 1) * weight_x
+    result = top * (1 - weight_y) + bottom * weight_y
+    return ops.reshape(result, (batch, height, width, channels))
+
+
+def rotation_zoom(angle, scale, focus_x, focus_y, height: int, width: int):
+    """Matrices for :func:`resample`: first a zoom about a focal point, then a rotation.
+
+    Args:
+        angle: (B,) radians, counter-clockwise, about the image's centre.
+        scale: (B,) magnification, >= 1 shows a part of the image, larger.
+        focus_x, focus_y: (B,) the point that zooming leaves where it is, 0 (left, top) to 1.
+        height, width: of the image, in pixels.
+
+    Returns:
+        (B, 2, 3) float32.
+    """
+    cos, sin = ops.cos(angle), ops.sin(angle)
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    shrink = 1.0 / scale
+    # Zoom: p -> shrink * p + shift; rotation about the centre: p -> R (p - c) + c.
+    shift_x = (1.0 - shrink) * focus_x * (width - 1) - centre_x
+    shift_y = (1.0 - shrink) * focus_y * (height - 1) - centre_y
+    row_x = [cos * shrink, -sin * shrink, cos * shift_x - sin * shift_y + centre_x]
+    row_y = [sin * shrink, cos * shrink, sin * shift_x + cos * shift_y + centre_y]
+    return ops.stack([ops.stack(row_x, axis=-1), ops.stack(row_y, axis=-1)], axis=1)
+
+
+def _into_range(index, size: int, fill_mode: str):
+    """Maps indices beyond the border into [0, size); also says which were inside before."""
+    inside = (index >= 0) & (index < size)
+    if fill_mode == "reflect":
+        index = ops.mod(index, 2 * size)
+        index = ops.minimum(index, 2 * size - 1 - index)
+    return ops.clip(index, 0, size - 1), inside
+
+
+@keras.saving.register_keras_serializable(package="medcolor_tf")
+class RandomRotationZoom(keras.layers.Layer):
+    """Random rotation and zoom while training, identity otherwise.
+
+    The draws of the n-th training batch are a function of (seed, n) alone: the generator's state
+    is [seed, n], a variable of the model that checkpoints keep.
+
+    Args:
+        degrees: largest rotation to either side.
+        max_zoom: largest magnification, >= 1.
+        probability: of each of the two, independently.
+        seed: of the draws.
+
+    Input (B, H, W, C) of any numeric dtype, output float32 of the same shape and range.
+    """
+
+    def __init__(self, degrees=10.0, max_zoom=1.1, probability=0.75, seed=0, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if max_zoom < 1 or not 0 <= probability <= 1 or degrees < 0:
+            raise ValueError(
+                f"expected degrees >= 0, max_zoom >= 1 and 0 <= probability <= 1, "
+                f"got {degrees}, {max_zoom} and {probability}"
+            )
+        self.degrees, self.max_zoom, self.probability = degrees, max_zoom, probability
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images, training=False):
+        """Returns the batch, resampled when ``training``."""
+        images = ops.cast(images, "float32")
+        if not training or (self.degrees == 0 and self.max_zoom == 1) or self.probability == 0:
+            return images
+        return resample(images, self.draw(ops.shape(images)))
+
+    def draw(self, shape):
+        """Draws (B, 2, 3) matrices for a batch of ``shape`` and advances the generator."""
+        batch, height, width = shape[:3]
+        draws = keras.random.uniform((batch, 6), seed=self.seed_generator)
+        rotate, angle, zoom, scale, focus_x, focus_y = ops.unstack(draws, 6, axis=1)
+        limit = math.radians(self.degrees)
+        angle = ops.where(rotate < self.probability, (2 * angle - 1) * limit, 0.0)
+        scale = ops.where(zoom < self.probability, 1 + scale * (self.max_zoom - 1), 1.0)
+        return rotation_zoom(angle, scale, focus_x, focus_y, height, width)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the input's shape."""
+        return input_shape
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "degrees": self.degrees,
+            "max_zoom": self.max_zoom,
+            "probability": self.probability,
+            "seed": self.seed,
+        }

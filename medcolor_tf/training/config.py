@@ -1,0 +1,150 @@
+"""The options of a training run."""
+
+from dataclasses import dataclass
+
+from medcolor_tf.commandline import option
+from medcolor_tf.errors import InputError
+
+STRATEGY_NAMES = ("baseline", "color_module", "baseline_all", "all", "last_layer")
+COLORIZER_NAMES = ("deconv", "pixel_shuffle", "color_u", "none")
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of ``python -m medcolor_tf.train``; the fields' help is the documentation."""
+
+    data_dir: str = option("", "Data set made by data_prep.build.", required=True)
+    run_dir: str = option(
+        "", "Folder of this run; the same command on it resumes or is done.", required=True
+    )
+    strategy: str = option("color_module", "What trains (README, Strategies).", STRATEGY_NAMES)
+    init_from: str = option(
+        "", "Run folder or colorizer file whose T (and, from a run, E) this run starts from."
+    )
+
+    colorizer: str = option(
+        "",
+        "Colorizer T: deconv, pixel_shuffle, color_u or none; not set: pixel_shuffle, none in the "
+        "baselines, or what --init_from has.",
+        ("", *COLORIZER_NAMES),
+    )
+    colorizer_init: str = option(
+        "",
+        "paper: the authors' initialisation. gray: T(x) = gray image + module's output, which "
+        "starts at zero. Not set: paper, or what --init_from has.",
+        ("", "paper", "gray"),
+    )
+    backbone: str = option(
+        "",
+        "Backbone E: ResNet18, a keras.applications name (DenseNet121, ...) or a .keras file; not "
+        "set: ResNet18, or what --init_from has.",
+    )
+    backbone_weights: str = option(
+        "imagenet", "imagenet (downloaded once), none (random), or a local weights file."
+    )
+    normalization: str = option(
+        "target",
+        "Mean and std of the input: target, of --data_dir's training pixels; source, of "
+        "--init_from's model (the paper's choice when it transfers).",
+        ("target", "source"),
+    )
+    frozen_bn: str = option(
+        "moving",
+        "Batch normalisation of frozen parts: stored moving statistics, or each batch's own (as "
+        "the authors' code may have done).",
+        ("moving", "batch"),
+    )
+    bn_momentum: float = option(0.9, "Share of the old moving statistics kept at each step.")
+
+    image_size: int = option(0, "Side of the square input in pixels; 0: the data set's short side.")
+    observations: tuple[str, ...] = option((), "Labels to learn; not set: all of the data set.")
+    uncertain_policy: str = option(
+        "",
+        "Another policy than the data set's for uncertain labels: ones, zeros, ignore, or "
+        "Edema=ones,Cardiomegaly=ignore.",
+    )
+    train_fraction: float = option(1.0, "Share of the training images, stratified; 0.001 to 1.")
+    subset_seed: int = option(0, "Which random subset of that size; smaller ones are nested in it.")
+
+    batch_size: int = option(32, "Images a step.")
+    steps: int = option(0, "Length of the run in steps; give this or --epochs.")
+    epochs: float = option(0.0, "Length of the run in epochs; give this or --steps.")
+    max_lr: str = option("0.01", "Peak learning rate of the one-cycle policy, or auto (LR finder).")
+    div_factor: float = option(25.0, "Peak over first learning rate.")
+    final_div_factor: float = option(1e4, "First over last learning rate.")
+    pct_start: float = option(0.3, "Share of the run in which the learning rate rises.")
+    momentum_max: float = option(0.95, "Momentum at the start and the end.")
+    momentum_min: float = option(0.85, "Momentum at the peak learning rate.")
+
+    rotation_degrees: float = option(10.0, "Largest random rotation to either side; 0: none.")
+    max_zoom: float = option(1.1, "Largest random magnification; 1: none.")
+    augment_probability: float = option(0.75, "Probability of the rotation and of the zoom.")
+    shuffle_buffer: int = option(8192, "Encoded records held in memory for shuffling.")
+
+    checkpoint_every: int = option(
+        0, "Steps between evaluations and checkpoints; 0: an epoch, at most 4800."
+    )
+    log_every: int = option(50, "Steps between points of the loss curve in TensorBoard.")
+    seed: int = option(0, "Of initialisation, order, crops and augmentation.")
+    mixed_precision: bool = option(False, "Compute in bfloat16, keep weights in float32.")
+    deterministic: bool = option(False, "Same bits from the same command; slower on GPUs.")
+
+    def check(self) -> None:
+        """Raises InputError for values out of range and options that contradict each other."""
+        if (self.steps > 0) == (self.epochs > 0):
+            raise InputError(
+                f"give either --steps or --epochs, above zero; got --steps={self.steps} and "
+                f"--epochs={self.epochs:g}"
+            )
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"--{name}={value}: expected a value from {low:g} to {high:g}")
+        if self.max_lr != AUTO:
+            self.peak_rate()
+        if self.normalization == "source" and not self.init_from:
+            raise InputError("--normalization=source needs --init_from")
+
+    def peak_rate(self) -> float | None:
+        """Returns --max_lr as a number, None for auto; InputError when it is neither."""
+        if self.max_lr == AUTO:
+            return None
+        try:
+            rate = float(self.max_lr)
+        except ValueError:
+            rate = float("nan")
+        if not 0 < rate < float("inf"):
+            raise InputError(f"--max_lr={self.max_lr}: expected a number above zero, or auto")
+        return rate
+
+    @property
+    def momentum_range(self) -> tuple[float, float]:
+        """Momentum at the ends and at the peak."""
+        return self.momentum_max, self.momentum_min
+
+    @property
+    def initial_weights(self) -> str | None:
+        """--backbone_weights as build_backbone takes it."""
+        return None if self.backbone_weights == "none" else self.backbone_weights
+
+
+_RANGES = (
+    ("train_fraction", 1e-6, 1.0),
+    ("batch_size", 1, 1_000_000),
+    ("image_size", 0, 100_000),
+    ("bn_momentum", 0.0, 1.0),
+    ("pct_start", 0.001, 0.999),
+    ("div_factor", 1.0, 1e9),
+    ("final_div_factor", 1.0, 1e12),
+    ("momentum_max", 0.0, 0.9999),
+    ("momentum_min", 0.0, 0.9999),
+    ("rotation_degrees", 0.0, 180.0),
+    ("max_zoom", 1.0, 100.0),
+    ("augment_probability", 0.0, 1.0),
+    ("shuffle_buffer", 1, 100_000_000),
+    ("checkpoint_every", 0, 1_000_000_000),
+    ("log_every", 1, 1_000_000_000),
+    ("seed", 0, 2**31 - 1),
+    ("subset_seed", 0, 2**31 - 1),
+)

@@ -1,0 +1,360 @@
+"""One loop that trains any strategy, resumes exactly, and leaves a run folder."""
+
+import contextlib
+import dataclasses
+import random
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from medcolor_tf.commandline import command_line
+from medcolor_tf.data.pipeline import Selection, Split, label_counts
+from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation import mean_auc, roc_auc
+from medcolor_tf.evaluation.predictions import predict_split
+from medcolor_tf.models import colorize_model
+from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
+from medcolor_tf.training import callbacks, runs, strategies, weights
+from medcolor_tf.training.augment import RandomRotationZoom
+from medcolor_tf.training.config import TrainConfig
+from medcolor_tf.training.losses import MaskedBinaryCrossentropy
+from medcolor_tf.training.lr_finder import LRCurve, find_lr
+from medcolor_tf.training.optimizer import MomentumSGD
+from medcolor_tf.training.schedule import OneCycle
+from medcolor_tf.training.tensorboard import Log
+
+PAPER_CHECKPOINT_STEPS = 4800
+PICTURES = 4
+
+
+@dataclass
+class Session:
+    """What is open while a run trains."""
+
+    config: TrainConfig
+    run: runs.Run
+    train: Split
+    valid: Split
+    spec: ModelSpec
+    classifier: keras.Model
+    model: keras.Model
+    best: dict = field(default_factory=lambda: {"auc": float("-inf"), "step": 0})
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the whole run."""
+        if self.config.steps:
+            return self.config.steps
+        return max(1, round(self.config.epochs * self.steps_per_epoch))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return self.train.steps_per_epoch(self.config.batch_size)
+
+    @property
+    def interval(self) -> int:
+        """Steps between checkpoints."""
+        wanted = self.config.checkpoint_every or min(PAPER_CHECKPOINT_STEPS, self.steps_per_epoch)
+        return min(wanted, self.total_steps)
+
+    @cached_property
+    def colorize(self) -> keras.Model:
+        """Raw images to T's output, for TensorBoard."""
+        return colorize_model(self.classifier)
+
+    def batches(self, start_step: int):
+        """The training stream from a step on."""
+        return self.train.training_batches(
+            self.config.batch_size, self.config.seed, start_step, self.config.shuffle_buffer
+        )
+
+
+def train(config: TrainConfig) -> dict:
+    """Trains, or goes on with, the run that ``config`` describes.
+
+    Args:
+        config: options; :meth:`TrainConfig.check` is called here.
+
+    Returns:
+        The content of ``result.json``: steps, best step, best validation AUC.
+
+    Raises:
+        InputError: contradictory options, unfit data or weights, or a run folder of another run.
+    """
+    config.check()
+    if config.deterministic:
+        _make_deterministic()
+    with _precision(config.mixed_precision), seeded(config.seed):
+        plan = Plan.of(config)
+        run = runs.Run(Path(config.run_dir))
+        record = runs.record(config, command_line("medcolor_tf.train", config), plan.train.info)
+        run.check(record)
+        if run.finished:
+            print(f"{config.run_dir}: already finished")
+            return runs.read_json(run.folder / runs.RESULT)
+        session = plan.build(run)
+        run.claim(record)
+        session.spec = run.save_model_spec(session.spec)
+        return _train(session)
+
+
+def range_test(config: TrainConfig) -> LRCurve:
+    """Runs the LR finder for the run that ``config`` describes; writes its curve to --run_dir."""
+    config.check()
+    run = runs.Run(Path(config.run_dir))
+    if run.folder.is_dir() and any(run.folder.iterdir()):
+        raise InputError(f"--run_dir={run.folder}: not empty; give the LR finder a new folder")
+    with _precision(config.mixed_precision), seeded(config.seed):
+        session = Plan.of(config).build(run)
+        curve = find_lr(session.model, session.batches(0))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    curve.save(run.folder)
+    return curve
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained on what, checked before anything is built or written."""
+
+    config: TrainConfig
+    source: strategies.Source | None
+    train: Split
+    valid: Split
+    spec: ModelSpec
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Plan":
+        """Opens the data and the source; InputError where options, data and source do not fit."""
+        source = strategies.open_source(config.init_from)
+        colorizer, init, backbone = strategies.choose_parts(config, source)
+        selection = Selection(
+            config.observations, config.uncertain_policy, config.train_fraction, config.subset_seed
+        )
+        train, valid = (
+            Split(config.data_dir, name, selection, config.image_size or None)
+            for name in ("train", "valid")
+        )
+        train.steps_per_epoch(config.batch_size)
+        info = train.info
+        if source and source.spec.input_channels != info.channels:
+            raise InputError(
+                f"{source.origin} takes {source.spec.input_channels} input channels, "
+                f"--data_dir={config.data_dir} has {info.channels}"
+            )
+        normal = source.spec if config.normalization == "source" else info
+        spec = ModelSpec(
+            colorizer=colorizer,
+            colorizer_init=init,
+            backbone=backbone,
+            observations=tuple(train.observations),
+            image_size=train.image_size,
+            short_side=info.short_side,
+            input_channels=info.channels,
+            bits=info.bits,
+            pixel_mean=normal.pixel_mean,
+            pixel_std=normal.pixel_std,
+            bn_momentum=config.bn_momentum,
+        )
+        return cls(config, source, train, valid, spec)
+
+    def build(self, run: runs.Run) -> Session:
+        """Builds and compiles the model, with the source's weights where the run is new."""
+        config, source = self.config, self.source
+        # A checkpoint or a source brings E's weights: no download then.
+        given = run.started or (source is not None and source.of_part("backbone"))
+        classifier = self.spec.build(None if given else config.initial_weights, config.seed)
+        if not run.started:
+            strategies.load_source(classifier, source)
+        strategies.set_trainable(classifier, config.strategy, config.frozen_bn)
+        model = training_model(classifier, self.spec.image_size, config)
+        return Session(config, run, self.train, self.valid, self.spec, classifier, model)
+
+
+def training_model(classifier: keras.Model, side: int, config: TrainConfig) -> keras.Model:
+    """Puts the augmentation before the classifier and compiles; trainable must be set before."""
+    inputs = keras.Input((side, side, classifier.input_shape[-1]), dtype="float32")
+    augment = RandomRotationZoom(
+        config.rotation_degrees, config.max_zoom, config.augment_probability, config.seed
+    )
+    model = keras.Model(inputs, classifier(augment(inputs)), name="training")
+    rate = config.peak_rate() or 0.01
+    model.compile(MomentumSGD(rate, config.momentum_max), MaskedBinaryCrossentropy())
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _train(session: Session) -> dict:
+    config, run, model = session.config, session.run, session.model
+    start = _restore(session)
+    max_lr = config.peak_rate() or _found_rate(session)
+    _describe(session, start, max_lr)
+    log = Log(run.folder / runs.TENSORBOARD)
+    if start == 0:
+        log.hyper_parameters(config)
+    shape = {
+        "div_factor": config.div_factor,
+        "final_div_factor": config.final_div_factor,
+        "pct_start": config.pct_start,
+        "momentum_range": config.momentum_range,
+    }
+    for first, last, interval in _legs(start, session.total_steps, session.interval):
+        model.fit(
+            session.batches(first),
+            epochs=(last - first) // interval,
+            steps_per_epoch=interval,
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                OneCycle(session.total_steps, max_lr, **shape),
+                callbacks.LossCurve(log, config.log_every, config.batch_size),
+                callbacks.AtCheckpoint(lambda step, loss: _checkpoint(session, log, step, loss)),
+                callbacks.Progress(first, session.total_steps, config.batch_size),
+            ],
+        )
+    log.close()
+    return _finish(session, max_lr)
+
+
+def _legs(start: int, total: int, interval: int) -> list[tuple[int, int, int]]:
+    """Splits [start, total) into whole intervals and one shorter one: (first, last, interval)."""
+    whole = start + (total - start) // interval * interval
+    legs = [(start, whole, interval), (whole, total, total - whole)]
+    return [leg for leg in legs if leg[0] < leg[1]]
+
+
+def _restore(session: Session) -> int:
+    """Loads the last checkpoint, if any, and returns its step."""
+    if not session.run.started:
+        return 0
+    path = session.run.folder / runs.LAST
+    arrays, metadata = weights.load(path)
+    weights.assign(weights.named_state(session.model, session.classifier), arrays, path)
+    session.best = metadata["best"]
+    return metadata["step"]
+
+
+def _found_rate(session: Session) -> float:
+    """Peak rate of --max_lr=auto: the one found before, or a new range test."""
+    path = session.run.folder / "lr_find.json"
+    if path.is_file():
+        return runs.read_json(path)["suggestion"]
+    print("LR finder:", end=" ", flush=True)
+    curve: LRCurve = find_lr(session.model, session.batches(0))
+    curve.save(session.run.folder)
+    print(f"suggests {curve.suggestion:.3g} (curve: {session.run.folder / 'lr_find.png'})")
+    return curve.suggestion
+
+
+def _checkpoint(session: Session, log: Log, step: int, loss: float) -> None:
+    """Evaluates, keeps the best weights, logs, and last of all saves the full state."""
+    folder, spec = session.run.folder, session.spec
+    predictions = predict_split(session.classifier, session.valid, session.config.batch_size)
+    auc = roc_auc(predictions.labels, predictions.logits)
+    mean = mean_auc(auc)
+    # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
+    if not mean <= session.best["auc"]:
+        session.best = {"auc": mean, "step": step}
+        named = weights.to_arrays(weights.named_weights(session.classifier))
+        about = {"step": step, "valid_mean_auc": mean, "model": _about(spec)}
+        weights.save(folder / runs.BEST, named, about)
+    per_observation = dict(zip(spec.observations, map(float, auc), strict=True))
+    rate = float(session.model.optimizer.learning_rate)
+    row = {"step": step, "loss": loss, "learning_rate": rate, "valid_mean_auc": mean}
+    session.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
+    log.scalars(step, {"valid/mean_auc": mean, "train/interval_loss": loss})
+    log.scalars(step, {f"valid_auc/{name}": value for name, value in per_observation.items()})
+    log.pictures(step, *_sample_pictures(session))
+    state = weights.to_arrays(weights.named_state(session.model, session.classifier))
+    weights.save(folder / runs.LAST, state, {"step": step, "best": session.best})
+    tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
+
+
+def _sample_pictures(session: Session) -> tuple[np.ndarray, np.ndarray]:
+    images, _ = next(iter(session.valid.examples().batch(PICTURES).take(1)))
+    return images.numpy(), session.colorize.predict_on_batch(images)
+
+
+def _finish(session: Session, max_lr: float) -> dict:
+    """Writes the best colorizer and, last, result.json."""
+    folder, best = session.run.folder, session.best
+    if session.spec.has_colorizer:
+        arrays, _ = weights.load(folder / runs.BEST)
+        arrays = {k: v for k, v in arrays.items() if k.startswith("colorizer/")}
+        about = {"model": _about(strategies.colorizer_spec(session.spec))}
+        weights.save(folder / runs.COLORIZER, arrays, about)
+    result = {
+        "steps": session.total_steps,
+        "best_step": best["step"],
+        "best_valid_mean_auc": best["auc"] if np.isfinite(best["auc"]) else None,
+        "max_lr": max_lr,
+        "train_images": len(session.train),
+        "valid_images": len(session.valid),
+    }
+    runs.write_json(folder / runs.RESULT, result)
+    return result
+
+
+def _about(spec: ModelSpec) -> dict:
+    """The description kept inside weight files; the path of a local backbone is left out."""
+    if spec.backbone.endswith(".keras"):
+        spec = dataclasses.replace(spec, backbone=BACKBONE_FILE)
+    return dataclasses.asdict(spec)
+
+
+def _describe(session: Session, start: int, max_lr: float) -> None:
+    """Says, before it takes time, what is about to be trained on what."""
+    config, spec, train = session.config, session.spec, session.train
+    trained = sum(int(np.prod(v.shape)) for v in session.model.trainable_variables)
+    parts = ", ".join(strategies.STRATEGIES[config.strategy].trains)
+    print(
+        f"strategy {config.strategy}: trains {parts} ({trained:,} parameters); "
+        f"colorizer {spec.colorizer}, backbone {spec.backbone}"
+    )
+    if config.backbone_weights == "none" and not config.init_from:
+        print("the backbone starts from RANDOM weights, not from ImageNet's")
+    print(
+        f"{len(train):,} training and {len(session.valid):,} validation images of "
+        f"{spec.image_size} px; {session.total_steps:,} steps of {config.batch_size}, "
+        f"checkpoint every {session.interval:,}; peak learning rate {max_lr:.3g}"
+    )
+    for name, counts in label_counts(train.labels, spec.observations).items():
+        if not counts["positive"] or not counts["negative"]:
+            print(f"warning: {name} has only one class in the training images: {counts}")
+    if start:
+        print(f"resuming at step {start:,}")
+
+
+@contextlib.contextmanager
+def seeded(seed: int):
+    """Seeds what Keras draws its own seeds from (dropout, default initialisers), then puts it back.
+
+    Keras takes them from Python's ``random``; no global seed of a framework is touched.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+@contextlib.contextmanager
+def _precision(mixed: bool):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if mixed else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _make_deterministic() -> None:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()

@@ -1,0 +1,146 @@
+"""The learning-rate finder (Smith; section IV-B): one short run with an ever larger rate."""
+
+import csv
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from medcolor_tf.errors import InputError
+from medcolor_tf.training.runs import write_json
+
+SMOOTHING = 0.9
+DIVERGED = 4.0
+
+
+@dataclass(frozen=True)
+class LRCurve:
+    """What the finder saw.
+
+    Attributes:
+        rates: learning rate of each step, ascending.
+        losses: batch loss of each step.
+        smoothed: bias-corrected exponential mean of the losses.
+        suggestion: the suggested peak rate.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float
+
+    def save(self, folder: Path) -> None:
+        """Writes lr_find.csv, lr_find.png and, last, lr_find.json."""
+        with open(folder / "lr_find.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["learning_rate", "loss", "smoothed_loss"])
+            writer.writerows(zip(self.rates, self.losses, self.smoothed, strict=True))
+        self._draw(folder / "lr_find.png")
+        write_json(folder / "lr_find.json", dataclasses.asdict(self))
+
+    def _draw(self, path: Path) -> None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss")
+        axes.plot(self.rates, self.losses, color="0.8", label="batch")
+        axes.plot(self.rates, self.smoothed, label="smoothed")
+        axes.axvline(self.suggestion, linestyle="--", label=f"suggestion {self.suggestion:.2g}")
+        axes.set_ylim(*_visible(self.smoothed))
+        axes.legend()
+        figure.savefig(path, dpi=120)
+
+
+def find_lr(
+    model: keras.Model, batches, steps: int = 100, low: float = 1e-5, high: float = 10.0
+) -> LRCurve:
+    """Trains ``steps`` batches with a rate that rises from ``low`` to ``high``, then undoes it.
+
+    Stops early when the smoothed loss exceeds four times its best. Weights, batch-normalisation
+    statistics, the optimizer and the random generators are as before afterwards, whatever happens.
+
+    Args:
+        model: compiled with :class:`medcolor_tf.training.optimizer.MomentumSGD`.
+        batches: at least ``steps`` batches of (images, labels).
+        steps: length of the range test.
+        low, high: first and last learning rate.
+
+    Raises:
+        InputError: the loss is not finite from the start, so there is nothing to suggest from.
+    """
+    model.optimizer.build(model.trainable_variables)
+    variables = {id(v): v for v in [*model.variables, *model.optimizer.variables]}.values()
+    before = [np.array(variable.numpy()) for variable in variables]
+    ramp = _Ramp(steps, low, high)
+    try:
+        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[ramp])
+    finally:
+        model.stop_training = False
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+    if len(ramp.losses) < 5:
+        raise InputError(
+            f"the LR finder's loss was not finite after {len(ramp.losses)} steps at rates from "
+            f"{low:g}; set --max_lr to a number"
+        )
+    rates = tuple(ramp.rate(step) for step in range(len(ramp.losses)))
+    smoothed = smooth(ramp.losses)
+    return LRCurve(rates, tuple(ramp.losses), tuple(smoothed), suggest(rates, smoothed))
+
+
+def smooth(losses) -> list[float]:
+    """Exponential mean of a series, corrected for its start."""
+    mean, smoothed = 0.0, []
+    for step, loss in enumerate(losses, start=1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        smoothed.append(mean / (1 - SMOOTHING**step))
+    return smoothed
+
+
+def suggest(rates, smoothed) -> float:
+    """Suggests a peak rate: where the smoothed loss falls most steeply on its way to its minimum.
+
+    Never more than a tenth of the rate at the minimum, beyond which training gets unstable;
+    the slope is taken per decade of the rate.
+    """
+    lowest = max(int(np.argmin(smoothed)), 1)
+    slope = np.gradient(np.asarray(smoothed[: lowest + 1]), np.log10(rates[: lowest + 1]))
+    return float(min(rates[int(np.argmin(slope))], rates[lowest] / 10))
+
+
+class _Ramp(keras.callbacks.Callback):
+    """Sets the exponentially rising rate and keeps each batch's loss."""
+
+    def __init__(self, steps: int, low: float, high: float):
+        super().__init__()
+        self.steps, self.low, self.high = steps, low, high
+        self.losses: list[float] = []
+        self._total = 0.0
+
+    def rate(self, step: int) -> float:
+        return self.low * (self.high / self.low) ** (step / max(self.steps - 1, 1))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.learning_rate.assign(self.rate(batch))
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Keras reports the running mean of the epoch; its growth is this batch's loss.
+        total = float(logs["loss"]) * (batch + 1)
+        loss, self._total = total - self._total, total
+        if not math.isfinite(loss):
+            self.model.stop_training = True
+            return
+        self.losses.append(loss)
+        smoothed = smooth(self.losses)
+        if batch >= 10 and smoothed[-1] > DIVERGED * min(smoothed):
+            self.model.stop_training = True
+
+
+def _visible(smoothed) -> tuple[float, float]:
+    """Limits of the loss axis: from the minimum to a little above the first value."""
+    low, start = min(smoothed), smoothed[0]
+    span = max(start - low, 1e-3)
+    return low - 0.1 * span, start + 0.5 * span

@@ -1,0 +1,54 @@
+"""TensorBoard events: scalars, gray images beside their colorized versions, hyper-parameters.
+
+TensorFlow only, like the event format; the models it shows may run on any backend.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from medcolor_tf.evaluation.pictures import side_by_side
+
+
+class Log:
+    """An event file.
+
+    Args:
+        folder: made when missing. A resumed run adds a file; steps that were run again have the
+            same values there.
+    """
+
+    def __init__(self, folder: Path):
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes one point a name; NaN (an undefined AUC) is left out."""
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                if np.isfinite(value):
+                    tf.summary.scalar(name, value)
+
+    def pictures(self, step: int, gray: np.ndarray, colorized: np.ndarray) -> None:
+        """Writes gray images (B, H, W, C) beside T's output (B, H, W, 3)."""
+        with self._writer.as_default(step=step):
+            tf.summary.image(
+                "gray_and_colorized", side_by_side(gray, colorized), max_outputs=len(gray)
+            )
+        self._writer.flush()
+
+    def hyper_parameters(self, config) -> None:
+        """Writes a run's options to the HPARAMS tab."""
+        from tensorboard.plugins.hparams import api
+
+        values = {
+            name: ",".join(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(config).items()
+        }
+        with self._writer.as_default(step=0):
+            api.hparams(values)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()

@@ -1,0 +1,122 @@
+"""Weights and training state as safetensors files: names, arrays, no pickle, no partial file."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+from medcolor_tf.errors import InputError
+
+PARTS = ("colorizer", "backbone", "head")
+METADATA_KEY = "medcolor_tf"
+
+
+def parts(classifier: keras.Model) -> dict[str, keras.layers.Layer]:
+    """Returns the parts of C∘E∘T that the classifier has, by name."""
+    names = {layer.name for layer in classifier.layers}
+    return {name: classifier.get_layer(name) for name in PARTS if name in names}
+
+
+def named_weights(classifier: keras.Model) -> dict[str, keras.Variable]:
+    """Returns every weight under the name ``part/layer/weight``, the same in every build."""
+    named = {}
+    for part, layer in parts(classifier).items():
+        for variable in layer.weights:
+            # The head is one layer; its weights' paths start with its own name.
+            name = f"{part}/{variable.path.removeprefix(part + '/')}"
+            if name in named:
+                raise ValueError(f"two weights are called {name}")
+            named[name] = variable
+    return named
+
+
+def named_state(model: keras.Model, classifier: keras.Model) -> dict[str, keras.Variable]:
+    """Returns all that a training step reads and writes: weights, optimizer, random generators.
+
+    The latter two are numbered in the model's order: Keras counts their own names up over the life
+    of a process, so they would not be the same in another one.
+    """
+    named = named_weights(classifier)
+    weights = {id(variable) for variable in named.values()}
+    others = [v for v in model.variables if id(v) not in weights and "metric" not in v.path]
+    kinds = {"generator": _generators(others), "optimizer": model.optimizer.variables}
+    for kind, variables in kinds.items():
+        for number, variable in enumerate(variables):
+            named[f"{kind}/{number:04d}"] = variable
+    return named
+
+
+def _generators(variables) -> list[keras.Variable]:
+    return [variable for variable in variables if "seed_generator" in variable.path]
+
+
+def to_arrays(named: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
+    """Copies variables to host arrays."""
+    return {name: np.asarray(variable.numpy()) for name, variable in named.items()}
+
+
+def save(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping) -> None:
+    """Writes a safetensors file aside, flushes it to disk and renames it.
+
+    A power cut leaves either the old file or the new one, never a part of it.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    with open(temporary, "wb") as file:
+        file.write(serialize(arrays, {METADATA_KEY: json.dumps(metadata)}))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Reads a file of :func:`save`: (arrays, metadata).
+
+    Raises:
+        InputError: no such file, cut, or not written by :func:`save`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected weights saved by medcolor_tf.train")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not weights saved by medcolor_tf ({error})") from None
+    return arrays, metadata
+
+
+def assign(named: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray], origin) -> None:
+    """Assigns arrays to variables of the same names, all or none.
+
+    Raises:
+        InputError: a name is missing, unexpected, or of another shape; names ``origin``.
+    """
+    missing, unexpected = sorted(named.keys() - arrays.keys()), sorted(arrays.keys() - named.keys())
+    if missing or unexpected:
+        raise InputError(
+            f"{origin}: not the weights of this model; "
+            f"{_some('missing', missing)}{_some('unexpected', unexpected)}"
+            f"{len(named)} tensors expected, {len(arrays)} received"
+        )
+    for name, variable in named.items():
+        if tuple(variable.shape) != arrays[name].shape:
+            raise InputError(
+                f"{origin}: {name} has shape {arrays[name].shape}, expected {tuple(variable.shape)}"
+            )
+    for name, variable in named.items():
+        variable.assign(arrays[name])
+
+
+def _some(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what} {', '.join(names[:3])}{more}; "

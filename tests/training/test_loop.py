@@ -1,0 +1,346 @@
+"""The training loop: strategies, exact resume, run folder, LR finder, clear errors."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from medcolor_tf.errors import InputError
+from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.training import runs, strategies, weights
+from medcolor_tf.training.config import TrainConfig
+from medcolor_tf.training.loop import Plan, range_test, train
+from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
+
+
+@pytest.fixture(scope="module")
+def backbone_file(tmp_path_factory):
+    """A small convolutional network with batch normalisation as a user's own .keras file."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3, strides=4, padding="same", name="conv1")(inputs)
+    x = keras.layers.BatchNormalization(name="bn1")(x)
+    x = keras.layers.ReLU(name="relu1")(x)
+    x = keras.layers.Dropout(0.1, name="dropout")(x)
+    x = keras.layers.Conv2D(12, 3, padding="same", name="conv2")(x)
+    path = tmp_path_factory.mktemp("backbone") / "small.keras"
+    keras.Model(inputs, x, name="small").save(path)
+    return str(path)
+
+
+@pytest.fixture
+def config(small_dataset, tmp_path, backbone_file):
+    return TrainConfig(
+        data_dir=str(small_dataset),
+        run_dir=str(tmp_path / "run"),
+        colorizer="color_u",
+        backbone=backbone_file,
+        batch_size=8,
+        steps=7,
+        checkpoint_every=3,
+        max_lr="0.05",
+        log_every=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def stage1(small_dataset, tmp_path_factory, backbone_file):
+    """A finished color_module run."""
+    config = TrainConfig(
+        data_dir=str(small_dataset),
+        run_dir=str(tmp_path_factory.mktemp("stage1") / "run"),
+        colorizer="color_u",
+        backbone=backbone_file,
+        batch_size=8,
+        steps=4,
+        checkpoint_every=2,
+        max_lr="0.05",
+    )
+    train(config)
+    return config.run_dir
+
+
+def arrays_of(run_dir, name=runs.LAST):
+    return weights.load(f"{run_dir}/{name}")[0]
+
+
+def test_a_run_leaves_its_folder_complete(config):
+    result = train(config)
+    config_folder = Path(config.run_dir)
+    run = runs.Run(config_folder)
+    assert result["steps"] == 7
+    assert [row["step"] for row in run.read_log()] == ["3", "6", "7"]
+    best = max(run.read_log(), key=lambda row: float(row["valid_mean_auc"]))
+    assert result["best_step"] == int(best["step"])
+    assert result["best_valid_mean_auc"] == pytest.approx(float(best["valid_mean_auc"]))
+    assert json.loads((config_folder / runs.CONFIG).read_text())["flags"]["steps"] == 7
+    assert ModelSpec.load(config_folder / runs.MODEL).backbone.startswith(config.run_dir)
+    assert (config_folder / runs.COLORIZER).is_file()
+    assert not [path for path in config_folder.iterdir() if path.name.startswith(".")]
+
+
+def test_tensorboard_shows_what_was_promised(config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(config)
+    events = EventAccumulator(f"{config.run_dir}/{runs.TENSORBOARD}", {"tensors": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {
+        "train/loss",
+        "train/learning_rate",
+        "train/momentum",
+        "train/images_per_second",
+        "valid/mean_auc",
+        "valid_auc/Edema",
+        "valid_auc/Cardiomegaly",
+        "valid_auc/Pleural Effusion",
+        "gray_and_colorized",
+    } <= tags
+    assert [event.step for event in events.Tensors("train/loss")] == [2, 4, 6]
+    assert any("hparams" in tag for tag in events.summary_metadata)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("killed_at", [4, 6])
+def test_resume_is_exact(config, tmp_path, monkeypatch, killed_at):
+    config = dataclasses.replace(config, deterministic=True)
+    whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
+    train(whole)
+
+    def die(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == killed_at:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("medcolor_tf.training.callbacks.LossCurve.on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(config)
+    assert not runs.Run(Path(config.run_dir)).finished
+    train(config)
+    for name in (runs.LAST, runs.BEST):
+        one, two = arrays_of(whole.run_dir, name), arrays_of(config.run_dir, name)
+        assert one.keys() == two.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+    assert any("generator" in key for key in arrays_of(whole.run_dir)), "dropout and augmentation"
+    logs = [Path(folder, runs.LOG).read_text() for folder in (whole.run_dir, config.run_dir)]
+    assert logs[0] == logs[1]
+
+
+def test_the_same_command_on_a_finished_run_does_nothing(config, capsys):
+    first = train(config)
+    before = arrays_of(config.run_dir)
+    assert train(config) == first
+    assert "already finished" in capsys.readouterr().out
+    after = arrays_of(config.run_dir)
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_a_run_folder_of_other_options_is_not_touched(config):
+    train(config)
+    with pytest.raises(InputError, match=r"--batch_size=4 \(there: 8\)"):
+        train(dataclasses.replace(config, batch_size=4))
+    assert (runs.Run(Path(config.run_dir))).finished
+
+
+def test_a_folder_of_something_else_is_not_touched(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years")
+    with pytest.raises(InputError, match="not empty and no run"):
+        train(config)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def moved(before, after, part):
+    keys = [key for key in before if key.startswith(part + "/")]
+    trained = [key for key in keys if "moving" not in key]
+    statistics = [key for key in keys if "moving" in key]
+
+    def any_change(names):
+        return any(not np.array_equal(before[name], after[name]) for name in names)
+
+    return any_change(trained), any_change(statistics)
+
+
+@pytest.mark.parametrize("frozen_bn", ["moving", "batch"])
+@pytest.mark.parametrize("strategy", list(strategies.STRATEGIES))
+def test_a_strategy_moves_what_it_says_and_nothing_else(
+    config, stage1, backbone_file, strategy, frozen_bn
+):
+    needs_source = strategies.STRATEGIES[strategy].colorizer == "source"
+    config = dataclasses.replace(
+        config,
+        strategy=strategy,
+        frozen_bn=frozen_bn,
+        steps=2,
+        colorizer="" if strategy != "color_module" else "color_u",
+        init_from=stage1 if needs_source else "",
+    )
+    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+    before = weights.to_arrays(weights.named_weights(session.classifier))
+    train(config)
+    after = arrays_of(config.run_dir)
+    expected = strategies.STRATEGIES[strategy]
+    assert moved(before, after, "head")[0]
+    assert moved(before, after, "backbone") == (
+        "backbone" in expected.trains,
+        "backbone" in expected.trains or frozen_bn == "batch",
+    )
+    has_colorizer = expected.colorizer != "none"
+    assert any(key.startswith("colorizer/") for key in before) == has_colorizer
+    if has_colorizer:
+        trains = "colorizer" in expected.trains
+        assert moved(before, after, "colorizer") == (trains, trains or frozen_bn == "batch")
+
+
+def test_stage_two_starts_from_stage_one_with_a_new_head(config, stage1):
+    config = dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="", seed=5)
+    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+    start = weights.to_arrays(weights.named_weights(session.classifier))
+    best = arrays_of(stage1, runs.BEST)
+    for key, value in start.items():
+        assert np.array_equal(value, best[key]) == (not key.startswith("head/")), key
+
+
+def test_a_colorizer_file_brings_T_alone(config, stage1):
+    file = f"{stage1}/{runs.COLORIZER}"
+    config = dataclasses.replace(config, strategy="last_layer", init_from=file, colorizer="")
+    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+    start, best = (
+        weights.to_arrays(weights.named_weights(session.classifier)),
+        weights.load(file)[0],
+    )
+    assert all(np.array_equal(start[key], best[key]) for key in best)
+    assert {k for k in start if k.startswith("colorizer/")} == set(best)
+
+
+def test_normalisation_is_the_targets_or_the_sources(config, stage1, tmp_path, write_small_dataset):
+    write_small_dataset(tmp_path / "other", seed=9)
+    config = dataclasses.replace(
+        config, strategy="all", init_from=stage1, colorizer="", data_dir=str(tmp_path / "other")
+    )
+    target = Plan.of(config).spec
+    source = Plan.of(dataclasses.replace(config, normalization="source")).spec
+    assert source.pixel_mean == ModelSpec.load(f"{stage1}/{runs.MODEL}").pixel_mean
+    assert target.pixel_mean != source.pixel_mean
+
+
+def test_it_learns(config, tmp_path, write_small_dataset):
+    """Bands in noise are learnt well above chance: data, labels and gradients belong together."""
+    write_small_dataset(tmp_path / "more", images=(128, 64, 1), records_per_shard=64)
+    config = dataclasses.replace(
+        config, data_dir=str(tmp_path / "more"), steps=80, max_lr="0.1", checkpoint_every=40
+    )
+    assert train(config)["best_valid_mean_auc"] > 0.8
+
+
+def test_the_lr_finder_leaves_no_trace(config):
+    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+    named = weights.named_state(session.model, session.classifier)
+    before = weights.to_arrays(named)
+    curve = find_lr(session.model, session.batches(0), steps=30)
+    after = weights.to_arrays(named)
+    assert before.keys() == after.keys()
+    for key in before:
+        np.testing.assert_array_equal(before[key], after[key], err_msg=key)
+    assert curve.rates[0] <= curve.suggestion <= curve.rates[-1]
+    assert len(curve.rates) == len(curve.losses) > 10
+
+
+def test_auto_rate_is_found_once_and_kept(config):
+    config = dataclasses.replace(config, max_lr="auto")
+    result = train(config)
+    folder = Path(config.run_dir)
+    assert result["max_lr"] == json.loads((folder / "lr_find.json").read_text())["suggestion"]
+    assert (folder / "lr_find.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_range_test_writes_its_curve_and_refuses_a_used_folder(config):
+    range_test(config)
+    names = {path.name for path in Path(config.run_dir).iterdir()}
+    assert names == {"lr_find.json", "lr_find.csv", "lr_find.png"}
+    with pytest.raises(InputError, match="not empty"):
+        range_test(config)
+
+
+def test_the_suggestion_is_where_the_loss_falls_fastest():
+    rates = np.logspace(-5, 1, 61)
+    losses = 1 - 0.8 / (1 + np.exp(-4 * (np.log10(rates) + 2)))  # steepest at 1e-2
+    losses[50:] += np.linspace(0, 5, 11)  # diverges above 1
+    assert suggest(rates, losses) == pytest.approx(1e-2, rel=0.3)
+    assert smooth([3.0] * 5) == pytest.approx([3.0] * 5)
+
+
+def test_a_diverging_run_says_so_and_keeps_its_checkpoint(config):
+    with pytest.raises(InputError, match=r"training diverged; start a new run with a lower"):
+        train(dataclasses.replace(config, max_lr="1e30", steps=40))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "either --steps or --epochs"),
+        ({"epochs": 1.0}, "either --steps or --epochs"),
+        ({"train_fraction": 2.0}, "--train_fraction=2.0: expected a value from"),
+        ({"max_lr": "fast"}, "--max_lr=fast: expected a number above zero, or auto"),
+        ({"normalization": "source"}, "needs --init_from"),
+        ({"strategy": "all", "colorizer": ""}, "--strategy=all needs --init_from"),
+        ({"strategy": "baseline"}, "--colorizer=color_u contradicts it"),
+        ({"colorizer": "none"}, "--colorizer=none contradicts it"),
+        ({"init_from": "/nowhere"}, "--init_from=/nowhere: no such run folder"),
+        ({"data_dir": "/nowhere"}, "/nowhere/dataset.json: no such file"),
+        ({"observations": ("Hernia",)}, "no observation 'Hernia'"),
+        ({"backbone": "ResNet19"}, "ResNet19"),
+        ({"image_size": 30}, "30"),
+    ],
+)
+def test_bad_options_are_named_and_leave_no_folder(config, changes, message):
+    config = dataclasses.replace(config, **changes)
+    with pytest.raises(InputError, match=message):
+        train(config)
+    assert not Path(config.run_dir).exists()
+
+
+def test_a_source_that_contradicts_the_flags(config, stage1):
+    config = dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="deconv")
+    with pytest.raises(InputError, match=r"--colorizer=deconv: .* has color_u; leave the flag out"):
+        train(config)
+
+
+def test_files_that_are_no_weights(config, tmp_path, backbone_file):
+    config = dataclasses.replace(config, strategy="all", colorizer="", init_from=backbone_file)
+    with pytest.raises(InputError, match=r"small.keras: not weights saved by medcolor_tf"):
+        train(config)
+    cut = tmp_path / "cut.safetensors"
+    weights.save(cut, {"a": np.zeros(100)}, {})
+    cut.write_bytes(cut.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"cut.safetensors: not weights"):
+        train(dataclasses.replace(config, init_from=str(cut)))
+
+
+def test_weights_of_another_model_are_refused_whole(stage1, config):
+    session = Plan.of(dataclasses.replace(config, strategy="baseline", colorizer="")).build(
+        runs.Run(Path(config.run_dir))
+    )
+    named = weights.named_weights(session.classifier)
+    before = weights.to_arrays(named)
+    with pytest.raises(InputError, match=r"unexpected colorizer/"):
+        weights.assign(named, arrays_of(stage1, runs.BEST), "elsewhere")
+    after = weights.to_arrays(named)
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_a_moved_backbone_file_is_not_missed(stage1, tmp_path):
+    copy = shutil.copytree(stage1, tmp_path / "moved")
+    spec, classifier, step = runs.load_classifier(copy)
+    assert spec.backbone == str(copy / "backbone.keras")
+    assert step in (2, 4)
+    arrays = weights.to_arrays(weights.named_weights(classifier))
+    assert all(np.array_equal(arrays[k], v) for k, v in arrays_of(stage1, runs.BEST).items())
