@@ -1,0 +1,48 @@
+"""Predicts image files: ``python -m medcolor_tf.predict --run_dir=... --inputs=... --out=...``."""
+
+import sys
+from dataclasses import dataclass
+
+from medcolor_tf import commandline
+from medcolor_tf.commandline import option
+
+DESCRIPTION = """
+Writes the probability of every observation for image files, folders of them, or a CSV table of
+paths, and on request the colorized images beside the gray ones as PNG. Files are read as data
+preparation reads them (PNG, JPEG, TIFF, DICOM with the extra `dicom`, ...). An image that cannot
+be read has its reason in the column `error`; the exit status is then 1.
+"""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Options of the command."""
+
+    run_dir: str = option("", "Folder of the run.", required=True)
+    inputs: tuple[str, ...] = option((), "Files, folders or CSV tables.", required=True)
+    out: str = option("", "New CSV file.", required=True)
+    path_column: tuple[str, ...] = option(
+        ("path",), "Column of a table with the paths; several for a model of several channels."
+    )
+    colorized_dir: str = option("", "Folder for PNGs: gray left, colorized right.")
+    weights: str = option("best", "best by validation mean AUC, or last.", ("best", "last"))
+    batch_size: int = option(32, "Images at a time.")
+
+
+def _predict(config: PredictConfig) -> int:
+    from medcolor_tf.serving.predict import predict
+
+    count, failed = predict(config)
+    print(f"{count - failed:,} of {count:,} images predicted: {config.out}")
+    if failed:
+        print(f"error: {failed:,} images could not be read; see column error", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def main(argv=None) -> int:
+    """Runs the command; returns the exit status."""
+    return commandline.run(PredictConfig, _predict, DESCRIPTION, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Trained runs on the images as the user has them."""
