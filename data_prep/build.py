@@ -1,0 +1,223 @@
+"""Builds a data set: ``python -m data_prep.build --flagfile=prep_chexpert.flags --data_root=...``.
+
+Reads a data set as it was downloaded, splits it by patient, decodes and resizes every image once,
+and writes shards that medcolor_tf trains on. The same command continues an interrupted build and
+leaves a finished one alone.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_prep import chestxray14, chexpert, finish, mura, options, parallel, phantom, table
+from data_prep.options import BuildConfig
+from data_prep.plan import KeyedIds, Plan, make_plan, read_key
+from data_prep.shards import (
+    BUILD_FOLDER,
+    ShardResult,
+    build_shard,
+    finished_shard,
+    rejects_changed,
+    write_atomically,
+)
+from data_prep.source import Source
+from data_prep.splits import split_by_patient
+from medcolor_tf import commandline
+from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
+from medcolor_tf.errors import InputError
+
+READERS = {
+    "chexpert": chexpert.read,
+    "chestxray14": chestxray14.read,
+    "mura": mura.read,
+    "table": table.read,
+    "phantom": phantom.read,
+}
+SHOWN = 5
+
+
+def build(config: BuildConfig) -> None:
+    """Builds the data set that ``config`` describes, or what is missing of it.
+
+    Raises:
+        InputError: anything wrong with the options, the tables, the images or the output folder.
+    """
+    options.check(config)
+    key = read_key(config.id_key_file) if config.id_key_file else None
+    plan = plan_build(config, key)
+    folder = Path(config.out)
+    finished = _finished(folder, plan)
+    if not finished:
+        with _prepared(folder, plan) as kept_key:
+            ids = KeyedIds(key or kept_key)
+            results = run_build(config, plan, folder, ids)
+            finish.write_dataset(config, plan, folder, ids, results)
+    elif config.write_key_table and not (folder / finish.KEY_TABLE).exists():
+        if key is None:
+            raise InputError(
+                f"{folder}: the random key was thrown away when the build finished; a key table "
+                "needs a new build with --write_key_table, or --id_key_file"
+            )
+        finish.write_key_table(folder, plan, KeyedIds(key))
+    shutil.rmtree(folder / BUILD_FOLDER, ignore_errors=True)
+    finish.print_summary(folder, DatasetInfo.load(folder))
+
+
+def plan_build(config: BuildConfig, key: bytes | None) -> Plan:
+    """Reads the source's tables, checks that its images are there, splits and orders them."""
+    source = READERS[config.source](config)
+    if config.limit:
+        source = _first_patients(source, config.limit)
+    if not len(source.records):
+        raise InputError("no image is left after choosing views and labels")
+    _check_images(source, config.max_rejects)
+    splits = split_by_patient(
+        source.records["patient"].to_numpy(),
+        config.seed,
+        config.valid_fraction,
+        config.test_fraction,
+        source.records["split"].to_numpy(),
+    )
+    recipe = options.make_recipe(config, source.observations)
+    return make_plan(
+        source, splits, recipe, config.seed, config.records_per_shard, key, config.source
+    )
+
+
+def run_build(
+    config: BuildConfig, plan: Plan, folder: Path, ids: KeyedIds
+) -> dict[str, ShardResult]:
+    """Builds the shards that are missing; returns file -> result, in order.
+
+    Raises:
+        InputError: more than ``--max_rejects`` images cannot be read. Shards already made stay.
+    """
+    shards = plan.shards()
+    images = {file: stop - start for file, _, start, stop in shards}
+    results = {file: _kept(plan, folder, file) for file in images}
+    missing = {file for file, result in results.items() if result is None}
+    finish.check_rejects(folder, results.values(), config.max_rejects)
+    workers = parallel.worker_count(config.workers, len(missing))
+    done = sum(images[file] for file in images if file not in missing)
+    if done:
+        print(f"continuing: {len(images) - len(missing)} of {len(images)} shards are finished")
+    bar = tqdm(total=sum(images.values()), initial=done, unit="image", desc="building")
+    tasks = plan.tasks(folder, ids, missing)
+    with bar, contextlib.closing(parallel.run_tasks(build_shard, tasks, workers)) as running:
+        for result in running:
+            results[result.file] = result
+            bar.update(images[result.file])
+            finish.check_rejects(folder, results.values(), config.max_rejects)
+    return results
+
+
+def _kept(plan: Plan, folder: Path, file: str) -> ShardResult | None:
+    """Returns what an earlier run made, unless a file it rejected has been mended."""
+    result = finished_shard(folder, file)
+    if result is None or not result.rejects:
+        return result
+    source, rows = plan.source, plan.rows[result.split]
+    states = {
+        reject.index: [
+            os.path.join(source.root, source.records[name].iloc[rows[reject.index]])
+            for name in source.path_columns
+        ]
+        for reject in result.rejects
+    }
+    return None if rejects_changed(result, states) else result
+
+
+def _first_patients(source: Source, limit: int) -> Source:
+    pairs = source.records[["split", "patient"]].drop_duplicates()
+    chosen = pairs.groupby("split").head(limit)
+    keep = source.records.merge(chosen, how="left", indicator=True)["_merge"] == "both"
+    return source.take(keep.to_numpy())
+
+
+def _check_images(source: Source, max_rejects: int) -> None:
+    """Fails at once, not after hours, when more image files are missing than may be rejected."""
+    missing = []
+    for name in source.path_columns:
+        for row, path in enumerate(source.records[name]):
+            if not os.path.isfile(os.path.join(source.root, path)):
+                missing.append((row, os.path.join(source.root, path)))
+    if len(missing) <= max_rejects:
+        return
+    where = source.records["where"]
+    lines = [f"  {where[row]}: {path}" for row, path in missing[:SHOWN]]
+    raise InputError(
+        f"{len(missing)} of {len(source.records)} image files are not there "
+        f"(--max_rejects={max_rejects}):\n" + "\n".join(lines)
+    )
+
+
+def _finished(folder: Path, plan: Plan) -> bool:
+    """Tells whether the folder holds this data set already; InputError if it holds another."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out={folder}: is a file, expected a folder")
+    if not (folder / DATASET_JSON).exists():
+        return False
+    if DatasetInfo.load(folder).fingerprint != plan.fingerprint:
+        raise InputError(
+            f"--out={folder}: holds a finished data set made with other options or from other "
+            "tables; choose another --out, or delete that folder first"
+        )
+    print(f"{folder}: already complete, nothing to do")
+    return True
+
+
+@contextlib.contextmanager
+def _prepared(folder: Path, plan: Plan):
+    """Makes or reopens the output folder, held against a second build; gives the random key."""
+    kept = folder / BUILD_FOLDER
+    record = kept / "plan.json"
+    if folder.is_dir() and not kept.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"--out={folder}: holds files but no unfinished build; expected a new or empty folder"
+        )
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out={folder}: cannot be made ({error.strerror})") from None
+    with _lock(kept / "lock", folder):
+        if record.is_file():
+            if json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != plan.fingerprint:
+                raise InputError(
+                    f"--out={folder}: holds an unfinished build with other options or from other "
+                    "tables; choose another --out, or delete that folder first"
+                )
+        else:
+            write_atomically(kept / "id_key", secrets.token_hex(32), mode=0o600)
+            write_atomically(record, json.dumps({"fingerprint": plan.fingerprint}))
+        yield (kept / "id_key").read_bytes()
+
+
+@contextlib.contextmanager
+def _lock(path: Path, folder: Path):
+    """Keeps two builds out of one folder; the system drops the lock with the process."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"--out={folder}: another build is writing there") from None
+        yield
+
+
+def main(argv=None) -> int:
+    """Runs the command; returns its exit status."""
+    return commandline.run(BuildConfig, build, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

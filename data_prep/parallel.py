@@ -1,0 +1,91 @@
+"""Runs one function over many tasks in worker processes, with a bounded queue of them."""
+
+import collections
+import concurrent.futures
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+
+from medcolor_tf.errors import InputError
+
+
+def worker_count(workers: int, tasks: int) -> int:
+    """Returns how many processes to use: ``workers``, or one a core when 0; at most ``tasks``."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(workers or available or 1, tasks))
+
+
+def hide_gpus() -> None:
+    """Keeps TensorFlow off the GPUs, in a process that only reads and writes records."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+def import_tensorflow():
+    """Returns TensorFlow, imported without its lines on the terminal.
+
+    It writes some before its own log level counts, so standard error is closed to it meanwhile.
+    """
+    if "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(silent, 2)
+            importlib.import_module("tensorflow")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(silent)
+    return sys.modules["tensorflow"]
+
+
+def _start_worker() -> None:
+    hide_gpus()
+    # Ctrl-C reaches the whole group: workers end at once and silently, the parent reports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A parent that was killed cannot tell its workers, which would wait for tasks for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Iterator:
+    """Yields ``function(task)`` for every task, in the tasks' order.
+
+    At most two tasks a worker are submitted ahead, so that memory does not grow with their
+    number. One worker runs in this process. Closing the iterator drops what is queued and waits
+    for what is running.
+
+    Raises:
+        InputError: a worker process died. Whatever ``function`` raises is raised here.
+    """
+    if workers == 1:
+        yield from map(function, tasks)
+        return
+    # spawn, not fork: TensorFlow and its threads do not survive a fork.
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    pending: collections.deque = collections.deque()
+    tasks = iter(tasks)
+    try:
+        for task in tasks:
+            pending.append(pool.submit(function, task))
+            if len(pending) >= 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise InputError(
+            "a worker process died, killed from outside or for want of memory. What was finished "
+            "is kept and the same command continues; fewer --workers need less memory"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

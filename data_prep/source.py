@@ -1,0 +1,113 @@
+"""What every source of images gives the build: one row an image, before splitting and decoding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medcolor_tf.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images and labels of a data set.
+
+    Attributes:
+        observations: the L label names.
+        root: folder that relative image paths start from.
+        channels: images in a record.
+        records: one row an image (or group of channels), with text columns ``path_0`` ...
+            ``path_{channels - 1}``, ``patient``, ``split`` ("train", "valid", "test" where
+            officially given, else "") and ``where`` ("FILE line N", for messages).
+        raw: (N, L) float32 raw labels, in the rows' order.
+    """
+
+    observations: tuple[str, ...]
+    root: Path
+    channels: int
+    records: pd.DataFrame
+    raw: np.ndarray
+
+    @property
+    def path_columns(self) -> list[str]:
+        """Names of the path columns."""
+        return [f"path_{channel}" for channel in range(self.channels)]
+
+    def keys(self) -> list[str]:
+        """Returns what identifies each image: its path or paths as the table has them."""
+        columns = [self.records[name] for name in self.path_columns]
+        return ["\0".join(paths) for paths in zip(*columns, strict=True)]
+
+    def take(self, rows: np.ndarray) -> "Source":
+        """Returns the source with only these rows (positions, or a boolean mask)."""
+        records = self.records.iloc[rows] if rows.dtype != bool else self.records[rows]
+        return Source(
+            self.observations,
+            self.root,
+            self.channels,
+            records.reset_index(drop=True),
+            self.raw[rows],
+        )
+
+
+def make_source(
+    observations: Sequence[str],
+    root: Path,
+    paths: Sequence[Sequence[str]],
+    patient: Sequence[str],
+    split: Sequence[str],
+    where: Sequence[str],
+    raw: np.ndarray,
+) -> Source:
+    """Builds a source and checks what must hold for each of them.
+
+    Args:
+        paths: for each channel, the N paths.
+        raw: (N, L); the other arguments are as in :class:`Source`.
+
+    Raises:
+        InputError: an empty path or patient, or an image that is listed twice.
+    """
+    columns = {f"path_{channel}": column for channel, column in enumerate(paths)}
+    records = pd.DataFrame(
+        {**columns, "patient": patient, "split": split, "where": where}, dtype=object
+    )
+    for name in (*columns, "patient"):
+        empty = np.flatnonzero((records[name] == "").to_numpy())
+        if len(empty):
+            what = "patient" if name == "patient" else "image path"
+            raise InputError(f"{records['where'][empty[0]]}: the {what} is empty")
+    repeated = np.flatnonzero(records.duplicated(list(columns)).to_numpy())
+    if len(repeated):
+        row = records.iloc[repeated[0]]
+        same = (records[list(columns)] == row[list(columns)]).all(axis=1).to_numpy()
+        first = records["where"][np.flatnonzero(same)[0]]
+        raise InputError(f"{row['where']}: image {row['path_0']} was already listed in {first}")
+    return Source(tuple(observations), Path(root), len(columns), records, raw)
+
+
+def concatenate(parts: Sequence[Source]) -> Source:
+    """Joins sources with the same observations and root."""
+    first = parts[0]
+    records = pd.concat([part.records for part in parts], ignore_index=True)
+    columns = [records[name].to_numpy() for name in first.path_columns]
+    raw = np.concatenate([part.raw for part in parts])
+    return make_source(
+        first.observations,
+        first.root,
+        columns,
+        records["patient"],
+        records["split"],
+        records["where"],
+        raw,
+    )
+
+
+def require_folder(path: str, flag: str) -> Path:
+    """Returns the folder, or raises an InputError that names the flag."""
+    folder = Path(path)
+    if not path or not folder.is_dir():
+        raise InputError(f"--{flag}={path}: no such folder; expected the data set's root folder")
+    return folder

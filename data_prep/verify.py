@@ -1,0 +1,295 @@
+"""Checks a prepared data set: ``python -m data_prep.verify DIR``.
+
+Reads every byte and decodes every image, and compares them with dataset.json and the index files.
+Names each problem with its file and record; exits with status 1 if there is any.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep import parallel
+from data_prep.images import ImageError, decode_image
+from data_prep.labels import count_labels
+from data_prep.shards import BUILD_FOLDER, file_sha256, mean_and_std, pixel_sums
+from medcolor_tf import commandline
+from medcolor_tf.commandline import option
+from medcolor_tf.data.schema import (
+    SPLITS,
+    DatasetInfo,
+    Shard,
+    SplitIndex,
+    apply_policy,
+)
+from medcolor_tf.errors import InputError
+
+# dataset.json has the mean and std of the pixels before encoding; JPEG changes them a little.
+TOLERANCE = {"png": 1e-9, "raw": 1e-9, "jpeg": 0.5 / 255}
+SHOWN = 50
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Options of the check."""
+
+    data: str = option("", "The data set's folder; also accepted without --data=.", required=True)
+    workers: int = option(0, "Processes; 0: one a core.")
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """What a worker needs to check one shard: its records' rows of the index (None: no index)."""
+
+    folder: str
+    info: DatasetInfo
+    shard: Shard
+    index: SplitIndex | None
+
+
+@dataclass
+class ShardFindings:
+    """What a worker found in one shard."""
+
+    shard: Shard
+    problems: list[str] = field(default_factory=list)
+    records: int = 0
+    sums: tuple[int, int, int] = (0, 0, 0)
+    image_ids: list[bytes] = field(default_factory=list)
+
+
+def verify(config: VerifyConfig) -> int:
+    """Checks the folder; prints problems and a verdict; returns 0, or 1 if there are problems."""
+    problems = list(find_problems(Path(config.data), config.workers))
+    for problem in problems[:SHOWN]:
+        print(f"problem: {problem}")
+    if len(problems) > SHOWN:
+        print(f"... and {len(problems) - SHOWN} more")
+    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+    print(f"{config.data}: {count if problems else 'all is well'}")
+    return 1 if problems else 0
+
+
+def find_problems(folder: Path, workers: int = 1) -> Iterator[str]:
+    """Yields every problem of a data set, as a sentence with the file and the record.
+
+    Raises:
+        InputError: no ``dataset.json``, or not one of this version.
+    """
+    info = DatasetInfo.load(folder)
+    yield from _check_description(folder, info)
+    indices = {}
+    for split in (split for split in SPLITS if split in info.images):
+        try:
+            indices[split] = SplitIndex.load(folder, split)
+        except InputError as error:
+            yield str(error)
+            continue
+        yield from _check_index(folder, info, split, indices[split])
+    yield from _check_disjoint(indices)
+    tasks = list(_shard_checks(folder, info, indices))
+    workers = parallel.worker_count(workers, len(tasks))
+    findings = []
+    with tqdm(total=sum(info.images.values()), unit="image", desc="checking") as bar:
+        for finding in parallel.run_tasks(check_shard, tasks, workers):
+            findings.append(finding)
+            yield from finding.problems
+            bar.update(finding.records)
+    yield from _check_totals(folder, info, findings)
+
+
+def _check_description(folder: Path, info: DatasetInfo) -> Iterator[str]:
+    """Checks dataset.json against itself and against the folder's list of files."""
+    file = folder / "dataset.json"
+    if (folder / BUILD_FOLDER).exists():
+        yield f"{folder / BUILD_FOLDER}: left over; run the build's command once more"
+    for split in info.images:
+        if split not in SPLITS:
+            yield f"{file}: split {split!r}, expected one of {', '.join(SPLITS)}"
+        records = sum(shard.records for shard in info.split_shards(split))
+        if records != info.images[split]:
+            yield f"{file}: {info.images[split]} {split} images, but its shards hold {records}"
+    named = {shard.file for shard in info.shards}
+    for path in sorted(folder.glob("*.tfrecord")):
+        if path.name not in named:
+            yield f"{path}: not named in dataset.json"
+
+
+def _check_index(folder: Path, info: DatasetInfo, split: str, index: SplitIndex) -> Iterator[str]:
+    path = SplitIndex.path(folder, split)
+    if file_sha256(path) != info.index_sha256.get(split):
+        yield f"{path}: SHA-256 is not the one in dataset.json"
+    count = info.images[split]
+    shape = (count, len(info.observations))
+    if index.raw_labels.shape != shape or len(index.index) != count or len(index.patient) != count:
+        yield (
+            f"{path}: {len(index.index)} records with labels {index.raw_labels.shape}, "
+            f"expected labels {shape}"
+        )
+        return
+    if (np.diff(index.index) <= 0).any():
+        yield f"{path}: the records' index does not ascend"
+    if count_labels(index.raw_labels, info.observations) != info.label_counts[split]:
+        yield f"{path}: its labels do not add up to dataset.json's label_counts"
+    patients = len(np.unique(index.patient))
+    if patients != info.patients[split]:
+        yield f"{path}: {patients} patients, dataset.json says {info.patients[split]}"
+
+
+def _check_disjoint(indices: dict[str, SplitIndex]) -> Iterator[str]:
+    seen: dict[bytes, str] = {}
+    for split, index in indices.items():
+        for patient in np.unique(index.patient).tolist():
+            if seen.setdefault(patient, split) != split:
+                yield f"patient {patient.decode()} is in {seen[patient]} and in {split}"
+
+
+def _shard_checks(folder: Path, info: DatasetInfo, indices: dict) -> Iterator[ShardCheck]:
+    starts = dict.fromkeys(info.images, 0)
+    for shard in info.shards:
+        start = starts.get(shard.split, 0)
+        starts[shard.split] = stop = start + shard.records
+        index = indices.get(shard.split)
+        if index is not None:
+            index = SplitIndex(
+                index.index[start:stop], index.raw_labels[start:stop], index.patient[start:stop]
+            )
+        yield ShardCheck(str(folder), info, shard, index)
+
+
+def check_shard(check: ShardCheck) -> ShardFindings:
+    """Checks one shard's file and every record in it."""
+    found = ShardFindings(check.shard)
+    path = Path(check.folder) / check.shard.file
+    if not path.is_file():
+        found.problems.append(f"{path}: no such file")
+        return found
+    if path.stat().st_size != check.shard.bytes:
+        found.problems.append(f"{path}: {path.stat().st_size} bytes, expected {check.shard.bytes}")
+    elif file_sha256(path) != check.shard.sha256:
+        found.problems.append(f"{path}: SHA-256 is not the one in dataset.json")
+    _check_records(check, path, found)
+    if found.records != check.shard.records:
+        found.problems.append(
+            f"{path}: {found.records} readable records, expected {check.shard.records}"
+        )
+    return found
+
+
+def _check_records(check: ShardCheck, path: Path, found: ShardFindings) -> None:
+    tf = parallel.import_tensorflow()
+    try:
+        for content in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            where = f"{path} record {found.records}"
+            try:
+                for what in _check_record(check, content, found):
+                    found.problems.append(f"{where}: {what}")
+            except ImageError as error:
+                found.problems.append(f"{where}: the image {error}")
+            except KeyError as error:
+                found.problems.append(f"{where}: no feature {error}, or one of another type")
+            found.records += 1
+    except tf.errors.DataLossError:
+        found.problems.append(
+            f"{path}: cut off or damaged after {found.records} of {check.shard.records} records; "
+            "restore the file or build the data set again"
+        )
+
+
+def _check_record(check: ShardCheck, content: bytes, found: ShardFindings) -> Iterator[str]:
+    info, place = check.info, found.records
+    record = _parse(content)
+    yield from _check_images(info, record, found)
+    raw, label = record["raw_label"], record["label"]
+    if len(raw) != len(info.observations) or len(label) != len(info.observations):
+        yield f"{len(raw)} raw labels and {len(label)} labels, expected {len(info.observations)}"
+        return
+    expected = apply_policy(raw, info.observations, info.uncertain_policy, info.blank_policy)
+    if not np.array_equal(label, expected, equal_nan=True):
+        yield f"label {label.tolist()}, but the policy makes {expected.tolist()} of {raw.tolist()}"
+    if not (np.isin(raw, (0, 1, -1)) | np.isnan(raw)).all():
+        yield f"raw label {raw.tolist()}, expected 0, 1, -1 or NaN"
+    found.image_ids.append(record["image_id"])
+    if check.index is None or place >= len(check.index.index):
+        return
+    for name, value, wanted in (
+        ("index", record["index"], int(check.index.index[place])),
+        ("patient", record["patient"], bytes(check.index.patient[place])),
+    ):
+        if value != wanted:
+            yield f"{name} is {value!r}, the index file has {wanted!r}"
+    if not np.array_equal(raw, check.index.raw_labels[place], equal_nan=True):
+        yield f"raw label is {raw.tolist()}, the index file has another"
+
+
+def _parse(content: bytes) -> dict:
+    """Returns a record's features by the names of the schema; KeyError if one is missing."""
+    tf = parallel.import_tensorflow()
+    try:
+        features = tf.train.Example.FromString(content).features.feature
+    except Exception:  # protobuf's DecodeError, which is nowhere public in TensorFlow
+        raise KeyError("image") from None
+    lists = {
+        "image": "bytes_list",
+        "size": "int64_list",
+        "label": "float_list",
+        "raw_label": "float_list",
+        "index": "int64_list",
+        "patient": "bytes_list",
+        "image_id": "bytes_list",
+    }
+    record = {}
+    for name, kind in lists.items():
+        values = list(getattr(features[name], kind).value) if name in features else []
+        if not values:
+            raise KeyError(name)
+        record[name] = values[0] if name in ("index", "patient", "image_id") else values
+    record["label"] = np.array(record["label"], np.float32)
+    record["raw_label"] = np.array(record["raw_label"], np.float32)
+    return record
+
+
+def _check_images(info: DatasetInfo, record: dict, found: ShardFindings) -> Iterator[str]:
+    size = record["size"]
+    if len(record["image"]) != info.channels:
+        yield f"{len(record['image'])} images, expected {info.channels}"
+    if len(size) != 2 or min(size) != info.short_side:
+        yield f"size {size}, expected a short side of {info.short_side}"
+    if len(size) != 2:
+        return
+    images = [decode_image(image, info.encoding, size, info.bits) for image in record["image"]]
+    sums = zip(found.sums, pixel_sums(images), strict=True)
+    found.sums = tuple(before + now for before, now in sums)
+
+
+def _check_totals(folder: Path, info: DatasetInfo, findings: list[ShardFindings]) -> Iterator[str]:
+    """Checks what only all shards together tell: unique ids, pixel mean and std."""
+    ids = [image_id for found in findings for image_id in found.image_ids]
+    if len(set(ids)) != len(ids):
+        yield f"{folder}: {len(ids) - len(set(ids))} images are there twice (by image_id)"
+    if any(found.problems for found in findings):
+        return
+    sums = np.array([f.sums for f in findings if f.shard.split == "train"], object)
+    if not len(sums):
+        return
+    statistics = mean_and_std(tuple(sums.sum(axis=0)), info.max_value)
+    for name, value in zip(("pixel_mean", "pixel_std"), statistics, strict=True):
+        wanted = getattr(info, name)
+        if not abs(value - wanted) <= TOLERANCE[info.encoding]:
+            yield f"{folder / 'dataset.json'}: {name} {wanted}, but the images have {value}"
+
+
+def main(argv=None) -> int:
+    """Runs the command; a first argument without a dash is the folder."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv and not argv[0].startswith("-"):
+        argv = [f"--data={argv[0]}", *argv[1:]]
+    return commandline.run(VerifyConfig, verify, __doc__, argv)
+
+
+if __name__ == "__main__":
+    parallel.hide_gpus()
+    sys.exit(main())

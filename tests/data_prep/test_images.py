@@ -1,0 +1,195 @@
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.images import ImageError, decode_image, encode_image, read_image
+from medcolor_tf.errors import InputError
+
+RAMP8 = np.arange(256, dtype=np.uint8).reshape(8, 32)
+RAMP16 = (np.arange(8 * 32, dtype=np.uint16) * 257 + 3).clip(0, 65535).reshape(8, 32)
+
+
+def save(tmp_path, image, name="x.png", **options):
+    path = tmp_path / name
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
+def test_gray_in_any_mode_keeps_its_values(tmp_path, mode):
+    image = Image.fromarray(RAMP8).convert(mode)
+    np.testing.assert_array_equal(read_image(save(tmp_path, image)), RAMP8)
+
+
+def test_colour_is_itu_601_also_through_a_palette(tmp_path):
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]], np.uint8)
+    expected = [[76, 150, 29, 255]]  # 0.299, 0.587, 0.114
+    image = Image.fromarray(colours)
+    assert read_image(save(tmp_path, image)).tolist() == expected
+    palette = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    assert read_image(save(tmp_path, palette, "p.png")).tolist() == expected
+
+
+def test_one_bit_and_cmyk(tmp_path):
+    bits = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
+    assert read_image(save(tmp_path, bits)).tolist() == [[0, 255], [255, 0]]
+    cmyk = Image.new("CMYK", (4, 4), (0, 0, 0, 255))
+    assert read_image(save(tmp_path, cmyk, "c.tif")).max() == 0
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
+def test_sixteen_bits_are_kept_or_scaled(tmp_path, name):
+    path = save(tmp_path, RAMP16, name)
+    pixels = read_image(path, bits=16)
+    assert pixels.dtype == np.uint16
+    np.testing.assert_array_equal(pixels, RAMP16)
+    np.testing.assert_array_equal(read_image(path, bits=8), np.rint(RAMP16 / 257))
+
+
+def test_big_endian_sixteen_bits(tmp_path):
+    image = Image.frombytes("I;16B", (32, 8), RAMP16.astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_image(save(tmp_path, image, "b.tif"), bits=16), RAMP16)
+
+
+def test_eight_bits_become_sixteen_by_257(tmp_path):
+    pixels = read_image(save(tmp_path, RAMP8), bits=16)
+    np.testing.assert_array_equal(pixels, RAMP8.astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((64, 80), (32, 40)), ((80, 64), (40, 32)), ((16, 20), (32, 40))]
+)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_short_side_up_and_down(tmp_path, size, expected, bits):
+    path = save(tmp_path, np.full(size, 200, np.uint8))
+    pixels = read_image(path, 32, bits)
+    assert pixels.shape == expected
+    assert (pixels == 200 * (257 if bits == 16 else 1)).all()
+
+
+def test_resize_is_antialiased(tmp_path):
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    pixels = read_image(save(tmp_path, stripes), 16).astype(float)
+    assert np.abs(pixels[:, 2:-2] - 127.5).max() < 8
+
+
+def test_sixteen_bit_resize_is_finer_than_eight(tmp_path):
+    ramp = np.linspace(1000, 1500, 64 * 64).reshape(64, 64).astype(np.uint16)
+    small = read_image(save(tmp_path, ramp), 32, 16)
+    assert len(np.unique(small)) > 100
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise
+    path = save(tmp_path, RAMP8, exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.rot90(RAMP8, -1))
+
+
+def test_unreadable_files_say_why(tmp_path):
+    jpeg = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(jpeg, "JPEG")
+    png = io.BytesIO()
+    Image.fromarray(noise).save(png, "PNG")
+    files = {
+        "cut.jpg": (jpeg.getvalue()[:1500], "truncated"),
+        "cut.png": (png.getvalue()[:1500], "truncated|broken"),
+        "empty.png": (b"", "empty file"),
+        "text.png": (b"this is no image", "not an image"),
+    }
+    for name, (content, reason) in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=reason):
+            read_image(tmp_path / name)
+    with pytest.raises(ImageError, match="no such file"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(ImageError, match="floating-point"):
+        read_image(save(tmp_path, np.zeros((4, 4), np.float32), "f.tif"))
+    frames = [Image.fromarray(RAMP8), Image.fromarray(255 - RAMP8)]
+    frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match="2 frames"):
+        read_image(tmp_path / "two.tif")
+
+
+def test_bombs_are_refused(tmp_path):
+    strip = save(tmp_path, np.zeros((1, 5000), np.uint8))
+    with pytest.raises(ImageError, match="too large"):
+        read_image(strip, 320)
+    png = bytearray((tmp_path / "x.png").read_bytes())
+    png[16:24] = (40000).to_bytes(4, "big") * 2  # the header claims 1.6 gigapixels
+    (tmp_path / "bomb.png").write_bytes(png)
+    with pytest.raises(ImageError):
+        read_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize(("encoding", "bits"), [("png", 8), ("png", 16), ("raw", 8), ("raw", 16)])
+def test_lossless_encodings_round_trip(encoding, bits):
+    pixels = RAMP16 if bits == 16 else RAMP8
+    content = encode_image(pixels, encoding)
+    np.testing.assert_array_equal(decode_image(content, encoding, (8, 32), bits), pixels)
+    with pytest.raises(ImageError):
+        decode_image(content, encoding, (9, 32), bits)
+
+
+def test_jpeg_quality_matters():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    sizes = [len(encode_image(noise, "jpeg", quality)) for quality in (30, 95)]
+    assert sizes[0] < sizes[1]
+    decoded = decode_image(encode_image(noise, "jpeg", 95), "jpeg", (64, 64), 8)
+    assert np.abs(decoded.astype(int) - noise).mean() < 6
+
+
+def make_dicom(path, pixels, **tags):
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = 0
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.PixelData = pixels.astype("<u2").tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_dicom_window_rescale_and_inversion(tmp_path):
+    pixels = np.array([[0, 500, 1000], [2000, 3000, 4000]], np.uint16)
+    window = {"WindowCenter": 1000.5, "WindowWidth": 1001, "RescaleSlope": 1, "RescaleIntercept": 0}
+    path = make_dicom(tmp_path / "a.dcm", pixels, **window)
+    expected = np.array([[0, 0, 0.5], [1, 1, 1]])
+    np.testing.assert_allclose(read_image(path, bits=16) / 65535, expected, atol=1e-4)
+    shifted = make_dicom(tmp_path / "b.dcm", pixels, **{**window, "RescaleIntercept": 500})
+    np.testing.assert_allclose(read_image(shifted, bits=16)[0] / 65535, [0, 0.5, 1], atol=1e-4)
+    inverted = make_dicom(
+        tmp_path / "c", pixels, **window, PhotometricInterpretation="MONOCHROME1"
+    )  # found by its magic, without the suffix
+    np.testing.assert_allclose(read_image(inverted, bits=16) / 65535, 1 - expected, atol=1e-4)
+    plain = make_dicom(tmp_path / "d.dcm", pixels)
+    np.testing.assert_allclose(read_image(plain, bits=8), np.rint(pixels / 4000 * 255), atol=1)
+
+
+def test_dicom_without_pydicom_says_what_to_install(tmp_path, monkeypatch):
+    path = make_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(InputError, match=r"pip install medcolor_tf\[dicom\]"):
+        read_image(path)
+
+
+def test_damaged_dicom_is_an_image_error(tmp_path):
+    pytest.importorskip("pydicom")
+    (tmp_path / "bad.dcm").write_bytes(b"\0" * 300)
+    with pytest.raises(ImageError):
+        read_image(tmp_path / "bad.dcm")

@@ -1,0 +1,262 @@
+"""Each source in its official layout, read as the build reads it."""
+
+import numpy as np
+import pytest
+
+from data_prep import chestxray14, chexpert, mura, phantom, table
+from data_prep.options import BuildConfig
+from medcolor_tf.data.schema import PAPER_POLICY
+from medcolor_tf.errors import InputError
+
+NIH_HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    '"OriginalImage[Width,Height]","OriginalImagePixelSpacing[x,y]"'
+)
+# The file of 2017 has no quotes and ends in a comma.
+NIH_HEADER_2017 = NIH_HEADER.replace('"', "") + ","
+
+
+def make_chexpert(root, write_image, write_rows, name="CheXpert-v1.0-small", header=None):
+    header = header or ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *chexpert.FOURTEEN)
+    for file, patients in (("train", (1, 2, 3)), ("valid", (64541,))):
+        rows = [header]
+        for patient in patients:
+            for number, view in ((1, "Frontal"), (2, "Lateral")):
+                path = f"{file}/patient{patient:05d}/study1/view{number}_{view.lower()}.jpg"
+                write_image(root / path)
+                cells = dict.fromkeys(chexpert.FOURTEEN, "")
+                cells.update({"Edema": "-1.0", "Cardiomegaly": "1.0", "Atelectasis": "0.0"})
+                fixed = {"Path": f"{name}/{path}", "Sex": "Male", "Age": "50"}
+                fixed.update({"Frontal/Lateral": view, "AP/PA": "AP"})
+                rows.append([{**fixed, **cells}[column] for column in header])
+        write_rows(root / f"{file}.csv", rows)
+    return root
+
+
+@pytest.mark.parametrize("name", ["CheXpert-v1.0", "CheXpert-v1.0-small"])
+def test_chexpert_layouts(tmp_path, write_image, write_rows, name):
+    root = make_chexpert(tmp_path / "renamed", write_image, write_rows, name)
+    source = chexpert.read(BuildConfig(source="chexpert", data_root=str(root)))
+    assert source.observations == tuple(PAPER_POLICY)
+    assert all((source.root / path).is_file() for path in source.records["path_0"])
+    assert source.records["split"].tolist() == ["train"] * 6 + ["test"] * 2
+    assert set(source.records["patient"]) == {
+        *("patient00001", "patient00002", "patient00003", "patient64541")
+    }
+    expected = [0, 1, np.nan, -1, np.nan]
+    np.testing.assert_array_equal(source.raw, np.tile(np.float32(expected), (8, 1)))
+
+
+def test_chexpert_columns_go_by_name_and_views_are_chosen(tmp_path, write_image, write_rows):
+    shuffled = (*reversed(chexpert.FOURTEEN), "Frontal/Lateral", "Age", "AP/PA", "Sex", "Path")
+    root = make_chexpert(tmp_path, write_image, write_rows, header=shuffled)
+    for view in ("frontal", "lateral"):
+        config = BuildConfig(
+            source="chexpert", data_root=str(root), views=view, observations=("Edema", "Fracture")
+        )
+        source = chexpert.read(config)
+        assert len(source.records) == len(source.raw) == 4
+        assert all(path.endswith(f"_{view}.jpg") for path in source.records["path_0"])
+        np.testing.assert_array_equal(source.raw[0], [-1, np.nan])
+
+
+def test_chexpert_test_csv_makes_valid_official(tmp_path, write_image, write_rows):
+    root = make_chexpert(tmp_path, write_image, write_rows)
+    rows = [("Path", *PAPER_POLICY)]
+    for view in ("view1_frontal", "view2_lateral"):
+        path = f"test/patient64741/study1/{view}.jpg"
+        write_image(root / path)
+        rows.append((path, 0, 1, 0, 1, 0))
+    test_csv = str(write_rows(tmp_path / "test.csv", rows))
+    config = BuildConfig(source="chexpert", data_root=str(root), test_csv=test_csv, views="frontal")
+    source = chexpert.read(config)
+    assert source.records["split"].tolist() == ["train"] * 3 + ["valid", "test"]
+
+
+def test_chexpert_errors(tmp_path, write_image, write_rows):
+    config = BuildConfig(source="chexpert", data_root=str(tmp_path))
+    with pytest.raises(InputError, match=r"train\.csv: no such file"):
+        chexpert.read(config)
+    make_chexpert(tmp_path, write_image, write_rows)
+    config = BuildConfig(source="chexpert", data_root=str(tmp_path), observations=("Nodule",))
+    with pytest.raises(InputError, match=r"train\.csv: no column 'Nodule'.*'Edema'"):
+        chexpert.read(config)
+    text = (tmp_path / "valid.csv").read_text().replace("50,Lateral", "50,Sideways")
+    (tmp_path / "valid.csv").write_text(text)
+    config = BuildConfig(source="chexpert", data_root=str(tmp_path), views="frontal")
+    with pytest.raises(InputError, match=r"valid\.csv line 3: view 'Sideways'; expected Frontal"):
+        chexpert.read(config)
+
+
+def make_nih(root, write_image, header, cells="2682,2749,0.143,0.143"):
+    names = ["00000001_000.png", "00000001_001.png", "00000002_000.png", "00000003_000.png"]
+    labels = ["Effusion|Edema", "No Finding", "Atelectasis", "Hernia|Effusion"]
+    lines = [header]
+    end = "," if header.endswith(",") else ""
+    for name, label, patient in zip(names, labels, ("1", "1", "2", "3"), strict=True):
+        lines.append(f"{name},{label},0,{patient},58,M,PA,{cells}{end}")
+    (root / "Data_Entry_2017.csv").write_text("\n".join(lines) + "\n")
+    for i, name in enumerate(names):
+        write_image(root / f"images_{i % 2 + 1:03d}" / "images" / name)
+    return names
+
+
+@pytest.mark.parametrize("header", [NIH_HEADER, NIH_HEADER_2017])
+def test_chestxray14_layouts(tmp_path, write_image, header):
+    names = make_nih(tmp_path, write_image, header)
+    (tmp_path / "train_val_list.txt").write_text("\n".join(names[:3]))
+    (tmp_path / "test_list.txt").write_text(names[3] + "\n")
+    source = chestxray14.read(BuildConfig(source="chestxray14", data_root=str(tmp_path)))
+    assert source.observations == tuple(PAPER_POLICY)
+    assert source.records["split"].tolist() == ["train"] * 3 + ["test"]
+    assert source.records["patient"].tolist() == ["1", "1", "2", "3"]
+    assert all((tmp_path / path).is_file() for path in source.records["path_0"])
+    expected = [[0, 0, 0, 1, 1], [0] * 5, [1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
+    np.testing.assert_array_equal(source.raw, expected)
+
+
+def test_chestxray14_without_lists_and_with_other_observations(tmp_path, write_image):
+    make_nih(tmp_path, write_image, NIH_HEADER)
+    config = BuildConfig(
+        source="chestxray14",
+        data_root=str(tmp_path),
+        observations=("Any finding=!No Finding", "Effusion", "Hernia"),
+    )
+    source = chestxray14.read(config)
+    assert source.observations == ("Any finding", "Pleural Effusion", "Hernia")
+    np.testing.assert_array_equal(source.raw, [[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]])
+    assert set(source.records["split"]) == {""}
+
+
+def test_chestxray14_errors(tmp_path, write_image):
+    names = make_nih(tmp_path, write_image, NIH_HEADER)
+    config = BuildConfig(source="chestxray14", data_root=str(tmp_path))
+    (tmp_path / "train_val_list.txt").write_text("\n".join(names[:3]))
+    with pytest.raises(InputError, match=r"test_list\.txt: no such file"):
+        chestxray14.read(config)
+    (tmp_path / "test_list.txt").write_text(names[0])
+    with pytest.raises(InputError, match=r"test_list\.txt line 1: image 00000001_000.png is in"):
+        chestxray14.read(config)
+    (tmp_path / "test_list.txt").write_text("none.png")
+    with pytest.raises(InputError, match=r"image none\.png is not in"):
+        chestxray14.read(config)
+    for name in ("train_val_list.txt", "test_list.txt"):
+        (tmp_path / name).unlink()
+    table_file = tmp_path / "Data_Entry_2017.csv"
+    table_file.write_text(table_file.read_text().replace("Hernia|", "Hernja|"))
+    with pytest.raises(InputError, match=r"line 5, column 'Finding Labels': 'Hernja\|Effusion'"):
+        chestxray14.read(config)
+
+
+def make_mura(root, write_image):
+    train = [
+        "MURA-v1.1/train/XR_SHOULDER/patient00001/study1_positive/image1.png",
+        "MURA-v1.1/train/XR_SHOULDER/patient00001/study2_negative/image1.png",
+        "MURA-v1.1/train/XR_ELBOW/patient00001/study1_positive/image1.png",
+        "MURA-v1.1/train/XR_SHOULDER/patient00002/study1_negative/image1.png",
+    ]
+    valid = ["MURA-v1.1/valid/XR_SHOULDER/patient11185/study1_positive/image1.png"]
+    for name, paths in (("train", train), ("valid", valid)):
+        root.mkdir(exist_ok=True)
+        (root / f"{name}_image_paths.csv").write_text("\n".join(paths) + "\n")
+        for path in paths:
+            write_image(root / path.partition("/")[2])
+    return root
+
+
+def test_mura_without_header(tmp_path, write_image):
+    root = make_mura(tmp_path / "m", write_image)
+    source = mura.read(BuildConfig(source="mura", data_root=str(root)))
+    assert source.observations == ("Abnormal",)
+    assert source.raw.ravel().tolist() == [1, 0, 0, 1]
+    assert source.records["split"].tolist() == ["train"] * 3 + ["test"]
+    assert all((root / path).is_file() for path in source.records["path_0"])
+    every = mura.read(BuildConfig(source="mura", data_root=str(root), body_part="all"))
+    assert every.records["patient"].tolist().count("patient00001") == 3
+    with pytest.raises(InputError, match="no image of --body_part=hand"):
+        mura.read(BuildConfig(source="mura", data_root=str(root), body_part="hand"))
+    (root / "train_image_paths.csv").write_text("path\n")
+    with pytest.raises(InputError, match=r"train_image_paths\.csv line 1: path 'path'; expected"):
+        mura.read(BuildConfig(source="mura", data_root=str(root)))
+
+
+def read_table(path, **options):
+    options = {"observations": ("a", "c=!b"), **options}
+    return table.read(BuildConfig(source="table", table=str(path), **options))
+
+
+def test_table_splits_renaming_and_channels(tmp_path, write_rows, capsys):
+    header = ("t1", "t2", "who", "part", "a", "b")
+    rows = [("1.png", "2.png", "x", "Training", 1, 0), ("3.png", "4.png", "y", "dev", -1, "")]
+    path = write_rows(tmp_path / "t.tsv", [header, *rows], delimiter="\t")
+    options = {"path_column": ("t1", "t2"), "patient_column": "who", "split_column": "part"}
+    source = read_table(path, **options)
+    assert source.channels == 2
+    assert source.records["path_1"].tolist() == ["2.png", "4.png"]
+    assert source.records["split"].tolist() == ["train", "valid"]
+    assert source.observations == ("a", "c")
+    np.testing.assert_array_equal(source.raw, [[1, 1], [-1, np.nan]])
+    assert "warning" not in capsys.readouterr().out
+    alone = read_table(path, path_column=("t1",))
+    assert alone.records["patient"].nunique() == 2
+    assert "patient of its own" in capsys.readouterr().out
+    write_rows(path, [header, (*rows[0][:3], "maybe", 1, 0)], delimiter="\t")
+    with pytest.raises(InputError, match=r"t\.tsv line 2, column 'part': split 'maybe'; expected"):
+        read_table(path, **options)
+
+
+def test_table_refuses_repeated_images_and_empty_patients(tmp_path, write_rows):
+    header = ("path", "who", "a", "b")
+    path = write_rows(tmp_path / "t.csv", [header, ("1.png", "x", 1, 0), ("1.png", "y", 1, 0)])
+    with pytest.raises(InputError, match=r"line 3: image 1\.png was already listed in .* line 2"):
+        read_table(path)
+    write_rows(path, [header, ("1.png", "", 1, 0)])
+    with pytest.raises(InputError, match="line 2: the patient is empty"):
+        read_table(path, patient_column="who")
+
+
+def test_phantom_is_chexpert_and_deterministic(tmp_path):
+    def make(name, images=10, seed=3):
+        config = phantom.PhantomConfig(
+            out=str(tmp_path / name), images=images, seed=seed, short_side=64
+        )
+        phantom.generate(config)
+        return sorted((tmp_path / name).rglob("*.jpg"))
+
+    first, again, other = make("a"), make("b"), make("c", seed=4)
+    assert len(first) == 10
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
+    assert first[0].read_bytes() != other[0].read_bytes()
+    make("a")  # a second time changes nothing
+    with pytest.raises(InputError, match="choose another folder"):
+        make("a", seed=9)
+    source = chexpert.read(BuildConfig(source="chexpert", data_root=str(tmp_path / "a")))
+    assert len(source.records) == 10
+    assert (source.records["split"] == "test").sum() == 2
+
+
+def test_phantom_has_every_kind_of_cell(tmp_path):
+    rows = []
+    for patient in range(1, 200):
+        rng = np.random.default_rng([0, patient, 1])
+        rows += [phantom._cell(rng, name, "train").text for name in phantom.FINDINGS]
+    shares = {text: rows.count(text) / len(rows) for text in set(rows)}
+    assert shares["-1.0"] == pytest.approx(0.08, abs=0.03)
+    assert 0.03 < shares[""] < 0.12
+    assert 0.25 < shares["1.0"] < 0.45
+
+
+def test_phantom_findings_change_the_picture():
+    from data_prep.phantom_drawing import FINDINGS, draw, make_anatomy
+
+    anatomy = make_anatomy(np.random.default_rng(0), False)
+    for view in ("frontal", "lateral"):
+        plain = dict.fromkeys(FINDINGS, 0.0)
+        for name in FINDINGS:
+            images = [
+                draw(np.random.default_rng(1), anatomy, {**plain, name: strength}, view, (80, 64))
+                for strength in (0.0, 1.0)
+            ]
+            assert images[0].dtype == np.uint8
+            changed = np.abs(images[0].astype(int) - images[1]) > 25
+            assert changed.mean() > 0.01, (view, name)
