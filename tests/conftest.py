@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Before TensorFlow is imported anywhere: quiet, and the same on a machine with a GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np

@@ -270,11 +270,15 @@ def test_range_test_writes_its_curve_and_refuses_a_used_folder(config):
         range_test(config)
 
 
-def test_the_suggestion_is_where_the_loss_falls_fastest():
+def test_the_suggestion_is_a_tenth_of_the_rate_at_the_minimum():
     rates = np.logspace(-5, 1, 61)
-    losses = 1 - 0.8 / (1 + np.exp(-4 * (np.log10(rates) + 2)))  # steepest at 1e-2
-    losses[50:] += np.linspace(0, 5, 11)  # diverges above 1
-    assert suggest(rates, losses) == pytest.approx(1e-2, rel=0.3)
+    losses = 1 - 0.8 / (1 + np.exp(-4 * (np.log10(rates) + 2)))
+    losses[41:] += np.linspace(0, 5, 20)  # diverges above 0.1
+    assert suggest(rates, losses) == pytest.approx(1e-2)
+    # Noise at the start, where the slope is steepest, does not count.
+    losses[:3] += [0.5, 0.3, 0.1]
+    assert suggest(rates, losses) == pytest.approx(1e-2)
+    assert suggest(rates, np.arange(61.0)) == rates[0]
     assert smooth([3.0] * 5) == pytest.approx([3.0] * 5)
 
 
