@@ -24,13 +24,13 @@ from data_prep.shards import (
     build_shard,
     finished_shard,
     rejects_changed,
-    write_atomically,
 )
 from data_prep.source import Source
 from data_prep.splits import split_by_patient
 from medcolor_tf import commandline
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
 
 READERS = {
     "chexpert": chexpert.read,

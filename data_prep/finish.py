@@ -15,11 +15,11 @@ from data_prep.shards import (
     ShardResult,
     file_sha256,
     mean_and_std,
-    write_atomically,
 )
 from data_prep.splits import assert_disjoint
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
 
 REJECTS = "rejects.csv"
 KEY_TABLE = "key_table.csv"

@@ -2,11 +2,9 @@
 
 import collections
 import concurrent.futures
-import importlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -23,24 +21,6 @@ def worker_count(workers: int, tasks: int) -> int:
 def hide_gpus() -> None:
     """Keeps TensorFlow off the GPUs, in a process that only reads and writes records."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-
-
-def import_tensorflow():
-    """Returns TensorFlow, imported without its lines on the terminal.
-
-    It writes some before its own log level counts, so standard error is closed to it meanwhile.
-    """
-    if "tensorflow" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(silent, 2)
-            importlib.import_module("tensorflow")
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(silent)
-    return sys.modules["tensorflow"]
 
 
 def _start_worker() -> None:

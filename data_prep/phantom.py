@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from data_prep import chexpert
 from data_prep.phantom_drawing import FINDINGS, draw, make_anatomy
-from data_prep.shards import write_atomically
 from data_prep.source import Source
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
 
 DONE = "phantom.json"
 TABLES = {"train": "train.csv", "valid": "valid.csv"}

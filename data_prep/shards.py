@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.images import ImageError, encode_image, read_image
-from data_prep.parallel import import_tensorflow
 from data_prep.plan import ShardTask
+from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.schema import apply_policy, encode_example
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
 
 BUILD_FOLDER = ".build"
 
@@ -81,6 +82,9 @@ def build_shard(task: ShardTask) -> ShardResult:
                 writer.write(_encode(task, place, images, labels[place]))
                 records += 1
                 sums = [a + b for a, b in zip(sums, pixel_sums(images), strict=True)]
+        # On the disk before it has its name: a power cut must not leave a name without content.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, target)
         result = ShardResult(
             task.file,
@@ -211,18 +215,3 @@ def file_sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
-    """Writes a text file under a temporary name and renames it.
-
-    Args:
-        path: the file.
-        text: its content.
-        mode: permissions, which hold from the first byte on.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)

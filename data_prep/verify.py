@@ -180,7 +180,7 @@ def check_shard(check: ShardCheck) -> ShardFindings:
 
 
 def _check_records(check: ShardCheck, path: Path, found: ShardFindings) -> None:
-    tf = parallel.import_tensorflow()
+    tf = commandline.import_tensorflow()
     try:
         for content in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             where = f"{path} record {found.records}"
@@ -227,7 +227,7 @@ def _check_record(check: ShardCheck, content: bytes, found: ShardFindings) -> It
 
 def _parse(content: bytes) -> dict:
     """Returns a record's features by the names of the schema; KeyError if one is missing."""
-    tf = parallel.import_tensorflow()
+    tf = commandline.import_tensorflow()
     try:
         features = tf.train.Example.FromString(content).features.feature
     except Exception:  # protobuf's DecodeError, which is nowhere public in TensorFlow

@@ -8,7 +8,9 @@ because an error in one should name the file and the line. Nothing here imports 
 
 import dataclasses
 import difflib
+import importlib
 import os
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -96,6 +98,24 @@ def run(config_class: type, function: Callable, description: str, argv=None) -> 
         return 130
 
 
+def import_tensorflow():
+    """Returns TensorFlow, imported without its lines on the terminal.
+
+    It writes some, on missing GPUs above all, before its own log level counts; so standard error
+    is closed to it while it is imported and looks for devices. Exceptions come through.
+    """
+    if "tensorflow" not in sys.modules:
+        kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(silent, 2)
+            importlib.import_module("tensorflow").config.list_physical_devices()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(silent)
+    return sys.modules["tensorflow"]
+
+
 def help_text(config_class: type, description: str) -> str:
     """Returns the text of ``--help``: the description and a line or two for every option."""
     lines = [description.strip(), "", "Options (also from a file: --flagfile=FILE, one a line):"]
@@ -116,8 +136,6 @@ def help_text(config_class: type, description: str) -> str:
 
 def command_line(module: str, config) -> str:
     """Returns the shell command that runs ``module`` with every non-default value of ``config``."""
-    import shlex
-
     words = ["python", "-m", module]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -206,7 +224,7 @@ def _define(config_class: type) -> flags.FlagValues:
 
 
 def _check_known(argument: str, origin: str, known: set[str]) -> None:
-    if not argument.startswith("-"):
+    if not argument.startswith("-") or argument[1:2].isdigit():  # a negative number is a value
         return
     name = argument.lstrip("-").partition("=")[0]
     plain = name.removeprefix("no") if name not in known else name

@@ -28,6 +28,7 @@ class EvaluateConfig:
 
 
 def _evaluate(config: EvaluateConfig) -> None:
+    commandline.import_tensorflow()
     from medcolor_tf.evaluation import evaluate
 
     print(evaluate.table(evaluate.evaluate(config)))

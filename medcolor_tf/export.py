@@ -29,6 +29,7 @@ class ExportConfig:
 
 
 def _export(config: ExportConfig) -> None:
+    commandline.import_tensorflow()
     from medcolor_tf.serving.export import export
 
     print(f"exported to {export(config)}")

@@ -13,6 +13,7 @@ The options are those of medcolor_tf.train; nothing is kept of the training itse
 
 
 def _find_lr(config: TrainConfig) -> None:
+    commandline.import_tensorflow()
     from medcolor_tf.training.loop import range_test
 
     curve = range_test(config)

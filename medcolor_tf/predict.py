@@ -30,6 +30,7 @@ class PredictConfig:
 
 
 def _predict(config: PredictConfig) -> int:
+    commandline.import_tensorflow()
     from medcolor_tf.serving.predict import predict
 
     count, failed = predict(config)

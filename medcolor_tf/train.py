@@ -22,6 +22,7 @@ on where it stopped. Example:
 
 
 def _train(config: TrainConfig) -> None:
+    commandline.import_tensorflow()
     from medcolor_tf.training.loop import train
 
     result = train(config)

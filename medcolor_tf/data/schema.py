@@ -25,6 +25,7 @@ Raw images are row-major, little-endian for 16 bits. Importing this module impor
 """
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -36,6 +37,7 @@ from pathlib import Path
 import numpy as np
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
 
 FORMAT_VERSION = 1
 DATASET_JSON = "dataset.json"
@@ -127,9 +129,7 @@ class DatasetInfo:
         for name in ("pixel_mean", "pixel_std"):  # NaN without a training split; JSON has no NaN
             content[name] = None if math.isnan(content[name]) else content[name]
         text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-        temporary = Path(folder) / (DATASET_JSON + ".tmp")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, Path(folder) / DATASET_JSON)
+        write_atomically(Path(folder) / DATASET_JSON, text + "\n")
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "DatasetInfo":
@@ -179,10 +179,9 @@ class SplitIndex:
 
     def save(self, folder: str | os.PathLike, split: str) -> None:
         """Writes the file under a temporary name and renames it."""
-        path = self.path(folder, split)
-        temporary = path.with_name("." + path.name)
-        np.savez(temporary, index=self.index, raw_labels=self.raw_labels, patient=self.patient)
-        os.replace(temporary, path)
+        buffer = io.BytesIO()
+        np.savez(buffer, index=self.index, raw_labels=self.raw_labels, patient=self.patient)
+        write_atomically(self.path(folder, split), buffer.getvalue())
 
     @classmethod
     def load(cls, folder: str | os.PathLike, split: str) -> "SplitIndex":

@@ -16,6 +16,7 @@ tensorboard/              event files
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.training import weights
 
@@ -33,10 +35,8 @@ TENSORBOARD = "tensorboard"
 
 
 def write_json(path: Path, content) -> None:
-    """Writes JSON aside and renames it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Writes JSON; a power cut leaves the old file or the new one."""
+    write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict:
@@ -139,12 +139,11 @@ class Run:
         """Adds a row to log.csv; rows of later steps (of an interrupted run) are dropped."""
         path = self.folder / LOG
         rows = [old for old in self.read_log() if int(old["step"]) < int(row["step"])]
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            writer.writeheader()
-            writer.writerows([*rows, row])
-        os.replace(temporary, path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+        write_atomically(path, text.getvalue())
 
     def read_log(self) -> list[dict]:
         """Returns the rows of log.csv as text; [] when there is none."""

@@ -1,7 +1,6 @@
 """Weights and training state as safetensors files: names, arrays, no pickle, no partial file."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
 
 PARTS = ("colorizer", "backbone", "head")
 METADATA_KEY = "medcolor_tf"
@@ -61,18 +61,9 @@ def to_arrays(named: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
 
 
 def save(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping) -> None:
-    """Writes a safetensors file aside, flushes it to disk and renames it.
-
-    A power cut leaves either the old file or the new one, never a part of it.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Writes a safetensors file; a power cut leaves the old one or the new one."""
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    with open(temporary, "wb") as file:
-        file.write(serialize(arrays, {METADATA_KEY: json.dumps(metadata)}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, serialize(arrays, {METADATA_KEY: json.dumps(metadata)}))
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
