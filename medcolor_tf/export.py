@@ -7,8 +7,8 @@ from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 
 DESCRIPTION = """
-Writes a SavedModel that TensorFlow (or TensorFlow Serving) loads without this project and without
-Keras. Resizing, cropping and normalisation are inside. Its signatures:
+Writes a SavedModel that TensorFlow (or TensorFlow Serving) loads without this project. Resizing,
+cropping and normalisation are inside. Its signatures:
 
   serving_default  images, uint8 (batch, height, width, channels), of any size
   uint16           the same in 16 bits

@@ -37,6 +37,7 @@ def write_dataset(
     observations=OBSERVATIONS,
     records_per_shard=8,
     seed=0,
+    always_uncertain=None,
 ):
     """Writes a small learnable data set by the schema alone, without data_prep.
 
@@ -53,6 +54,8 @@ def write_dataset(
     for split, number in zip(schema.SPLITS, images, strict=True):
         raw = random.integers(0, 2, (number, len(observations))).astype(np.float32)
         raw[1::7, 0], raw[2::7, 1] = schema.UNCERTAIN, np.nan
+        if always_uncertain:
+            raw[:, observations.index(always_uncertain)] = schema.UNCERTAIN
         labels = schema.apply_policy(raw, observations, policy, "zeros")
         pictures = [_picture(random, row, size, bits, channels) for row in raw]
         kept[split] = pictures
