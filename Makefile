@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 TRAIN := $(BIN)/python -m medcolor_tf.train
+EVALUATE := $(BIN)/python -m medcolor_tf.evaluate --data_dir=$(DEMO)/tfrecords
 
 .PHONY: demo test lint clean
 
@@ -16,14 +17,26 @@ $(VENV)/.installed: setup.py pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --out=$(DEMO)/tfrecords
+	$(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
+		--short_side=96 --data_root=$(DEMO)/phantom --out=$(DEMO)/tfrecords
 	$(TRAIN) --flagfile=stage1.flags --flagfile=demo.flags --run_dir=$(DEMO)/stage1
 	$(TRAIN) --flagfile=stage2.flags --flagfile=demo.flags --run_dir=$(DEMO)/stage2 \
 		--init_from=$(DEMO)/stage1
-	$(BIN)/python -m medcolor_tf.evaluate --run_dir=$(DEMO)/stage1 --data_dir=$(DEMO)/tfrecords
-	$(BIN)/python -m medcolor_tf.evaluate --run_dir=$(DEMO)/stage2 --data_dir=$(DEMO)/tfrecords
-	test -e $(DEMO)/saved_model || \
-		$(BIN)/python -m medcolor_tf.export --run_dir=$(DEMO)/stage2 --out=$(DEMO)/saved_model
+	$(EVALUATE) --run_dir=$(DEMO)/stage1
+	$(EVALUATE) --run_dir=$(DEMO)/stage2
+	test -e $(DEMO)/predictions.csv || $(BIN)/python -m medcolor_tf.predict \
+		--run_dir=$(DEMO)/stage2 --inputs=$(DEMO)/phantom/valid --out=$(DEMO)/predictions.csv \
+		--colorized_dir=$(DEMO)/colorized
+	test -e $(DEMO)/saved_model || $(BIN)/python -m medcolor_tf.export \
+		--run_dir=$(DEMO)/stage2 --out=$(DEMO)/saved_model
+	@echo
+	@echo "The demo is complete. Where to look:"
+	@echo "  $(DEMO)/phantom/train      the drawn X-rays, in CheXpert's layout"
+	@echo "  $(DEMO)/colorized          gray images beside what T makes of them"
+	@echo "  $(DEMO)/predictions.csv    probability of each observation for each image"
+	@echo "  $(DEMO)/stage2             the run: AUC per checkpoint, weights, evaluation"
+	@echo "  $(DEMO)/saved_model        the exported model"
+	@echo "  $(BIN)/tensorboard --logdir=$(DEMO)    curves and colorized images"
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 
-DONE = "phantom.json"
+RECORD = "phantom.json"
 TABLES = {"train": "train.csv", "valid": "valid.csv"}
 ROOT_NAME = "CheXpert-v1.0-phantom"
 HEADER = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *chexpert.FOURTEEN)
@@ -75,6 +75,7 @@ def generate(config: PhantomConfig) -> None:
     if _is_done(root, wanted):
         return
     (root / "train").mkdir(parents=True, exist_ok=True)
+    _write_record(root, wanted, complete=False)
     rows: dict[str, list[tuple]] = {split: [] for split in TABLES}
     for split, row, pixels in tqdm(
         draw_all(config), total=config.images, unit="image", desc="drawing"
@@ -87,22 +88,26 @@ def generate(config: PhantomConfig) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([HEADER, *rows[split]])
         write_atomically(root / file, text.getvalue())
-    write_atomically(root / DONE, json.dumps(wanted) + "\n")
+    _write_record(root, wanted, complete=True)
 
 
 def _is_done(root: Path, wanted: dict[str, int]) -> bool:
-    if (root / DONE).is_file():
-        found = json.loads((root / DONE).read_text(encoding="utf-8"))
+    if (root / RECORD).is_file():
+        found = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        complete = found.pop("complete")  # one that was interrupted is drawn again
         if found != wanted:
             raise InputError(
-                f"{root / DONE}: a phantom with {found}, expected {wanted}; "
+                f"{root / RECORD}: a phantom with {found}, expected {wanted}; "
                 "choose another folder or delete that one"
             )
-        return True
-    # A drawing that was interrupted has folders but no tables, and is drawn again.
+        return complete
     if any((root / file).exists() for file in TABLES.values()):
         raise InputError(f"{root}: holds a data set that is no phantom; choose another folder")
     return False
+
+
+def _write_record(root: Path, wanted: dict[str, int], complete: bool) -> None:
+    write_atomically(root / RECORD, json.dumps({**wanted, "complete": complete}) + "\n")
 
 
 def draw_all(config: PhantomConfig) -> Iterator[tuple[str, tuple, np.ndarray]]:

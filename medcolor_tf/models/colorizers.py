@@ -1,6 +1,6 @@
 """The colorizer T: three small networks that turn gray into the colours a backbone reads best.
 
-Equal to the authors' modules (paper sections on DECONV, PixelShuffle and ColorU; shared/facts.md).
+Equal to the authors' modules (section III-B of the paper, and their published code for what it leaves out).
 """
 
 import dataclasses

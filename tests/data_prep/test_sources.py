@@ -260,3 +260,18 @@ def test_phantom_findings_change_the_picture():
             assert images[0].dtype == np.uint8
             changed = np.abs(images[0].astype(int) - images[1]) > 25
             assert changed.mean() > 0.01, (view, name)
+
+
+def test_an_interrupted_drawing_is_drawn_again_and_a_finished_one_kept(tmp_path, monkeypatch):
+    config = phantom.PhantomConfig(out=str(tmp_path / "p"), images=6, short_side=32)
+    with monkeypatch.context() as patch:
+        patch.setattr(phantom.csv, "writer", None)  # stops after the images, before the tables
+        with pytest.raises(TypeError):
+            phantom.generate(config)
+    phantom.generate(config)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").rglob("*.*")}
+    assert sum(path.suffix == ".jpg" for path in times) == 6
+    phantom.generate(config)
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "p").rglob("*.*")}
+    with pytest.raises(InputError, match=r"phantom.json: a phantom with .*'images': 6"):
+        phantom.generate(phantom.PhantomConfig(out=str(tmp_path / "p"), images=7, short_side=32))
