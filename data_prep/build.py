@@ -83,6 +83,7 @@ def plan_build(config: BuildConfig, key: bytes | None) -> Plan:
         config.valid_fraction,
         config.test_fraction,
         source.records["split"].to_numpy(),
+        source.records["where"].to_numpy(),
     )
     recipe = options.make_recipe(config, source.observations)
     return make_plan(

@@ -24,6 +24,7 @@ def split_by_patient(
     valid_fraction: float | None = None,
     test_fraction: float | None = None,
     official: Sequence[str] | None = None,
+    where: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Assigns every image to a split, all images of a patient to the same one.
 
@@ -40,6 +41,7 @@ def split_by_patient(
         valid_fraction: of the images to hand out; None: 0.1 unless valid is official.
         test_fraction: likewise; None: 0.2 without official splits, else none.
         official: (N,) "train", "valid", "test" or "" (undecided) for each image.
+        where: (N,) "FILE line N" of each image, for the error message.
 
     Returns:
         (N,) object array of "train", "valid", "test".
@@ -50,6 +52,7 @@ def split_by_patient(
     """
     official = np.array([""] * len(patients) if official is None else official, object)
     groups = pd.DataFrame({"patient": np.asarray(patients, object), "official": official})
+    groups["where"] = "" if where is None else np.asarray(where, object)
     fixed = _official_of_patients(groups)
     given = set(fixed.values())
     shares = _shares(valid_fraction, test_fraction, given)
@@ -64,23 +67,30 @@ def split_by_patient(
     return assigned
 
 
-def assert_disjoint(patients: Sequence[str], splits: Sequence[str]) -> None:
-    """Raises InputError when a patient has images in two splits."""
+def assert_disjoint(
+    patients: Sequence[str], splits: Sequence[str], where: Sequence[str] = ""
+) -> None:
+    """Raises InputError, with the lines of ``where``, when a patient has images in two splits."""
     pairs = pd.DataFrame({"patient": np.asarray(patients), "split": np.asarray(splits)})
-    pairs = pairs.drop_duplicates()
+    pairs["where"] = np.asarray(where) if len(where) else ""
+    pairs = pairs.drop_duplicates(["patient", "split"])
     repeated = pairs[pairs.duplicated("patient", keep=False)]
     if len(repeated):
         patient = repeated["patient"].iloc[0]
-        found = sorted(repeated.loc[repeated["patient"] == patient, "split"])
+        rows = repeated[repeated["patient"] == patient].sort_values("split")
+        found = [
+            f"{split}: {line}" if line else split
+            for split, line in zip(rows["split"], rows["where"], strict=True)
+        ]
         raise InputError(
-            f"patient {patient!r} is in two splits ({' and '.join(found)}); splits must be "
+            f"patient {patient!r} is in two splits ({'; '.join(found)}); splits must be "
             f"disjoint by patient ({repeated['patient'].nunique()} such patients)"
         )
 
 
 def _official_of_patients(groups: pd.DataFrame) -> dict[str, str]:
-    decided = groups[groups["official"] != ""].drop_duplicates()
-    assert_disjoint(decided["patient"], decided["official"])
+    decided = groups[groups["official"] != ""].drop_duplicates(["patient", "official"])
+    assert_disjoint(decided["patient"], decided["official"], decided["where"])
     return dict(zip(decided["patient"], decided["official"], strict=True))
 
 

@@ -1,6 +1,7 @@
 """The colorizer T: three small networks that turn gray into the colours a backbone reads best.
 
-Equal to the authors' modules (section III-B of the paper, and their published code for what it leaves out).
+Equal to the authors' modules: section III-B of the paper, and their published code where it is
+silent.
 """
 
 import dataclasses

@@ -341,7 +341,8 @@ def test_patient_in_two_official_splits(tmp_path, write_image, write_rows, run_b
     flags = ("--source=table", f"--table={table}", "--observations=a", "--patient_column=who")
     status, output, _ = run_build(*flags, "--split_column=part")
     assert status == 2
-    assert "patient 'x' is in two splits" in output
+    lines = f"(test: {table} line 3; train: {table} line 2)"
+    assert f"patient 'x' is in two splits {lines}" in output
 
 
 def test_limit_takes_whole_patients(make_table, run_build, table_flags):

@@ -56,8 +56,9 @@ def test_a_test_set_alone_stays_one():
 
 
 def test_errors():
-    with pytest.raises(InputError, match="patient 'x' is in two splits \\(test and train\\)"):
-        split_by_patient(["x", "y", "x"], 0, official=["train", "train", "test"])
+    where = ["line 2", "line 3", "line 4"]
+    with pytest.raises(InputError, match=r"'x' is in two splits \(test: line 4; train: line 2\)"):
+        split_by_patient(["x", "y", "x"], 0, official=["train", "train", "test"], where=where)
     with pytest.raises(InputError, match="official valid split"):
         split_by_patient(["x"], 0, valid_fraction=0.1, official=["valid"])
     with pytest.raises(InputError, match="nothing to train on"):
