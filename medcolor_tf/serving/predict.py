@@ -26,14 +26,21 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff", ".bmp", ".we
 
 @dataclass(frozen=True)
 class Item:
-    """One image to predict: its files (one a channel) and the name that the CSV gives it."""
+    """One image to predict.
+
+    Attributes:
+        name: what the CSV calls it.
+        files: one a channel.
+        picture: name of its PNG, without the suffix; folders become part of it.
+    """
 
     name: str
     files: tuple[Path, ...]
+    picture: str
 
 
 def predict(config) -> tuple[int, int]:
-    """Writes a CSV with a row an image: path, probability of each observation, error.
+    """Writes a CSV with a row an image: path, probability of each observation, PNG, error.
 
     Rows are written as they come and the file gets its name at the end. An unreadable image gets
     its reason in the ``error`` column, and the others go on.
@@ -59,7 +66,7 @@ def predict(config) -> tuple[int, int]:
     failed = 0
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", *spec.observations, "error"])
+        writer.writerow(["path", *spec.observations, "colorized", "error"])
         bar = tqdm(total=len(items), unit=" images", disable=not sys.stderr.isatty())
         for batch in _read_batches(items, spec, config.batch_size):
             rows = _answer(model, batch, spec, pictures)
@@ -96,9 +103,9 @@ def list_items(inputs: Iterable[str], path_column: tuple[str, ...], channels: in
                 raise InputError(
                     f"--inputs={text}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})"
                 )
-            items += [Item(str(p), (p,)) for p in found]
+            items += [Item(str(p), (p,), _picture_name(p.relative_to(path))) for p in found]
         elif path.is_file():
-            items.append(Item(text, (path,)))
+            items.append(Item(text, (path,), path.stem))
         else:
             raise InputError(f"--inputs={text}: no such file or folder")
     return items
@@ -121,7 +128,20 @@ def _of_table(path: Path, columns: tuple[str, ...], channels: int) -> list[Item]
         rows = [[row[name] or "" for name in columns] for row in reader]
     if not rows:
         raise InputError(f"{path}: no rows")
-    return [Item("|".join(row), tuple(path.parent / cell for cell in row)) for row in rows]
+    return [
+        Item(
+            "|".join(row),
+            tuple(path.parent / cell for cell in row),
+            _picture_name(Path(row[0])),
+        )
+        for row in rows
+    ]
+
+
+def _picture_name(path: Path) -> str:
+    """Many data sets call every image `view1_frontal.jpg`: the folders tell which one it is."""
+    parts = [part for part in path.with_suffix("").parts if part not in ("/", "..")]
+    return "_".join(parts)
 
 
 def _read_batches(items: list[Item], spec: ModelSpec, size: int) -> Iterator[list]:
@@ -149,24 +169,22 @@ def _read(item: Item, spec: ModelSpec):
 
 
 def _answer(model, batch: list, spec: ModelSpec, pictures: "Pictures | None") -> list[list]:
-    good = [image for _, image in batch if not isinstance(image, str)]
+    """Returns the CSV's rows of a batch, and saves its pictures."""
+    good = [(item, image) for item, image in batch if not isinstance(image, str)]
+    answers = {}
     if good:
-        logits, colorized = model.predict_on_batch(np.stack(good))
-        answers = iter(sigmoid(logits))
-    if good and pictures:
-        names = [item for item, image in batch if not isinstance(image, str)]
-        pictures.save(names, side_by_side(np.stack(good), colorized))
-    rows = []
-    for item, image in batch:
-        if isinstance(image, str):
-            rows.append([item.name, *[""] * len(spec.observations), image])
-        else:
-            rows.append([item.name, *(f"{p:.7g}" for p in next(answers)), ""])
-    return rows
+        images = np.stack([image for _, image in good])
+        logits, colorized = model.predict_on_batch(images)
+        drawn = side_by_side(images, colorized) if pictures else [None] * len(good)
+        for (item, _), chances, picture in zip(good, sigmoid(logits), drawn, strict=True):
+            file = pictures.save(item.picture, picture) if pictures else ""
+            answers[id(item)] = [*(f"{chance:.7g}" for chance in chances), file, ""]
+    empty = [""] * (len(spec.observations) + 1)
+    return [[item.name, *answers.get(id(item), [*empty, image])] for item, image in batch]
 
 
 class Pictures:
-    """Writes PNGs, gray on the left and colorized on the right, named after the images.
+    """Writes PNGs, gray on the left and colorized on the right.
 
     Args:
         folder: made when missing.
@@ -177,10 +195,9 @@ class Pictures:
         folder.mkdir(parents=True, exist_ok=True)
         self._used: dict[str, int] = {}
 
-    def save(self, items: list[Item], pictures: np.ndarray) -> None:
-        """Saves (B, H, W, 3) uint8; images of the same name in other folders get a number."""
-        for item, picture in zip(items, pictures, strict=True):
-            stem = item.files[0].stem
-            count = self._used[stem] = self._used.get(stem, 0) + 1
-            name = stem if count == 1 else f"{stem}-{count}"
-            Image.fromarray(picture).save(self.folder / f"{name}.png")
+    def save(self, name: str, picture: np.ndarray) -> str:
+        """Saves (H, W, 3) uint8 as NAME.png, or NAME-2.png if that was used; returns the path."""
+        count = self._used[name] = self._used.get(name, 0) + 1
+        path = self.folder / f"{name if count == 1 else f'{name}-{count}'}.png"
+        Image.fromarray(picture).save(path)
+        return str(path)

@@ -235,7 +235,8 @@ def test_predict_goes_on_after_a_bad_file_and_draws_pictures(run_dir, tmp_path, 
         assert bool(row["error"]) == (row["Edema"] == "")
     assert rows[3]["error"] == "empty file"
     names = sorted(path.name for path in (tmp_path / "colours").iterdir())
-    assert names == ["a-2.png", "a.png", "b.png"]
+    assert names == ["a.png", "b.png", "sub_a.png"]
+    assert [Path(row["colorized"]).name for row in rows] == ["a.png", "b.png", "", "", "sub_a.png"]
     assert Image.open(tmp_path / "colours" / "a.png").size == (64, 32)
     assert predict_main(arguments) == 2
     assert "exists; expected a new file" in capsys.readouterr().err
