@@ -124,6 +124,9 @@ class Split:
         first_epoch, skipped = divmod(start_step, steps)
 
         def epoch(number, skip=0):
+            # Dataset.shuffle mixes in the global seed of its graph (and fails on a global seed of
+            # 0, measured). Each epoch is a graph of its own, so it gets one that never changes.
+            tf.compat.v1.get_default_graph().seed = 1
             records = self._records(shuffle_key=(seed, number), shuffle_buffer=shuffle_buffer)
             numbered = records.take(steps * batch_size).enumerate().skip(skip * batch_size)
             return numbered.map(
@@ -131,7 +134,9 @@ class Split:
                 num_parallel_calls=tf.data.AUTOTUNE,
             )
 
-        first = epoch(tf.constant(first_epoch, tf.int64), skipped)
+        first = tf.data.Dataset.from_tensors(tf.constant(first_epoch, tf.int64)).flat_map(
+            lambda number: epoch(number, skipped)
+        )
         later = tf.data.Dataset.range(first_epoch + 1, tf.int64.max).flat_map(epoch)
         batches = first.concatenate(later).batch(batch_size, drop_remainder=True)
         return batches.prefetch(tf.data.AUTOTUNE)

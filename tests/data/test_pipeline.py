@@ -106,6 +106,20 @@ def test_order_and_crops_depend_on_the_seed(small_dataset):
     assert not same(batches(5), batches(6))
 
 
+@pytest.mark.parametrize("global_seed", [0, 5])
+def test_order_does_not_depend_on_tensorflows_global_seed(small_dataset, global_seed):
+    def batches():
+        split = Split(small_dataset, "train")
+        return numpy_batches(split.training_batches(8, 3, shuffle_buffer=5), count=6)
+
+    expected = batches()
+    tf.random.set_seed(global_seed)
+    try:
+        assert same(expected, batches())
+    finally:
+        tf.random.set_seed(None)
+
+
 def test_crops_move_along_the_long_side_only(tmp_path, write_small_dataset):
     stored = write_small_dataset(tmp_path, images=(1, 1, 1))["train"][0]
     offsets = set()
