@@ -180,10 +180,7 @@ def _encode(task: ShardTask, place: int, images: list[np.ndarray], label: np.nda
 
 
 def finished_shard(folder: Path, file: str) -> ShardResult | None:
-    """Returns the result of a shard that an earlier run finished, or None to build it again.
-
-    A shard with rejects is built again when one of the rejected files has changed since.
-    """
+    """Returns the result of a shard that an earlier run finished, or None to build it again."""
     target = folder / file
     try:
         content = json.loads(sidecar(target).read_text(encoding="utf-8"))

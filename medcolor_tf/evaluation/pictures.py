@@ -21,18 +21,19 @@ def to_picture(colorized: np.ndarray) -> np.ndarray:
     return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
-def gray_picture(images: np.ndarray, max_value: int | None = None) -> np.ndarray:
+def gray_picture(images: np.ndarray) -> np.ndarray:
     """Maps raw images to gray pictures of three equal channels; of several channels the first.
+
+    The largest value of the dtype is white.
 
     Args:
         images: (B, H, W, C) uint8 or uint16.
-        max_value: white; by default the largest value of the dtype.
 
     Returns:
         (B, H, W, 3) uint8.
     """
     images = np.asarray(images)
-    white = max_value or np.iinfo(images.dtype).max
+    white = np.iinfo(images.dtype).max
     gray = np.round(images[..., :1].astype(np.float32) * (255 / white)).astype(np.uint8)
     return np.repeat(gray, 3, axis=-1)
 
