@@ -25,6 +25,7 @@ setup(
         "numpy",
         "pandas",
         "scipy",
+        "statsmodels",
         "scikit-learn",
         "pillow>=10",
         "absl-py",
