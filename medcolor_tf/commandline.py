@@ -26,7 +26,13 @@ CONFIG_FOLDER = "configs"
 ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def option(default, help, choices: Sequence[str] | None = None, required: bool = False):
+def option(
+    default,
+    help,
+    choices: Sequence[str] | None = None,
+    required: bool = False,
+    positional: bool = False,
+):
     """Declares a command's option as a dataclass field.
 
     Args:
@@ -34,8 +40,10 @@ def option(default, help, choices: Sequence[str] | None = None, required: bool =
         help: one sentence for ``--help``.
         choices: the allowed values of a string option.
         required: whether an empty value is an error.
+        positional: a string given as a bare word, in the order of the fields, not as a flag; the
+            last one may be a tuple, which takes all words that are left.
     """
-    meta = {"help": help, "choices": choices, "required": required}
+    meta = {"help": help, "choices": choices, "required": required, "positional": positional}
     if isinstance(default, list | dict):
         raise TypeError("defaults are immutable: use a tuple")
     return dataclasses.field(default=default, metadata=meta)
@@ -57,15 +65,48 @@ def parse(config_class: type, argv: Sequence[str]):
         rest = values(["program", *(argument for argument, _ in arguments)])[1:]
     except flags.Error as error:
         raise InputError(_with_origin(str(error), arguments)) from None
-    if rest:
-        raise InputError(f"unexpected argument {rest[0]!r}: every option is given as --name=value")
+    words = _take_words(config_class, rest)
     settings = {}
     for field in dataclasses.fields(config_class):
-        value = values[field.name].value
+        word = field.metadata["positional"]
+        value = words.get(field.name, field.default) if word else values[field.name].value
         settings[field.name] = tuple(value) if isinstance(value, list) else value
-        if field.metadata["required"] and value in (None, "", []):
-            raise InputError(f"flag --{field.name} is required: {field.metadata['help']}")
+        if field.metadata["required"] and value in (None, "", [], ()):
+            name = field.name.upper() if word else f"flag --{field.name}"
+            raise InputError(f"{name} is required: {_meaning(field)}")
     return config_class(**settings)
+
+
+def _take_words(config_class: type, words: list[str]) -> dict[str, str]:
+    """Gives the words that are no flags to the positional fields, in their order."""
+    fields = _positional(config_class)
+    for field, word in zip(fields, words, strict=False):
+        choices = field.metadata["choices"]
+        if choices and word not in choices:
+            near = difflib.get_close_matches(word, choices, n=1)
+            raise InputError(
+                f"{field.name.upper()}: expected one of {', '.join(choices)}, received {word!r}"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
+    found = {field.name: word for field, word in zip(fields, words, strict=False)}
+    if words and fields and isinstance(fields[-1].default, tuple):
+        return found | {fields[-1].name: tuple(words[len(fields) - 1 :])}
+    if len(words) > len(fields):
+        expected = f"expected {_usage(fields)}; " if fields else ""
+        raise InputError(
+            f"unexpected argument {words[len(fields)]!r}: {expected}every option is given as "
+            "--name=value"
+        )
+    return found
+
+
+def _positional(config_class: type) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(config_class) if field.metadata["positional"]]
+
+
+def _usage(fields: Sequence[dataclasses.Field]) -> str:
+    several = {True: " ...", False: ""}
+    return " ".join(f.name.upper() + several[isinstance(f.default, tuple)] for f in fields)
 
 
 def run(config_class: type, function: Callable, description: str, argv=None) -> int:
@@ -118,8 +159,15 @@ def import_tensorflow():
 
 def help_text(config_class: type, description: str) -> str:
     """Returns the text of ``--help``: the description and a line or two for every option."""
-    lines = [description.strip(), "", "Options (also from a file: --flagfile=FILE, one a line):"]
-    for field in dataclasses.fields(config_class):
+    lines, words = [description.strip(), ""], _positional(config_class)
+    if words:
+        lines.append(f"Words, in this order: {_usage(words)}")
+    for field in words:
+        lines += [f"  {field.name.upper()}", f"      {_meaning(field)}"]
+    lines.append("Options (also from a file: --flagfile=FILE, one a line):")
+    for field in _own_first(config_class):
+        if field.metadata["positional"]:
+            continue
         default = field.default
         shown = ",".join(default) if isinstance(default, tuple) else default
         if field.metadata["required"]:
@@ -128,25 +176,37 @@ def help_text(config_class: type, description: str) -> str:
             note = "not set"
         else:
             note = f"default {shown}"
-        choices = field.metadata["choices"]
-        what = f"{'|'.join(choices)}. " if choices else ""
-        lines += [f"  --{field.name}  ({note})", f"      {what}{field.metadata['help']}"]
+        lines += [f"  --{field.name}  ({note})", f"      {_meaning(field)}"]
     return "\n".join(lines)
+
+
+def _meaning(field: dataclasses.Field) -> str:
+    """An option's choices and its help."""
+    choices = field.metadata["choices"]
+    return (f"{'|'.join(choices)}. " if choices else "") + field.metadata["help"]
 
 
 def command_line(module: str, config) -> str:
     """Returns the shell command that runs ``module`` with every non-default value of ``config``."""
     words = ["python", "-m", module]
-    for field in dataclasses.fields(config):
+    for field in _own_first(type(config)):
         value = getattr(config, field.name)
         if value == field.default:
             continue
-        if isinstance(value, bool):
+        if field.metadata["positional"]:
+            words += map(shlex.quote, value if isinstance(value, tuple) else (value,))
+        elif isinstance(value, bool):
             words.append(f"--{'' if value else 'no'}{field.name}")
         else:
             text = ",".join(value) if isinstance(value, tuple) else value
             words.append(shlex.quote(f"--{field.name}={text}"))
     return " ".join(words)
+
+
+def _own_first(config_class: type) -> list[dataclasses.Field]:
+    """The fields with those of the class itself before the inherited ones."""
+    own = config_class.__annotations__
+    return sorted(dataclasses.fields(config_class), key=lambda field: field.name not in own)
 
 
 def expand_flagfiles(argv: Sequence[str], seen: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
@@ -200,8 +260,11 @@ def _find_flagfile(name: str) -> Path:
 def _define(config_class: type) -> flags.FlagValues:
     """Defines one absl flag a field, in a registry of its own (no global state)."""
     values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may follow positional words
     types = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
+        if field.metadata["positional"]:
+            continue
         kind, choices = types[field.name], field.metadata["choices"]
         arguments = (field.name, field.default, field.metadata["help"])
         if choices:

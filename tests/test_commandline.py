@@ -17,6 +17,9 @@ COMMANDS = (
     "medcolor_tf.predict",
     "medcolor_tf.export",
     "medcolor_tf.find_lr",
+    "medcolor_tf.colorizer",
+    "medcolor_tf.experiment",
+    "medcolor_tf.report",
     "data_prep.build",
     "data_prep.verify",
     "data_prep.phantom",
@@ -32,6 +35,59 @@ class Options:
     share: float | None = option(None, "How much.")
     names: tuple[str, ...] = option((), "Who.")
     loud: bool = option(False, "Whether.")
+
+
+@dataclass(frozen=True)
+class Words:
+    action: str = option("", "What.", ("push", "pull"), required=True, positional=True)
+    folder: str = option("", "Where.", required=True, positional=True)
+    note: str = option("none", "Why.", positional=True)
+    loud: bool = option(False, "Whether.")
+
+
+def test_words_before_and_after_flags():
+    assert parse(Words, ["push", "a b", "--loud", "c"]) == Words("push", "a b", "c", True)
+    assert parse(Words, ["--noloud", "pull", "x"]) == Words("pull", "x")
+    line = commandline.command_line("m", Words("push", "a b", "c", True))
+    assert line == "python -m m push 'a b' c --loud"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "ACTION is required: push|pull. What."),
+        (["pul", "x"], "ACTION: expected one of push, pull, received 'pul'; did you mean pull?"),
+        (["push"], "FOLDER is required: Where."),
+        (["push", "a", "b", "c"], "unexpected argument 'c': expected ACTION FOLDER NOTE; every"),
+        (["push", "a", "--lout"], "unknown flag --lout; did you mean --loud?"),
+        (["push", "--folder=a"], "unknown flag --folder"),
+    ],
+)
+def test_errors_name_the_word(arguments, message):
+    with pytest.raises(InputError) as error:
+        parse(Words, arguments)
+    assert message in str(error.value)
+
+
+@dataclass(frozen=True)
+class ManyWords:
+    where: tuple[str, ...] = option((), "Folders.", required=True, positional=True)
+    loud: bool = option(False, "Whether.")
+
+
+def test_the_last_words_may_be_many():
+    assert parse(ManyWords, ["a", "--loud", "b c"]) == ManyWords(("a", "b c"), True)
+    assert commandline.command_line("m", ManyWords(("a", "b c"))) == "python -m m a 'b c'"
+    assert "Words, in this order: WHERE ..." in commandline.help_text(ManyWords, "What it does.")
+    with pytest.raises(InputError, match="WHERE is required"):
+        parse(ManyWords, ["--loud"])
+
+
+def test_help_lists_words_before_options():
+    text = commandline.help_text(Words, "What it does.")
+    assert "Words, in this order: ACTION FOLDER NOTE" in text
+    assert text.index("push|pull. What.") < text.index("Where.") < text.index("--loud")
+    assert "--folder" not in text
 
 
 def test_values_of_every_type():
@@ -105,8 +161,13 @@ def test_bare_flag_file_names_are_found_in_configs(tmp_path, monkeypatch):
 def test_every_flag_file_of_the_project_parses(file):
     from data_prep.options import BuildConfig
     from medcolor_tf.training.config import TrainConfig
+    from medcolor_tf.training.study import StudyConfig
 
-    config_class = BuildConfig if file.startswith("prep_") else TrainConfig
+    studies = ("table1", "table2", "table3", "figure6", "phantom")
+    if file.startswith("prep_"):
+        config_class = BuildConfig
+    else:
+        config_class = StudyConfig if file.removesuffix(".flags") in studies else TrainConfig
     extra = {
         "prep_": ["--out=x", "--data_root=x"],
         "demo.": ["--run_dir=x"],
@@ -154,6 +215,6 @@ def test_help_and_flag_errors_import_neither_tensorflow_nor_keras():
         "    module = importlib.import_module(name)\n"
         "    assert module.main(['--help']) == 0, name\n"
         "    assert module.main(['--no_such_flag=1']) == 2, name\n"
-        "assert not {'tensorflow', 'keras'} & sys.modules.keys()\n"
+        "assert not {'tensorflow', 'keras', 'torch'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", program, *COMMANDS], check=True, capture_output=True)
