@@ -11,6 +11,11 @@ Writes the probability of every observation for image files, folders of them, or
 paths, and on request the colorized images beside the gray ones as PNG. Files are read as data
 preparation reads them (PNG, JPEG, TIFF, DICOM with the extra `dicom`, ...). An image that cannot
 be read has its reason in the column `error`; the exit status is then 1.
+
+With --explain=FOLDER each image gets a PNG with the gray image, the colorized one, and a panel an
+observation with Grad-CAM over the gray image: the places that raised the observation's logit. The
+hottest place of a panel has the colour of the observation's probability, so panels and pictures
+can be compared and an unlikely finding stays cool. What speaks against a finding is not shown.
 """
 
 
@@ -25,6 +30,10 @@ class PredictConfig:
         ("path",), "Column of a table with the paths; several for a model of several channels."
     )
     colorized_dir: str = option("", "Folder for PNGs: gray left, colorized right.")
+    explain: str = option("", "Folder for Grad-CAM pictures (PNG), one an image.")
+    explain_observations: tuple[str, ...] = option(
+        (), "Observations to explain, in this order; all of the run when not set."
+    )
     weights: str = option("best", "best by validation mean AUC, or last.", ("best", "last"))
     batch_size: int = option(32, "Images at a time.")
 

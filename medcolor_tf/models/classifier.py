@@ -77,11 +77,12 @@ def build_classifier(
     return model
 
 
-def classify_and_colorize(model):
+def classify_and_colorize(model, features=False):
     """Return the model from raw gray images to the logits and to what the backbone sees.
 
     Args:
         model: of `build_classifier`; its variables are shared, not copied.
+        features: whether E's last feature map, (B,h,w,c) float32, is a third output.
 
     Returns:
         (B,H,W,input_channels) raw to [(B,labels) float32 logits, (B,H,W,3) float32 colours]. The
@@ -92,11 +93,12 @@ def classify_and_colorize(model):
     part = "colorizer" if "colorizer" in names else "copy_channels"
     image = keras.Input(model.inputs[0].shape[1:], name="image")
     seen = model.get_layer(part)(model.get_layer("normalize")(image))
-    logits = seen
-    for name in ("backbone", "pool", "head"):
-        logits = model.get_layer(name)(logits)
-    colors = keras.layers.Activation("linear", dtype="float32", name="colors")(seen)
-    return keras.Model(image, [logits, colors], name="classify_and_colorize")
+    last = model.get_layer("backbone")(seen)
+    logits = model.get_layer("head")(model.get_layer("pool")(last))
+    outputs = [logits, _as_float32(seen, "colors")]
+    if features:
+        outputs.append(_as_float32(last, "features"))
+    return keras.Model(image, outputs, name="classify_and_colorize")
 
 
 def colorize_model(model):
@@ -115,6 +117,10 @@ def set_bn_momentum(model, momentum):
             layer.momentum = float(momentum)
         elif isinstance(layer, keras.Model):
             set_bn_momentum(layer, momentum)
+
+
+def _as_float32(x, name):
+    return keras.layers.Activation("linear", dtype="float32", name=name)(x)
 
 
 def _colorizer(colorizer, channels, init, seed):

@@ -6,7 +6,7 @@ import numpy as np
 
 from medcolor_tf.errors import InputError
 
-# Our layer's name -> PyTorch's module, for the colorizers and for ResNet18. First match wins.
+# Our layer's name -> PyTorch's module, for the colorizers and the backbones. First match wins.
 _COLORIZER_NAMES = (
     (r"(conv1|bn1|conv_last|deconv)", r"\1"),
     (r"resblock(\d+)_conv(\d)", r"resblocks.\1.conv\2.0"),
@@ -29,6 +29,20 @@ _RESNET_NAMES = (
     (r"layer(\d)_(\d)_(conv|bn)(\d)", r"layer\1.\2.\3\4"),
     (r"layer(\d)_(\d)_downsample_conv", r"layer\1.\2.downsample.0"),
     (r"layer(\d)_(\d)_downsample_bn", r"layer\1.\2.downsample.1"),
+)
+# keras.applications counts DenseNet's blocks from conv2 and its transitions from pool2.
+_DENSE_LAYER = {"0_bn": "norm1", "1_conv": "conv1", "1_bn": "norm2", "2_conv": "conv2"}
+_DENSENET_NAMES = (
+    (r"conv1_conv", r"features.conv0"),
+    (r"conv1_bn", r"features.norm0"),
+    *(
+        (rf"conv{n + 1}_block(\d+)_{ours}", rf"features.denseblock{n}.denselayer\1.{theirs}")
+        for n in (1, 2, 3, 4)
+        for ours, theirs in _DENSE_LAYER.items()
+    ),
+    *((rf"pool{n + 1}_conv", rf"features.transition{n}.conv") for n in (1, 2, 3)),
+    *((rf"pool{n + 1}_bn", rf"features.transition{n}.norm") for n in (1, 2, 3)),
+    (r"bn", r"features.norm5"),
 )
 _PARTS = {
     "kernel": "weight",
@@ -69,6 +83,22 @@ def load_torch_resnet18(backbone, state):
         InputError: missing, unexpected or wrongly shaped tensors, by name. The model is unchanged.
     """
     _load(backbone, state, _RESNET_NAMES, ignored=("fc.",), what="ResNet18")
+
+
+def load_torch_densenet121(backbone, state):
+    """Load torchvision's DenseNet121 tensors into a model of `build_backbone("DenseNet121")`.
+
+    keras.applications normalises with epsilon 1.001e-5, torchvision with 1e-5; the rest is equal.
+
+    Args:
+        backbone: the model.
+        state: dict of torchvision's names ("features.conv0.weight") to arrays, OIHW.
+            `classifier.*` (the head, which we have not) and `num_batches_tracked` are ignored.
+
+    Raises:
+        InputError: missing, unexpected or wrongly shaped tensors, by name. The model is unchanged.
+    """
+    _load(backbone, state, _DENSENET_NAMES, ignored=("classifier.",), what="DenseNet121")
 
 
 def torch_variables(model, names):

@@ -3,11 +3,13 @@
 import csv
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from data_prep.images import ImageError, read_image
 from medcolor_tf.data.pipeline import square_crop
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation import gradcam
 from medcolor_tf.evaluation.pictures import side_by_side
 from medcolor_tf.evaluation.predictions import sigmoid
 from medcolor_tf.models import classify_and_colorize
@@ -40,7 +43,7 @@ class Item:
 
 
 def predict(config) -> tuple[int, int]:
-    """Writes a CSV with a row an image: path, probability of each observation, PNG, error.
+    """Writes a CSV with a row an image: path, probability of each observation, PNGs, error.
 
     Rows are written as they come and the file gets its name at the end. An unreadable image gets
     its reason in the ``error`` column, and the others go on.
@@ -52,24 +55,26 @@ def predict(config) -> tuple[int, int]:
         (number of images, number of those that could not be read).
 
     Raises:
-        InputError: no such run, input, column or image, or the output exists.
+        InputError: no such run, input, column, image or observation, a folder that cannot take
+            pictures, or the output exists.
     """
     out = Path(config.out)
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new file")
     spec, classifier, _ = runs.load_classifier(config.run_dir, config.weights)
     items = list_items(config.inputs, config.path_column, spec.input_channels)
-    model = classify_and_colorize(classifier)
-    pictures = Pictures(Path(config.colorized_dir)) if config.colorized_dir else None
+    drawings = _drawings(config, spec, classifier, items)
+    # E's feature map is fetched from the device only for those who draw it.
+    model = classify_and_colorize(classifier, features=bool(config.explain))
     temporary = out.with_name(f".{out.name}.tmp")
     out.parent.mkdir(parents=True, exist_ok=True)
     failed = 0
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", *spec.observations, "colorized", "error"])
+        writer.writerow(["path", *spec.observations, "colorized", "explained", "error"])
         bar = tqdm(total=len(items), unit=" images", disable=not sys.stderr.isatty())
         for batch in _read_batches(items, spec, config.batch_size):
-            rows = _answer(model, batch, spec, pictures)
+            rows = _answer(model, batch, spec, drawings)
             failed += sum(bool(row[-1]) for row in rows)
             writer.writerows(rows)
             bar.update(len(rows))
@@ -168,36 +173,174 @@ def _read(item: Item, spec: ModelSpec):
         return str(error)
 
 
-def _answer(model, batch: list, spec: ModelSpec, pictures: "Pictures | None") -> list[list]:
-    """Returns the CSV's rows of a batch, and saves its pictures."""
+def _answer(model, batch: list, spec: ModelSpec, drawings: list) -> list[list]:
+    """Returns the CSV's rows of a batch, and saves its pictures.
+
+    Args:
+        drawings: a column of paths each; None leaves its column empty.
+    """
     good = [(item, image) for item, image in batch if not isinstance(image, str)]
     answers = {}
     if good:
         images = np.stack([image for _, image in good])
-        logits, colorized = model.predict_on_batch(images)
-        drawn = side_by_side(images, colorized) if pictures else [None] * len(good)
-        for (item, _), chances, picture in zip(good, sigmoid(logits), drawn, strict=True):
-            file = pictures.save(item.picture, picture) if pictures else ""
-            answers[id(item)] = [*(f"{chance:.7g}" for chance in chances), file, ""]
-    empty = [""] * (len(spec.observations) + 1)
+        names = [item.picture for item, _ in good]
+        logits, *maps = model.predict_on_batch(images)
+        chances = sigmoid(logits)
+        columns = [
+            drawing.save(names, images, chances, *maps) if drawing else [""] * len(good)
+            for drawing in drawings
+        ]
+        for (item, _), row, *files in zip(good, chances, *columns, strict=True):
+            answers[id(item)] = [*(f"{chance:.7g}" for chance in row), *files, ""]
+    empty = [""] * (len(spec.observations) + len(drawings))
     return [[item.name, *answers.get(id(item), [*empty, image])] for item, image in batch]
 
 
+def _drawings(config, spec: ModelSpec, classifier, items: list[Item]) -> list:
+    """Returns what fills the columns `colorized` and `explained`; None for a flag not given.
+
+    Raises:
+        InputError: flags that contradict each other or the run, or a folder that cannot be used.
+    """
+    chosen = _chosen(config, spec)
+    sources = {file.parent for item in items for file in item.files}
+    taken = {folder.resolve(): "has images of --inputs" for folder in sources}
+    drawings = []
+    for flag, make in (
+        ("colorized_dir", Colorized),
+        ("explain", lambda pictures: Explained(pictures, spec, classifier, chosen)),
+    ):
+        folder = Path(getattr(config, flag))
+        if not getattr(config, flag):
+            drawings.append(None)
+            continue
+        if why := taken.get(folder.resolve()):
+            raise InputError(f"--{flag}={folder}: {why}; expected a folder for these pictures only")
+        taken[folder.resolve()] = f"is --{flag}"
+        drawings.append(make(Pictures(folder, flag)))
+    return drawings
+
+
+def _chosen(config, spec: ModelSpec) -> list[int]:
+    """Returns the positions of the observations to explain."""
+    names = config.explain_observations
+    if names and not config.explain:
+        raise InputError("--explain_observations without --explain=FOLDER, the pictures' folder")
+    unknown = [name for name in names if name not in spec.observations]
+    if unknown:
+        raise InputError(
+            f"--explain_observations: the run has no {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(spec.observations)}"
+        )
+    return [spec.observations.index(name) for name in dict.fromkeys(names or spec.observations)]
+
+
 class Pictures:
-    """Writes PNGs, gray on the left and colorized on the right.
+    """Writes PNGs into a folder.
 
     Args:
         folder: made when missing.
+        flag: that named it, for messages.
+
+    Raises:
+        InputError: it cannot be made or written to.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, flag: str):
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         self._used: dict[str, int] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass  # better now than after the first batch
+        except OSError as error:
+            raise InputError(
+                f"--{flag}={folder}: cannot be written to ({error.strerror}); expected a folder"
+            ) from None
 
-    def save(self, name: str, picture: np.ndarray) -> str:
-        """Saves (H, W, 3) uint8 as NAME.png, or NAME-2.png if that was used; returns the path."""
-        count = self._used[name] = self._used.get(name, 0) + 1
-        path = self.folder / f"{name if count == 1 else f'{name}-{count}'}.png"
+    def save(self, names: list[str], draw: Callable[[int], np.ndarray]) -> list[str]:
+        """Draws and writes a picture a name, in threads; holds a picture a thread, not all.
+
+        Args:
+            names: of the files, without suffix; one that was used becomes NAME-2, and so on.
+            draw: position in ``names`` to (H, W, 3) uint8.
+
+        Returns:
+            The paths.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        paths = [self._path(name) for name in names]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(lambda i: _write(draw(i), paths[i]), range(len(paths))):
+                pass  # raises what a thread raised
+        return [str(path) for path in paths]
+
+    def _path(self, name: str) -> Path:
+        count = self._used.get(name, 0) + 1
+        while count > 1 and f"{name}-{count}" in self._used:
+            count += 1  # an image of its own is called that
+        self._used[name] = count
+        unique = name if count == 1 else f"{name}-{count}"
+        self._used.setdefault(unique, 1)
+        return self.folder / f"{unique}.png"
+
+
+def _write(picture: np.ndarray, path: Path) -> None:
+    try:
         Image.fromarray(picture).save(path)
-        return str(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+class Colorized:
+    """Gray images on the left, colorized on the right."""
+
+    def __init__(self, pictures: Pictures):
+        self._pictures = pictures
+
+    def save(self, names, images, chances, colorized, features=None) -> list[str]:
+        """Saves a picture an image, see :meth:`Explained.save`; returns the paths."""
+        drawn = side_by_side(images, colorized)
+        return self._pictures.save(names, lambda i: drawn[i])
+
+
+class Explained:
+    """Grad-CAM over the gray image.
+
+    Args:
+        pictures: where to.
+        spec: of the run.
+        classifier: the run's model; its head is read now.
+        chosen: positions of the observations to draw.
+    """
+
+    def __init__(self, pictures: Pictures, spec: ModelSpec, classifier, chosen: list[int]):
+        self._pictures, self._chosen = pictures, chosen
+        self._names = [spec.observations[k] for k in chosen]
+        self._has_colorizer = spec.has_colorizer
+        kernel = classifier.get_layer("head").kernel
+        self._kernel = keras.ops.convert_to_numpy(kernel)[:, chosen]
+
+    def save(self, names, images, chances, colorized, features) -> list[str]:
+        """Saves a picture an image.
+
+        Args:
+            names: B, of the files.
+            images: (B, H, W, C) uint8 or uint16.
+            chances: (B, labels) float, the probabilities.
+            colorized: (B, H, W, 3) float, what E sees.
+            features: (B, h, w, c) float, E's last feature map.
+
+        Returns:
+            The B paths.
+        """
+        chances = chances[:, self._chosen]
+        heat = gradcam.to_heat(gradcam.grad_cam(features, self._kernel), chances)
+
+        def draw(i):
+            colors = colorized[i] if self._has_colorizer else None
+            return gradcam.draw(images[i], colors, heat[i], chances[i], self._names)
+
+        return self._pictures.save(names, draw)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from data_prep.images import read_image
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation import gradcam
 from medcolor_tf.evaluation.predictions import sigmoid
 from medcolor_tf.export import ExportConfig
 from medcolor_tf.models import classify_and_colorize
@@ -21,7 +22,7 @@ from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.predict import PredictConfig
 from medcolor_tf.predict import main as predict_main
 from medcolor_tf.serving.export import export
-from medcolor_tf.serving.predict import list_items, predict
+from medcolor_tf.serving.predict import Pictures, list_items, predict
 from medcolor_tf.serving.preprocess import decode_gray, prepare
 from medcolor_tf.training import runs, weights
 
@@ -29,7 +30,11 @@ from medcolor_tf.training import runs, weights
 def make_run(folder, channels=1, bits=8, colorizer="color_u"):
     """A run folder with random weights, as training leaves it."""
     inputs = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="conv1")(inputs)
+    # Seeded: some draws leave ReLU nothing, and then all images are alike.
+    initializer = keras.initializers.GlorotUniform(seed=5)
+    x = keras.layers.Conv2D(
+        4, 3, strides=2, padding="same", kernel_initializer=initializer, name="conv1"
+    )(inputs)
     backbone = folder / "net.keras"
     folder.mkdir(parents=True)
     keras.Model(inputs, keras.layers.ReLU(name="relu")(x)).save(backbone)
@@ -253,6 +258,117 @@ def test_predictions_do_not_depend_on_the_batch(run_dir, tmp_path):
             texts.append([float(row["Edema"]) for row in csv.DictReader(file)])
     np.testing.assert_allclose(*texts, atol=1e-6)
     assert len(set(texts[0])) == 5
+
+
+def test_explain_draws_grad_cam_of_every_image_that_can_be_read(run_dir, tmp_path):
+    images = tmp_path / "images"
+    (images / "sub").mkdir(parents=True)
+    for i, name in enumerate(("a.png", "b.png", "sub/a.png")):
+        (images / name).write_bytes(encode(pixels(32, 32, seed=i), "PNG"))
+    (images / "bad.png").write_bytes(b"no image")
+    out, folder = tmp_path / "out.csv", tmp_path / "new" / "explained"
+    command = [f"--run_dir={run_dir}", f"--inputs={images}", f"--out={out}", "--batch_size=2"]
+    assert predict_main([*command, f"--explain={folder}"]) == 1
+    with open(out, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[-3:] == ["colorized", "explained", "error"]
+    names = [Path(row["explained"]).name for row in rows]
+    assert names == ["a.png", "b.png", "", "sub_a.png"]
+    assert rows[2]["error"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png", "sub_a.png"]
+
+    classifier = runs.load_classifier(run_dir)[1]
+    image = pixels(32, 32, seed=2)[None, ..., None]
+    model = classify_and_colorize(classifier, features=True)
+    logits, colorized, features = model.predict_on_batch(image)
+    maps = gradcam.grad_cam(features, classifier.get_layer("head").kernel.numpy())
+    heat = gradcam.to_heat(maps, sigmoid(logits))
+    assert heat.max() > 0
+    observations = ("Edema", "Pleural Effusion")
+    expected = gradcam.draw(image[0], colorized[0], heat[0], sigmoid(logits)[0], observations)
+    found = np.asarray(Image.open(rows[3]["explained"])).astype(int)
+    # One probability may round to its neighbour when the batch is another.
+    assert np.mean(np.abs(found - expected) > 2) < 1e-3
+
+
+def test_explain_takes_some_observations_deep_images_and_models_without_colorizer(tmp_path):
+    folder = make_run(tmp_path / "run", channels=2, bits=16, colorizer="none")
+    for i, name in enumerate(("t1.png", "t2.png")):
+        (tmp_path / name).write_bytes(encode(pixels(40, 32, seed=i, dtype=np.uint16), "PNG"))
+    (tmp_path / "list.csv").write_text("t1,t2\nt1.png,t2.png\n")
+    widths = []
+    for i, chosen in enumerate(((), ("Pleural Effusion",))):
+        config = PredictConfig(
+            str(folder),
+            (str(tmp_path / "list.csv"),),
+            str(tmp_path / f"{i}.csv"),
+            path_column=("t1", "t2"),
+            explain=str(tmp_path / f"explained{i}"),
+            explain_observations=chosen,
+        )
+        assert predict(config) == (1, 0)
+        widths.append(Image.open(tmp_path / f"explained{i}" / "t1.png").width)
+    assert np.diff(widths) == -(320 + gradcam.GAP)
+
+
+def test_nothing_is_explained_unless_asked(run_dir, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("computed without --explain")
+
+    for name in ("grad_cam", "to_heat", "draw"):
+        monkeypatch.setattr(gradcam, name, refuse)
+    wanted = []
+    monkeypatch.setattr(
+        "medcolor_tf.serving.predict.classify_and_colorize",
+        lambda model, features: wanted.append(features) or classify_and_colorize(model),
+    )
+    (tmp_path / "a.png").write_bytes(encode(pixels(32, 32), "PNG"))
+    out = tmp_path / "out.csv"
+    assert predict(PredictConfig(str(run_dir), (str(tmp_path / "a.png"),), str(out))) == (1, 0)
+    assert wanted == [False]
+    with open(out, newline="") as file:
+        assert next(csv.DictReader(file))["explained"] == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--explain=new", "--explain_observations=Edema,Hernia"),
+            "--explain_observations: the run has no 'Hernia'; it has Edema, Pleural Effusion",
+        ),
+        (("--explain_observations=Edema",), "--explain_observations without --explain=FOLDER"),
+        (("--explain=file",), "--explain=file: cannot be written to (File exists); expected a"),
+        (("--explain=file/sub",), "--explain=file/sub: cannot be written to (Not a directory)"),
+        (("--colorized_dir=file",), "--colorized_dir=file: cannot be written to (File exists)"),
+        (("--explain=new", "--colorized_dir=./new"), "--explain=new: is --colorized_dir"),
+        (("--explain=images",), "--explain=images: has images of --inputs; expected a folder"),
+    ],
+)
+def test_flags_for_pictures_that_cannot_be_met(
+    run_dir, tmp_path, monkeypatch, capsys, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    Path("images/a.png").write_bytes(encode(pixels(32, 32), "PNG"))
+    Path("file").write_text("")
+    assert predict_main([f"--run_dir={run_dir}", "--inputs=images", "--out=o.csv", *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in Path().glob("*.csv")] == []
+    assert [path.name for path in Path("images").iterdir()] == ["a.png"]
+
+
+def test_pictures_never_share_a_file_and_say_what_cannot_be_written(tmp_path):
+    pictures = Pictures(tmp_path, "explain")
+    picture = np.zeros((2, 2, 3), np.uint8)
+    names = ["a", "a", "a-2", "a", "b-2", "b", "b"]
+    paths = pictures.save(names, lambda i: picture)
+    found = [Path(path).name for path in paths]
+    expected = ["a", "a-2", "a-2-2", "a-3", "b-2", "b", "b-3"]
+    assert found == [f"{name}.png" for name in expected]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(found)
+    with pytest.raises(InputError, match=r"x+\.png: cannot be written \(File name too long\)"):
+        pictures.save(["x" * 300], lambda i: picture)
 
 
 @pytest.mark.parametrize(
