@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from medcolor_tf.data import schema
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 OBSERVATIONS = ("Edema", "Cardiomegaly", "Pleural Effusion")
 
 
@@ -135,3 +136,43 @@ def small_dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "small"
     write_dataset(folder)
     return folder
+
+
+@pytest.fixture
+def golden():
+    """Load a reference file: `golden("deconv")` gives a dict of arrays."""
+
+    def load(name):
+        path = SHARED / "golden" / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"no reference file {path}")
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture
+def resnet18_state():
+    """Draw torchvision-named tensors as golden/README.md says."""
+    path = SHARED / "golden" / "resnet18_tensors.json"
+    if not path.is_file():
+        pytest.skip(f"no reference file {path}")
+    rng, state = np.random.default_rng(0), {}
+    for name, shape in json.loads(path.read_text()):
+        state[name] = _draw(rng, name, shape).astype("float32")
+    return state
+
+
+def _draw(rng, name, shape):
+    if name.endswith("running_mean"):
+        return 0.2 * rng.standard_normal(shape)
+    if name.endswith("running_var"):
+        return rng.uniform(0.5, 1.5, shape)
+    if len(shape) == 4:
+        return rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    if len(shape) == 2:
+        return rng.standard_normal(shape) * np.sqrt(1 / shape[1])
+    if name.endswith("weight"):
+        return rng.uniform(0.7, 1.3, shape)
+    return 0.1 * rng.standard_normal(shape)

@@ -1,14 +1,16 @@
 """The five learning strategies of section III-A as one table, and where T, E and C start."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.training import runs, weights
+from medcolor_tf.training import hub, runs, weights
+from medcolor_tf.training.config import data_name
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,36 @@ FROZEN_BN = ("moving", "batch")
 
 @dataclass(frozen=True)
 class Source:
-    """Where --init_from points: a run folder, or a colorizer file.
+    """Where --init_from points: a run folder, or a colorizer file here or on the hub.
 
     Attributes:
-        origin: the path.
+        origin: the path, or hf://owner/name@commit.
         spec: of the model there; a colorizer file's has no backbone ("").
-        arrays: weights by name, those of T and, from a run, of E.
+        arrays: weights by name, those of T and, from a run or an imported checkpoint, of E.
+        card: what a colorizer file says of its training (:mod:`medcolor_tf.training.exchange`).
     """
 
     origin: str
     spec: ModelSpec
     arrays: dict
+    card: Mapping = field(default_factory=dict)
+
+    def origin_record(self) -> dict:
+        """Returns where it came from, for config.json: a report tells transfers apart by it."""
+        path = Path(self.origin)
+        found = {"path": self.origin, "strategy": None, "data_fingerprint": None}
+        if path.is_dir() and (path / runs.CONFIG).is_file():
+            config = runs.read_json(path / runs.CONFIG)
+            found["strategy"] = config["flags"]["strategy"]
+            found["data_fingerprint"] = config["data_fingerprint"]
+            found["data_source"] = config.get("data_source")
+            before = config.get("init_from") or {}
+            found["backbone"] = config["flags"]["backbone"] or before.get("backbone")
+            found["data_name"] = data_name(config["flags"]["data_dir"])
+        elif self.card:
+            found["strategy"] = self.card.get("training", {}).get("strategy")
+            found["data_fingerprint"] = self.card.get("data", {}).get("fingerprint")
+        return found
 
     def of_part(self, part: str) -> dict:
         """Returns the weights of one part."""
@@ -61,11 +82,13 @@ def open_source(init_from: str) -> Source | None:
     """Reads --init_from; None when it is empty.
 
     Raises:
-        InputError: neither a run folder with weights nor a colorizer file.
+        InputError: neither a run folder with weights nor a colorizer file; or no download.
     """
     if not init_from:
         return None
-    path = Path(init_from)
+    path, origin, metadata = Path(init_from), init_from, {}
+    if hub.is_address(init_from):
+        path, origin = hub.download(init_from)
     if path.is_dir():
         arrays, _ = weights.load(path / runs.BEST)
         spec = ModelSpec.load(path / runs.MODEL)
@@ -75,9 +98,10 @@ def open_source(init_from: str) -> Source | None:
     else:
         raise InputError(
             f"--init_from={init_from}: no such run folder or colorizer file; expected the "
-            "--run_dir of an earlier run"
+            "--run_dir of an earlier run, a colorizer file, or hf://owner/name"
         )
-    return Source(str(path), spec, {k: v for k, v in arrays.items() if not k.startswith("head/")})
+    arrays = {name: array for name, array in arrays.items() if not name.startswith("head/")}
+    return Source(origin, spec, arrays, metadata.get("card", {}))
 
 
 def choose_parts(config, source: Source | None) -> tuple[str, str, str]:

@@ -26,12 +26,19 @@ def named_weights(classifier: keras.Model) -> dict[str, keras.Variable]:
     """Returns every weight under the name ``part/layer/weight``, the same in every build."""
     named = {}
     for part, layer in parts(classifier).items():
-        for variable in layer.weights:
-            # The head is one layer; its weights' paths start with its own name.
-            name = f"{part}/{variable.path.removeprefix(part + '/')}"
-            if name in named:
-                raise ValueError(f"two weights are called {name}")
-            named[name] = variable
+        named |= part_weights(part, layer)
+    return named
+
+
+def part_weights(part: str, layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+    """Returns the weights of one part under their names; ``part`` is one of PARTS."""
+    named = {}
+    for variable in layer.weights:
+        # The head is one layer; its weights' paths start with its own name.
+        name = f"{part}/{variable.path.removeprefix(part + '/')}"
+        if name in named:
+            raise ValueError(f"two weights are called {name}")
+        named[name] = variable
     return named
 
 
@@ -62,8 +69,13 @@ def to_arrays(named: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
 
 def save(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping) -> None:
     """Writes a safetensors file; a power cut leaves the old one or the new one."""
+    write_atomically(path, to_bytes(arrays, metadata))
+
+
+def to_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping) -> bytes:
+    """Returns the content of a safetensors file; ``metadata`` is stored as JSON."""
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_atomically(path, serialize(arrays, {METADATA_KEY: json.dumps(metadata)}))
+    return serialize(arrays, {METADATA_KEY: json.dumps(metadata)})
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -1,0 +1,83 @@
+"""Colorizers that travel: ``python -m medcolor_tf.colorizer save|publish|import-torch ...``."""
+
+import re
+import sys
+from dataclasses import dataclass
+
+from medcolor_tf import commandline
+from medcolor_tf.commandline import option
+from medcolor_tf.errors import InputError
+
+DESCRIPTION = """
+Passes a trained colorizer T on, to other data sets, other labels and other people:
+
+  python -m medcolor_tf.colorizer save RUN FILE
+      T of a finished run's best checkpoint as FILE.safetensors, and FILE.json, which says how it
+      was trained. --init_from=FILE.safetensors starts from it. RUN may also be a colorizer file
+      (of one imported from PyTorch it keeps T alone) or hf://owner/name.
+  python -m medcolor_tf.colorizer publish RUN_OR_FILE hf://owner/name
+      uploads both and a README.md to the Hugging Face hub, for --init_from=hf://owner/name. The
+      token is HF_TOKEN's or that of `hf auth login`.
+  python -m medcolor_tf.colorizer import-torch CHECKPOINT FILE
+      turns a checkpoint of the paper's authors (.pth, which needs PyTorch, or .safetensors) into a
+      file for --init_from: T and, when it is torchvision's ResNet18 or DenseNet121, E.
+"""
+
+
+@dataclass(frozen=True)
+class ColorizerConfig:
+    """Words and options of the command."""
+
+    action: str = option(
+        "",
+        "What to do, see above.",
+        ("save", "publish", "import-torch"),
+        required=True,
+        positional=True,
+    )
+    source: str = option(
+        "", "Run folder, colorizer file, hf://owner/name, or checkpoint.", None, True, True
+    )
+    target: str = option("", "New file, or hf://owner/name.", None, True, True)
+    private: bool = option(False, "publish: nobody else sees it.")
+    license: str = option(
+        "",
+        "publish: licence of the weights as the hub names it (mit, cc-by-4.0); not set: unknown.",
+    )
+
+    def check(self) -> None:
+        """Raises InputError for options that contradict the action."""
+        for name in ("private", "license"):
+            if getattr(self, name) and self.action != "publish":
+                raise InputError(f"--{name} goes with publish, not with {self.action}")
+        if not re.fullmatch(r"[a-z0-9.-]*", self.license):
+            raise InputError(
+                f"--license={self.license}: expected an identifier of "
+                "https://huggingface.co/docs/hub/repositories-licenses, such as mit or cc-by-4.0"
+            )
+
+
+def _act(config: ColorizerConfig) -> None:
+    config.check()
+    commandline.import_tensorflow()
+    from medcolor_tf.training import exchange
+
+    if config.action == "save":
+        weights, card = exchange.save(config.source, config.target)
+        print(f"saved {weights} and {card}\nuse it with --init_from={weights}")
+    elif config.action == "publish":
+        private, license_id = config.private, config.license
+        address = exchange.publish(config.source, config.target, private, license_id)
+        print(f"published; this very version is --init_from={address}")
+    else:
+        weights, arrived = exchange.import_torch(config.source, config.target)
+        print(f"{arrived}\nuse it with --init_from={weights}")
+
+
+def main(argv=None) -> int:
+    """Runs the command; returns the exit status."""
+    return commandline.run(ColorizerConfig, _act, DESCRIPTION, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

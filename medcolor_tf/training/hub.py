@@ -1,0 +1,133 @@
+"""Colorizers on the Hugging Face hub, addressed as hf://owner/name or hf://owner/name@revision."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcolor_tf.errors import InputError
+
+PREFIX = "hf://"
+WEIGHTS, CARD, README = "colorizer.safetensors", "colorizer.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A repository and, where one was named, the branch, tag or commit in it."""
+
+    repository: str
+    revision: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Reads hf://owner/name or hf://owner/name@revision; InputError for anything else."""
+        match = re.fullmatch(PREFIX + r"([\w.-]+/[\w.-]+)(?:@([^@\s]+))?", text)
+        if not match:
+            raise InputError(
+                f"{text}: expected hf://owner/name or hf://owner/name@revision, a model repository "
+                "of the Hugging Face hub"
+            )
+        return cls(*match.groups())
+
+    @property
+    def url(self) -> str:
+        """The repository's page."""
+        return f"https://huggingface.co/{self.repository}"
+
+
+def is_address(text: str) -> bool:
+    """Whether a value is meant for the hub, not for the file system."""
+    return text.startswith(PREFIX)
+
+
+def download(text: str) -> tuple[Path, str]:
+    """Fetches a colorizer's weights, or finds them in the hub's cache.
+
+    Args:
+        text: the address.
+
+    Returns:
+        (local file, the address with the commit that the file is of, where that is known).
+
+    Raises:
+        InputError: no address, or nothing arrived; in two lines: what failed, and what to do.
+    """
+    address = Address.parse(text)
+    import huggingface_hub
+
+    try:
+        path = huggingface_hub.hf_hub_download(
+            address.repository, WEIGHTS, revision=address.revision
+        )
+    except Exception as error:  # the hub, its HTTP client and the file system each have their own
+        raise InputError(
+            f"{text}: {WEIGHTS} could not be downloaded from the Hugging Face hub "
+            f"({_reason(error)})\n"
+            f"Download {address.url}/resolve/{address.revision or 'main'}/{WEIGHTS} on a machine "
+            "with a network and give that file's path instead"
+        ) from error
+    commit = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
+    pinned = f"{PREFIX}{address.repository}@{commit[1]}" if commit else text
+    return Path(path), pinned
+
+
+def publish(text: str, files: Mapping[str, bytes], private: bool) -> str:
+    """Uploads files in one commit to a model repository, which is made where there is none.
+
+    Args:
+        text: the address, without a revision.
+        files: name in the repository -> content.
+        private: whether nobody else may see it.
+
+    Returns:
+        The address with the new commit.
+
+    Raises:
+        InputError: no token, no permission, no network, or --private and a public repository.
+    """
+    address = Address.parse(text)
+    if address.revision:
+        raise InputError(
+            f"{text}: expected hf://owner/name; a commit is added to its main branch, so leave "
+            f"@{address.revision} out"
+        )
+    try:
+        commit = _publish(address, files, private)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{text}: could not be published ({_reason(error)})\n"
+            "Check the network, and that the token may write to this repository"
+        ) from error
+    return f"{text}@{commit}"
+
+
+def _publish(address: Address, files: Mapping[str, bytes], private: bool) -> str:
+    import huggingface_hub as hub
+
+    if not hub.get_token():
+        raise InputError(
+            f"{PREFIX}{address.repository}: publishing needs a Hugging Face token with the right "
+            "to write; set HF_TOKEN or log in with `hf auth login`"
+        )
+    api = hub.HfApi()
+    # None, not False: an organisation may have made private the default.
+    api.create_repo(address.repository, private=private or None, exist_ok=True)
+    if private and not api.repo_info(address.repository).private:
+        raise InputError(
+            f"--private: {address.url} is there already and public; nothing was uploaded. Make it "
+            "private in its settings, or choose another name"
+        )
+    operations = [
+        hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+        for name, content in files.items()
+    ]
+    message = "Colorizer made with medcolor_tf"
+    return api.create_commit(address.repository, operations, commit_message=message).oid
+
+
+def _reason(error: Exception) -> str:
+    """The exception's class and the first two lines it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"[:300]
