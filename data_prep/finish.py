@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.labels import count_labels
 from data_prep.plan import KeyedIds, Plan
 from data_prep.shards import (
     Reject,
@@ -17,7 +16,13 @@ from data_prep.shards import (
     mean_and_std,
 )
 from data_prep.splits import assert_disjoint
-from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
+from medcolor_tf.data.schema import (
+    SPLITS,
+    DatasetInfo,
+    Shard,
+    SplitIndex,
+    count_raw_labels,
+)
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 
@@ -88,7 +93,7 @@ def write_dataset(
         short_side=recipe.short_side,
         pixel_mean=mean,
         pixel_std=std,
-        label_counts={split: count_labels(raw[split], recipe.observations) for split in kept},
+        label_counts={split: count_raw_labels(raw[split], recipe.observations) for split in kept},
         images={split: len(indices) for split, indices in kept.items()},
         patients={split: len(set(patients[split])) for split in kept},
         rejected=len(rejects),

@@ -1,6 +1,6 @@
 """What a label cell means, and which columns become observations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,25 +95,3 @@ def _parse_column(table: Table, column: str) -> np.ndarray:
                 "expected 1, 0, -1 (uncertain) or blank"
             ) from None
     return np.array([known[text] for text in cells], np.float32)
-
-
-def count_labels(raw: np.ndarray, observations: Sequence[str]) -> dict[str, Mapping[str, int]]:
-    """Counts raw label values per observation.
-
-    Args:
-        raw: (N, L) raw labels.
-        observations: the L names.
-
-    Returns:
-        observation -> {"positive", "negative", "uncertain", "blank"} -> count.
-    """
-    kinds = {
-        "positive": raw == 1,
-        "negative": raw == 0,
-        "uncertain": raw == -1,
-        "blank": np.isnan(raw),
-    }
-    return {
-        name: {kind: int(mask[:, number].sum()) for kind, mask in kinds.items()}
-        for number, name in enumerate(observations)
-    }

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from data_prep import parallel
 from data_prep.images import ImageError, decode_image
-from data_prep.labels import count_labels
 from data_prep.shards import BUILD_FOLDER, file_sha256, mean_and_std, pixel_sums
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
@@ -24,6 +23,7 @@ from medcolor_tf.data.schema import (
     Shard,
     SplitIndex,
     apply_policy,
+    count_raw_labels,
 )
 from medcolor_tf.errors import InputError
 
@@ -132,7 +132,7 @@ def _check_index(folder: Path, info: DatasetInfo, split: str, index: SplitIndex)
         return
     if (np.diff(index.index) <= 0).any():
         yield f"{path}: the records' index does not ascend"
-    if count_labels(index.raw_labels, info.observations) != info.label_counts[split]:
+    if count_raw_labels(index.raw_labels, info.observations) != info.label_counts[split]:
         yield f"{path}: its labels do not add up to dataset.json's label_counts"
     patients = len(np.unique(index.patient))
     if patients != info.patients[split]:

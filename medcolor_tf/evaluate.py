@@ -31,7 +31,7 @@ def _evaluate(config: EvaluateConfig) -> None:
     commandline.import_tensorflow()
     from medcolor_tf.evaluation import evaluate
 
-    print(evaluate.table(evaluate.evaluate(config)))
+    print(evaluate.table(evaluate.evaluate(**vars(config))))
 
 
 def main(argv=None) -> int:

@@ -23,16 +23,22 @@ on where it stopped. Example:
 
 def _train(config: TrainConfig) -> None:
     commandline.import_tensorflow()
+    from medcolor_tf.evaluation.evaluate import table
     from medcolor_tf.training.loop import train
 
     result = train(config)
     auc = result["best_valid_mean_auc"]
     print(
         f"best validation mean AUC {'undefined' if auc is None else format(auc, '.4f')} at step "
-        f"{result['best_step']} of {result['steps']}; everything is in {config.run_dir}\n"
-        f"next: python -m medcolor_tf.evaluate --run_dir={config.run_dir} "
-        f"--data_dir={config.data_dir}"
+        f"{result['best_step']} of {result['steps']}; everything is in {config.run_dir}"
     )
+    for evaluation in result["evaluations"]:
+        print(table(evaluation))
+    if not config.evaluate:
+        print(
+            f"next: python -m medcolor_tf.evaluate --run_dir={config.run_dir} "
+            f"--data_dir={config.data_dir}"
+        )
 
 
 def main(argv=None) -> int:

@@ -48,8 +48,10 @@ class Split:
 
     Attributes:
         info: the data set's description.
+        policy: observation -> "ones", "zeros" or "ignore", for uncertain labels.
         observations: names of the label columns.
         labels: (N, L) float32 of the selected records, policy applied, in the order of the shards.
+        raw_counts: of the selected records, as :func:`schema.count_raw_labels` returns them.
         patient: (N,) bytes, keyed patient ids.
 
     Raises:
@@ -63,7 +65,7 @@ class Split:
         self.image_size = image_size or self.info.short_side
         self.observations = selection.observations or self.info.observations
         self._columns = _columns(self.folder, self.info, self.observations)
-        self._policy = schema.parse_policy(
+        self.policy = schema.parse_policy(
             selection.uncertain_policy, self.info.observations, self.info.uncertain_policy
         )
         self._shards = _check_shards(self.folder, self.info, split)
@@ -77,6 +79,9 @@ class Split:
             )
             self._shards = _shards_of_rows(self._shards, rows)
         self.patient = index.patient[rows]
+        self.raw_counts = schema.count_raw_labels(
+            index.raw_labels[rows][:, self._columns], self.observations
+        )
         self.labels = self._apply_policy(index.raw_labels[rows])
         self._selected = np.zeros(int(index.index[-1]) + 1, bool)
         self._selected[index.index[rows]] = True
@@ -152,7 +157,7 @@ class Split:
 
     def _apply_policy(self, raw_labels: np.ndarray) -> np.ndarray:
         labels = schema.apply_policy(
-            raw_labels, self.info.observations, self._policy, self.info.blank_policy
+            raw_labels, self.info.observations, self.policy, self.info.blank_policy
         )
         return labels[:, self._columns]
 

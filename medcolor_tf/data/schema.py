@@ -199,6 +199,28 @@ def shard_name(split: str, number: int, count: int) -> str:
     return f"{split}-{number:05d}-of-{count:05d}.tfrecord"
 
 
+def count_raw_labels(raw: np.ndarray, observations: Sequence[str]) -> dict[str, Mapping[str, int]]:
+    """Counts raw label values per observation.
+
+    Args:
+        raw: (N, L) raw labels.
+        observations: the L names.
+
+    Returns:
+        observation -> {"positive", "negative", "uncertain", "blank"} -> count.
+    """
+    kinds = {
+        "positive": raw == 1,
+        "negative": raw == 0,
+        "uncertain": raw == -1,
+        "blank": np.isnan(raw),
+    }
+    return {
+        name: {kind: int(mask[:, number].sum()) for kind, mask in kinds.items()}
+        for number, name in enumerate(observations)
+    }
+
+
 def parse_policy(
     text: str | Sequence[str], observations: Sequence[str], default: Mapping[str, str]
 ) -> dict[str, str]:

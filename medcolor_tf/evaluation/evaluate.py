@@ -1,25 +1,46 @@
 """A trained run on one split: exact AUC per observation, counts, and the predictions themselves."""
 
 import csv
+import io
 import os
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.auc import mean_auc, roc_auc
+from medcolor_tf.evaluation.pictures import gray_picture, to_picture
 from medcolor_tf.evaluation.predictions import Predictions, predict_split
+from medcolor_tf.files import write_atomically
+from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.training import runs
 
+PICTURES = 4
 
-def evaluate(config) -> dict:
-    """Evaluates a run and writes ``evaluation-SPLIT.json`` and ``predictions-SPLIT.csv``.
+
+def evaluate(
+    run_dir: str,
+    data_dir: str,
+    split: str = "test",
+    weights: str = "best",
+    uncertain_policy: str = "",
+    batch_size: int = 32,
+    out: str = "",
+) -> dict:
+    """Evaluates a run: ``evaluation-``, ``predictions-`` and ``colorized-SPLIT``.
 
     Args:
-        config: :class:`medcolor_tf.evaluate.EvaluateConfig`.
+        run_dir: the run's folder.
+        data_dir: a prepared data set.
+        split: "train", "valid" or "test".
+        weights: "best" or "last".
+        uncertain_policy: another policy than the data set's.
+        batch_size: images at a time.
+        out: folder for the files; "" for the run's.
 
     Returns:
         The JSON file's content.
@@ -27,39 +48,66 @@ def evaluate(config) -> dict:
     Raises:
         InputError: no such run, or a data set that does not fit it.
     """
-    spec, classifier, step = runs.load_classifier(config.run_dir, config.weights)
-    split = open_split(spec, config)
+    spec, classifier, step = runs.load_classifier(run_dir, weights)
+    opened = Split(data_dir, split, Selection(spec.observations, uncertain_policy), spec.image_size)
+    about = {"run_dir": run_dir, "weights": weights, "step": step}
+    colorize = colorize_model(classifier)
+    return evaluate_model(spec, classifier, colorize, opened, batch_size, about, out or run_dir)
+
+
+def evaluate_model(
+    spec: ModelSpec, classifier, colorize, split: Split, batch_size: int, about: dict, out
+) -> dict:
+    """Evaluates a model that is built already; see :func:`evaluate`.
+
+    Args:
+        spec: of the model.
+        classifier: raw images to logits.
+        colorize: raw images to T's output.
+        split: images and labels.
+        batch_size: images at a time.
+        about: "run_dir", "weights" and "step", kept with the result.
+        out: folder for the files.
+    """
+    _check_input(spec, split, about["run_dir"])
     with tqdm(total=len(split), unit=" images", disable=len(split) < 1000) as bar:
-        predictions = predict_split(classifier, split, config.batch_size, bar.update)
-    result = summarize(spec, predictions) | {
-        "run_dir": config.run_dir,
-        "data_dir": config.data_dir,
+        predictions = predict_split(classifier, split, batch_size, bar.update)
+    result = summarize(spec, predictions) | about
+    result |= {
+        "data_dir": str(split.folder),
         "data_fingerprint": split.info.fingerprint,
-        "split": config.split,
-        "weights": config.weights,
-        "step": step,
-        "uncertain_policy": config.uncertain_policy or dict(split.info.uncertain_policy),
+        "split": split.split,
+        "uncertain_policy": dict(split.policy),
     }
-    out = Path(config.out or config.run_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    runs.write_json(out / f"evaluation-{config.split}.json", result)
-    write_predictions(out / f"predictions-{config.split}.csv", spec.observations, predictions)
+    folder, name = Path(out), split.split
+    folder.mkdir(parents=True, exist_ok=True)
+    # The summary last: where it is, the others are complete.
+    write_predictions(folder / f"predictions-{name}.csv", spec.observations, predictions)
+    if spec.has_colorizer:
+        _write_pictures(folder / f"colorized-{name}.png", colorize, split)
+    runs.write_json(folder / f"evaluation-{name}.json", result)
     return result
 
 
-def open_split(spec: ModelSpec, config) -> Split:
-    """Opens the split with the run's observations; InputError when the data does not fit."""
-    selection = Selection(spec.observations, config.uncertain_policy)
-    split = Split(config.data_dir, config.split, selection, spec.image_size)
+def _write_pictures(path: Path, colorize, split: Split) -> None:
+    """The split's first images, gray, over what T makes of them, as one PNG (Figure 4)."""
+    images, _ = next(iter(split.examples().batch(PICTURES).take(1)))
+    colorized = colorize.predict_on_batch(images)
+    rows = (gray_picture(images.numpy()), to_picture(colorized))
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate([np.hstack(list(row)) for row in rows])).save(file, "PNG")
+    write_atomically(path, file.getvalue())
+
+
+def _check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:
     for what, wanted, found in (
         ("bits a pixel", spec.bits, split.info.bits),
         ("input channels", spec.input_channels, split.info.channels),
     ):
         if wanted != found:
             raise InputError(
-                f"{config.data_dir}: {found} {what}, the model of {config.run_dir} takes {wanted}"
+                f"{split.folder}: {found} {what}, the model of {run_dir} takes {wanted}"
             )
-    return split
 
 
 def summarize(spec: ModelSpec, predictions: Predictions) -> dict:

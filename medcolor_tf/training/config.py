@@ -1,53 +1,25 @@
 """The options of a training run."""
 
+import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 
 STRATEGY_NAMES = ("baseline", "color_module", "baseline_all", "all", "last_layer")
 COLORIZER_NAMES = ("deconv", "pixel_shuffle", "color_u", "none")
+COLORIZER_INITS = ("paper", "gray")
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Options of ``python -m medcolor_tf.train``; the fields' help is the documentation."""
+class Recipe:
+    """What a training run and a study of many runs have in common; help is the documentation."""
 
-    data_dir: str = option("", "Data set made by data_prep.build.", required=True)
-    run_dir: str = option(
-        "", "Folder of this run; the same command on it resumes or is done.", required=True
-    )
-    strategy: str = option("color_module", "What trains (README, Strategies).", STRATEGY_NAMES)
-    init_from: str = option(
-        "", "Run folder or colorizer file whose T (and, from a run, E) this run starts from."
-    )
-
-    colorizer: str = option(
-        "",
-        "Colorizer T: deconv, pixel_shuffle, color_u or none; not set: pixel_shuffle, none in the "
-        "baselines, or what --init_from has.",
-        ("", *COLORIZER_NAMES),
-    )
-    colorizer_init: str = option(
-        "",
-        "paper: the authors' initialisation. gray: T(x) = gray image + module's output, which "
-        "starts at zero. Not set: paper, or what --init_from has.",
-        ("", "paper", "gray"),
-    )
-    backbone: str = option(
-        "",
-        "Backbone E: ResNet18, a keras.applications name (DenseNet121, ...) or a .keras file; not "
-        "set: ResNet18, or what --init_from has.",
-    )
     backbone_weights: str = option(
         "imagenet", "imagenet (downloaded once), none (random), or a local weights file."
-    )
-    normalization: str = option(
-        "target",
-        "Mean and std of the input: target, of --data_dir's training pixels; source, of "
-        "--init_from's model (the paper's choice when it transfers).",
-        ("target", "source"),
     )
     frozen_bn: str = option(
         "moving",
@@ -64,12 +36,11 @@ class TrainConfig:
         "Another policy than the data set's for uncertain labels: ones, zeros, ignore, or "
         "Edema=ones,Cardiomegaly=ignore.",
     )
-    train_fraction: float = option(1.0, "Share of the training images, stratified; 0.001 to 1.")
-    subset_seed: int = option(0, "Which random subset of that size; smaller ones are nested in it.")
 
     batch_size: int = option(32, "Images a step.")
     steps: int = option(0, "Length of the run in steps; give this or --epochs.")
     epochs: float = option(0.0, "Length of the run in epochs; give this or --steps.")
+    min_steps: int = option(0, "With --epochs: at least this many steps, however few the images.")
     max_lr: str = option("0.01", "Peak learning rate of the one-cycle policy, or auto (LR finder).")
     div_factor: float = option(25.0, "Peak over first learning rate.")
     final_div_factor: float = option(1e4, "First over last learning rate.")
@@ -86,7 +57,6 @@ class TrainConfig:
         0, "Steps between evaluations and checkpoints; 0: an epoch, at most 4800."
     )
     log_every: int = option(50, "Steps between points of the loss curve in TensorBoard.")
-    seed: int = option(0, "Of initialisation, order, crops and augmentation.")
     mixed_precision: bool = option(False, "Compute in bfloat16, keep weights in float32.")
     deterministic: bool = option(False, "Same bits from the same command; slower on GPUs.")
 
@@ -97,14 +67,17 @@ class TrainConfig:
                 f"give either --steps or --epochs, above zero; got --steps={self.steps} and "
                 f"--epochs={self.epochs:g}"
             )
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
+        if self.min_steps and self.steps:
+            raise InputError(
+                f"--min_steps={self.min_steps} goes with --epochs; --steps={self.steps} is the "
+                "length itself"
+            )
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name, low)
             if not low <= value <= high:
                 raise InputError(f"--{name}={value}: expected a value from {low:g} to {high:g}")
         if self.max_lr != AUTO:
             self.peak_rate()
-        if self.normalization == "source" and not self.init_from:
-            raise InputError("--normalization=source needs --init_from")
 
     def peak_rate(self) -> float | None:
         """Returns --max_lr as a number, None for auto; InputError when it is neither."""
@@ -129,22 +102,99 @@ class TrainConfig:
         return None if self.backbone_weights == "none" else self.backbone_weights
 
 
-_RANGES = (
-    ("train_fraction", 1e-6, 1.0),
-    ("batch_size", 1, 1_000_000),
-    ("image_size", 0, 100_000),
-    ("bn_momentum", 0.0, 1.0),
-    ("pct_start", 0.001, 0.999),
-    ("div_factor", 1.0, 1e9),
-    ("final_div_factor", 1.0, 1e12),
-    ("momentum_max", 0.0, 0.9999),
-    ("momentum_min", 0.0, 0.9999),
-    ("rotation_degrees", 0.0, 180.0),
-    ("max_zoom", 1.0, 100.0),
-    ("augment_probability", 0.0, 1.0),
-    ("shuffle_buffer", 1, 100_000_000),
-    ("checkpoint_every", 0, 1_000_000_000),
-    ("log_every", 1, 1_000_000_000),
-    ("seed", 0, 2**31 - 1),
-    ("subset_seed", 0, 2**31 - 1),
-)
+@dataclass(frozen=True)
+class TrainConfig(Recipe):
+    """Options of ``python -m medcolor_tf.train``; the fields' help is the documentation."""
+
+    data_dir: str = option("", "Data set made by data_prep.build.", required=True)
+    run_dir: str = option(
+        "", "Folder of this run; the same command on it resumes or is done.", required=True
+    )
+    strategy: str = option("color_module", "What trains (README, Strategies).", STRATEGY_NAMES)
+    init_from: str = option(
+        "",
+        "Run folder, colorizer file or hf://owner/name[@revision] whose T (and, from a run or an "
+        "imported checkpoint, E) this run starts from.",
+    )
+
+    colorizer: str = option(
+        "",
+        "Colorizer T: deconv, pixel_shuffle, color_u or none; not set: pixel_shuffle, none in the "
+        "baselines, or what --init_from has.",
+        ("", *COLORIZER_NAMES),
+    )
+    colorizer_init: str = option(
+        "",
+        "paper: the authors' initialisation. gray: T(x) = gray image + module's output, which "
+        "starts at zero. Not set: paper, or what --init_from has.",
+        ("", *COLORIZER_INITS),
+    )
+    backbone: str = option(
+        "",
+        "Backbone E: ResNet18, a keras.applications name (DenseNet121, ...) or a .keras file; not "
+        "set: ResNet18, or what --init_from has.",
+    )
+    normalization: str = option(
+        "target",
+        "Mean and std of the input: target, of the training pixels at hand; source, of "
+        "--init_from's model (the paper's choice when it transfers).",
+        ("target", "source"),
+    )
+    train_fraction: float = option(1.0, "Share of the training images, stratified; 0.001 to 1.")
+    subset_seed: int = option(0, "Which random subset of that size; smaller ones are nested in it.")
+    seed: int = option(0, "Of initialisation, order, crops and augmentation.")
+    evaluate: tuple[str, ...] = option(
+        (), "Splits on which the best weights are evaluated at the end: test, valid, train."
+    )
+
+    def check(self) -> None:
+        """Raises InputError for values out of range and options that contradict each other."""
+        super().check()
+        if self.normalization == "source" and not self.init_from:
+            raise InputError("--normalization=source needs --init_from")
+        for split in self.evaluate:
+            if split not in ("train", "valid", "test"):
+                raise InputError(f"--evaluate={split}: expected train, valid or test")
+
+
+def changed_options(there: dict, wanted: dict) -> list[str]:
+    """Compares the options of two runs, as config.json holds them: "--name=wanted (there: old)".
+
+    Where the files are and what is evaluated at the end does not make another run; an option that
+    is younger than the run had its default there.
+    """
+    default = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    old, new = (json.loads(json.dumps(default | flags)) for flags in (there, wanted))
+    names = sorted((old.keys() | new.keys()) - {"run_dir", "data_dir", "evaluate"})
+    return [
+        f"--{name}={new.get(name)} (there: {old.get(name)})"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def data_name(data_dir: str) -> str:
+    """Returns what a data set is called in tables: its folder's name."""
+    return Path(data_dir).resolve().name
+
+
+_RANGES = {
+    "train_fraction": (1e-6, 1.0),
+    "batch_size": (1, 1_000_000),
+    "image_size": (0, 100_000),
+    "bn_momentum": (0.0, 1.0),
+    "pct_start": (0.001, 0.999),
+    "div_factor": (1.0, 1e9),
+    "final_div_factor": (1.0, 1e12),
+    "momentum_max": (0.0, 0.9999),
+    "momentum_min": (0.0, 0.9999),
+    "rotation_degrees": (0.0, 180.0),
+    "max_zoom": (1.0, 100.0),
+    "augment_probability": (0.0, 1.0),
+    "shuffle_buffer": (1, 100_000_000),
+    "checkpoint_every": (0, 1_000_000_000),
+    "log_every": (1, 1_000_000_000),
+    "min_steps": (0, 1_000_000_000),
+    "seed": (0, 2**31 - 1),
+    "subset_seed": (0, 2**31 - 1),
+}

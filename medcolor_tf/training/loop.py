@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from medcolor_tf.commandline import command_line
 from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import mean_auc, roc_auc
+from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model
 from medcolor_tf.evaluation.predictions import predict_split
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
@@ -49,7 +51,7 @@ class Session:
         """Length of the whole run."""
         if self.config.steps:
             return self.config.steps
-        return max(1, round(self.config.epochs * self.steps_per_epoch))
+        return max(1, self.config.min_steps, round(self.config.epochs * self.steps_per_epoch))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,7 +83,9 @@ def train(config: TrainConfig) -> dict:
         config: options; :meth:`TrainConfig.check` is called here.
 
     Returns:
-        The content of ``result.json``: steps, best step, best validation AUC.
+        The content of ``result.json`` (steps, best step, best validation AUC, ...) and, under
+        "evaluations", what :func:`medcolor_tf.evaluation.evaluate.evaluate` says of each split in
+        --evaluate.
 
     Raises:
         InputError: contradictory options, unfit data or weights, or a run folder of another run.
@@ -92,15 +96,17 @@ def train(config: TrainConfig) -> dict:
     with _precision(config.mixed_precision), seeded(config.seed):
         plan = Plan.of(config)
         run = runs.Run(Path(config.run_dir))
-        record = runs.record(config, command_line("medcolor_tf.train", config), plan.train.info)
+        command = command_line("medcolor_tf.train", config)
+        record = runs.record(config, command, plan.train, plan.source)
         run.check(record)
         if run.finished:
             print(f"{config.run_dir}: already finished")
-            return runs.read_json(run.folder / runs.RESULT)
+            result = runs.read_json(run.folder / runs.RESULT)
+            return result | {"evaluations": [_evaluate_again(config, s) for s in plan.others]}
         session = plan.build(run)
         run.claim(record)
         session.spec = run.save_model_spec(session.spec)
-        return _train(session)
+        return _train(session) | {"evaluations": _evaluate(session, plan.others)}
 
 
 def range_test(config: TrainConfig) -> LRCurve:
@@ -125,6 +131,7 @@ class Plan:
     source: strategies.Source | None
     train: Split
     valid: Split
+    others: tuple[Split, ...]
     spec: ModelSpec
 
     @classmethod
@@ -140,6 +147,12 @@ class Plan:
             for name in ("train", "valid")
         )
         train.steps_per_epoch(config.batch_size)
+        # Opened now, so that a missing test split is found before the training, not after it.
+        whole = Selection(config.observations, config.uncertain_policy)
+        others = tuple(
+            Split(config.data_dir, name, whole, config.image_size or None)
+            for name in config.evaluate
+        )
         info = train.info
         if source and source.spec.input_channels != info.channels:
             raise InputError(
@@ -160,7 +173,7 @@ class Plan:
             pixel_std=normal.pixel_std,
             bn_momentum=config.bn_momentum,
         )
-        return cls(config, source, train, valid, spec)
+        return cls(config, source, train, valid, others, spec)
 
     def build(self, run: runs.Run) -> Session:
         """Builds and compiles the model, with the source's weights where the run is new."""
@@ -297,6 +310,28 @@ def _finish(session: Session, max_lr: float) -> dict:
     }
     runs.write_json(folder / runs.RESULT, result)
     return result
+
+
+def _evaluate(session: Session, splits: Iterable[Split]) -> list[dict]:
+    """Evaluates the best weights, in the model that is built already."""
+    path = session.run.folder / runs.BEST
+    arrays, metadata = weights.load(path)
+    weights.assign(weights.named_weights(session.classifier), arrays, path)
+    about = {"run_dir": session.config.run_dir, "weights": "best", "step": metadata["step"]}
+    parts = session.spec, session.classifier, session.colorize
+    size, folder = session.config.batch_size, session.run.folder
+    return [evaluate_model(*parts, split, size, about, folder) for split in splits]
+
+
+def _evaluate_again(config: TrainConfig, split: Split) -> dict:
+    """Reads the evaluation of a finished run, or makes it where it is missing or another's."""
+    path = Path(config.run_dir) / f"evaluation-{split.split}.json"
+    if path.is_file():
+        found = runs.read_json(path)
+        if (found["weights"], found["uncertain_policy"]) == ("best", dict(split.policy)):
+            return found
+    policy = config.uncertain_policy
+    return evaluate(config.run_dir, config.data_dir, split.split, "best", policy, config.batch_size)
 
 
 def _about(spec: ModelSpec) -> dict:

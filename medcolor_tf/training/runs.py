@@ -28,6 +28,7 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.training import weights
+from medcolor_tf.training.config import changed_options
 
 CONFIG, MODEL, LOG, RESULT = "config.json", "model.json", "log.csv", "result.json"
 LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safetensors"
@@ -47,12 +48,23 @@ def read_json(path: Path) -> dict:
         raise InputError(f"{path}: cannot be read ({error})") from None
 
 
-def record(config, command: str, info) -> dict:
-    """Returns the content of config.json: options, command, data set and versions."""
+def record(config, command: str, train, source=None) -> dict:
+    """Returns the content of config.json: options, command, data set, source and versions.
+
+    Args:
+        config: :class:`medcolor_tf.training.config.TrainConfig`.
+        command: the shell command.
+        train: the training images (:class:`medcolor_tf.data.pipeline.Split`).
+        source: what --init_from holds (:class:`medcolor_tf.training.strategies.Source`), or None.
+    """
     return {
         "flags": dataclasses.asdict(config),
         "command": command,
-        "data_fingerprint": info.fingerprint,
+        "data_fingerprint": train.info.fingerprint,
+        "data_source": train.info.source,
+        "train_images": len(train),
+        "train_labels": train.raw_counts,
+        "init_from": source and source.origin_record(),
         "versions": versions(),
     }
 
@@ -102,16 +114,10 @@ class Run:
         write_json(path, record)
 
     def _check_same(self, there: dict, wanted: dict) -> None:
-        old, new = there["flags"], json.loads(json.dumps(wanted["flags"]))
         # Paths may be spelled differently; the data's fingerprint says whether it is the same.
-        names = sorted((old.keys() | new.keys()) - {"run_dir", "data_dir"})
-        changed = [
-            f"--{name}={new.get(name)} (there: {old.get(name)})"
-            for name in names
-            if old.get(name) != new.get(name)
-        ]
+        changed = changed_options(there["flags"], wanted["flags"])
         if there["data_fingerprint"] != wanted["data_fingerprint"]:
-            changed.append(f"--data_dir={new['data_dir']} (there: another data set)")
+            changed.append(f"--data_dir={wanted['flags']['data_dir']} (there: another data set)")
         if changed:
             raise InputError(
                 f"--run_dir={self.folder} holds a run with other options: {'; '.join(changed)}. "
