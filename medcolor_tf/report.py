@@ -1,0 +1,49 @@
+"""Writes the report of studies: ``python -m medcolor_tf.report RUNS --out=DIR``."""
+
+import sys
+from dataclasses import dataclass
+
+from medcolor_tf import commandline
+from medcolor_tf.commandline import option
+from medcolor_tf.data.schema import SPLITS
+
+DESCRIPTION = """
+Writes one self-contained HTML page (DIR/index.html), the same as Markdown (DIR/report.md), its
+tables as CSV and its figures as SVG and PNG: the paper's tables with its own values beside ours
+where a study is the paper's, tests between strategies, Figures 4 to 6, ROC and precision-recall
+curves, calibration, learning curves, and the command and options behind every value.
+
+  python -m medcolor_tf.report runs/phantom --out=report
+
+RUNS are folders of studies or runs, searched through. Runs that failed or are missing are listed;
+runs of different data sets or labels are kept apart.
+"""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Options of the command."""
+
+    runs: tuple[str, ...] = option(
+        (), "Folders of studies or runs.", required=True, positional=True
+    )
+    out: str = option(
+        "", "Folder for the report; an older report there is replaced.", required=True
+    )
+    split: str = option("test", "Whose evaluations to report.", SPLITS)
+    bootstrap_samples: int = option(2000, "Resamples of the test patients.")
+
+
+def _report(config: ReportConfig) -> None:
+    from medcolor_tf.evaluation.report import make_report
+
+    print(f"report: {make_report(config)}")
+
+
+def main(argv=None) -> int:
+    """Runs the command; returns the exit status."""
+    return commandline.run(ReportConfig, _report, DESCRIPTION, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
