@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all the set-up there is; each makes .venv when it is not there.
+# `make demo`, `make study` and `make test` are all the set-up there is; each makes .venv when it is not there.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,11 @@ DEMO := demo
 TRAIN := $(BIN)/python -m medcolor_tf.train
 EVALUATE := $(BIN)/python -m medcolor_tf.evaluate --data_dir=$(DEMO)/tfrecords
 
-.PHONY: demo test lint clean
+STUDY := runs/phantom
+PREPARE := $(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
+	--short_side=64 --phantom_images=300
+
+.PHONY: demo study test lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	@echo "installing the packages into $(VENV) (some minutes, 3 GB)"
@@ -37,6 +41,13 @@ demo: $(VENV)/.installed
 	@echo "  $(DEMO)/stage2             the run: AUC per checkpoint, weights, evaluation"
 	@echo "  $(DEMO)/saved_model        the exported model"
 	@echo "  $(BIN)/tensorboard --logdir=$(DEMO)    curves and colorized images"
+
+study: $(VENV)/.installed
+	$(PREPARE) --data_root=$(STUDY)/phantom1 --out=$(STUDY)/data/first
+	$(PREPARE) --seed=1 --data_root=$(STUDY)/phantom2 --out=$(STUDY)/data/second
+	$(BIN)/python -m medcolor_tf.experiment --flagfile=phantom.flags
+	$(BIN)/python -m medcolor_tf.report $(STUDY) --out=$(STUDY)/report
+	@echo "Open $(STUDY)/report/index.html in a browser."
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .

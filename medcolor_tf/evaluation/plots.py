@@ -27,11 +27,13 @@ def size_figures(group) -> Iterator[Figure]:
     for backbone in dict.fromkeys(row.backbone for row in own):
         of = {row: runs for row, runs in own.items() if row.backbone == backbone}
         lines = [figures.SizeLine(*line) for line in _size_lines(of, lambda run: run.mean_auc)]
+        # One look for a strategy in every figure.
+        order = [line.label for line in lines]
         name = f"{group.number}-{_stem(backbone)}"
         yield Figure(
             name=f"figure6a-{name}",
             title=f"Mean AUC by training size, {backbone} (Figure 6a)",
-            image=figures.size_curves(lines),
+            image=figures.size_curves(lines, order=order),
             alt=_alt("Mean AUC by training size. ", lines),
             caption="Mean and standard deviation over the random subsets.",
         )
@@ -40,7 +42,7 @@ def size_figures(group) -> Iterator[Figure]:
             yield Figure(
                 name=f"figure6b-{name}",
                 title=f"Difference to Baseline All by training size, {backbone} (Figure 6b)",
-                image=figures.size_differences(against, "Baseline All"),
+                image=figures.size_differences(against, "Baseline All", order=order),
                 alt=_alt("Difference of the mean AUC to Baseline All. ", against),
                 caption="Mean and standard deviation of the difference within each repeat.",
             )
@@ -157,25 +159,29 @@ def _curves(group, backbone: str, of: rows.Rows) -> Iterator:
                 figures.Line(label, list(found.predicted), list(found.observed))
             )
             scores.append((label, observation, _precision(tables), found))
-    about = f"{group.key.data}, {backbone}"
+    about, order = f"{group.key.data}, {backbone}", [rows.full_label(row, of) for row in of]
     yield Figure(
         f"roc-{name}",
         f"ROC curves, {backbone}",
-        figures.curves(roc, "False positive rate", "True positive rate", diagonal=True),
+        figures.curves(
+            roc, "False positive rate", "True positive rate", diagonal=True, order=order
+        ),
         f"ROC curves of {about}, a panel an observation; the areas are in the tables above.",
         "Mean over repeats at each false positive rate; the band spans the repeats.",
     )
     yield Figure(
         f"precision-recall-{name}",
         f"Precision and recall, {backbone}",
-        figures.curves(pr, "Recall", "Precision"),
+        figures.curves(pr, "Recall", "Precision", order=order),
         f"Precision-recall curves of {about}; their average precision is in the table below.",
         "Mean over repeats at each recall.",
     )
     yield Figure(
         f"calibration-{name}",
         f"Calibration, {backbone}",
-        figures.curves(calibrated, "Mean predicted probability", "Observed", diagonal=True),
+        figures.curves(
+            calibrated, "Mean predicted probability", "Observed", diagonal=True, order=order
+        ),
         f"Observed frequency against predicted probability, {about}.",
         "Predictions of all repeats in ten equal bins; on the diagonal they are calibrated.",
     )
@@ -190,7 +196,7 @@ def _curves(group, backbone: str, of: rows.Rows) -> Iterator:
         figure = Figure(
             f"learning-{name}",
             f"Learning curves, {backbone}",
-            figures.learning_curves(lines),
+            figures.learning_curves(lines, order=order),
             f"Validation mean AUC by training step, {about}, a line a run.",
             "Validation mean AUC at every checkpoint; a line a repeat.",
         )
