@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import read_json
 from medcolor_tf.training.config import TrainConfig, changed_options, data_name
 
 # Options that tell repeats of one row apart, or say only where things are.
@@ -237,7 +238,7 @@ def _read_run(folder: Path, split: str, found: Collection) -> None:
     """Adds a run, or the reason why it is none that counts."""
     evaluation = folder / f"evaluation-{split}.json"
     try:
-        config = _json(folder / "config.json")
+        config = read_json(folder / "config.json")
         if not (folder / "result.json").is_file():
             found.gaps.append(Gap(folder.name, "not finished", config["command"]))
         elif not evaluation.is_file():
@@ -247,9 +248,9 @@ def _read_run(folder: Path, split: str, found: Collection) -> None:
             )
             found.gaps.append(Gap(folder.name, f"not evaluated on {split}", command))
         else:
-            model, result = _json(folder / "model.json"), _json(folder / "result.json")
+            model, result = read_json(folder / "model.json"), read_json(folder / "result.json")
             _check_predictions(folder / f"predictions-{split}.csv", model["observations"])
-            found.runs.append(_record(folder, config, model, result, _json(evaluation)))
+            found.runs.append(_record(folder, config, model, result, read_json(evaluation)))
     except (InputError, KeyError, TypeError, AttributeError) as error:
         found.gaps.append(Gap(folder.name, f"unreadable: {error}"))
 
@@ -323,14 +324,14 @@ def _further_options(flags: Mapping) -> tuple[tuple[str, str], ...]:
 
 def _read_plan(path: Path, folders: Mapping, split: str, found: Collection) -> None:
     """Adds a gap for every planned run that has no folder, with the failure's reason if any."""
-    plan = _json(path)
+    plan = read_json(path)
     found.studies.append(plan["name"])
     known = {folder.name for folder in folders}
     told = {gap.name: number for number, gap in enumerate(found.gaps)}
     for run in plan["runs"]:
         failure = path.parent / "failures" / f"{run['name']}.json"
         if failure.is_file():
-            about = _json(failure)
+            about = read_json(failure)
             reason = f"failed with exit status {about['exit_status']}: {about['reason']}"
             gap = Gap(run["name"], reason, run["command"])
             if run["name"] in told:
@@ -360,13 +361,6 @@ ROW_STRATEGIES = ("baseline", "color_module", "last_layer", "baseline_all", "all
 def _row_order(row: RowKey) -> tuple:
     order = ROW_STRATEGIES.index(row.strategy)
     return (row.backbone, order, row.colorizer, row.colorizer_init, row.origin, row.fraction)
-
-
-def _json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
 
 
 def _nan(value) -> float:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.training.runs import write_json
+from medcolor_tf.files import write_json
 
 SMOOTHING = 0.9
 DIVERGED = 4.0

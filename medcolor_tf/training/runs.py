@@ -25,7 +25,7 @@ from pathlib import Path
 
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import read_json, write_atomically, write_json
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.training import weights
 from medcolor_tf.training.config import changed_options
@@ -33,19 +33,6 @@ from medcolor_tf.training.config import changed_options
 CONFIG, MODEL, LOG, RESULT = "config.json", "model.json", "log.csv", "result.json"
 LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safetensors"
 TENSORBOARD = "tensorboard"
-
-
-def write_json(path: Path, content) -> None:
-    """Writes JSON; a power cut leaves the old file or the new one."""
-    write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def read_json(path: Path) -> dict:
-    """Reads JSON; InputError naming the file when it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
 
 
 def record(config, command: str, train, source=None) -> dict:

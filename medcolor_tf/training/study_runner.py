@@ -1,7 +1,6 @@
 """Runs a study: each run in a process of its own, finished ones skipped, failed ones told."""
 
 import contextlib
-import json
 import os
 import shlex
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import read_json, write_json
 from medcolor_tf.training import study
 from medcolor_tf.training.config import changed_options
 from medcolor_tf.training.study import PlannedRun, StudyConfig
@@ -60,7 +59,7 @@ def state(run: PlannedRun, config: StudyConfig) -> str:
     finished = (folder / "result.json").is_file()
     started = finished or (folder / "last.safetensors").is_file()
     if started:
-        there = _read(folder / "config.json")
+        there = read_json(folder / "config.json")
         changed = changed_options(there["flags"], vars(run.config))
         if there["data_fingerprint"] != schema.DatasetInfo.load(run.config.data_dir).fingerprint:
             changed.append(f"--data_dir={run.config.data_dir} (there: another data set)")
@@ -152,7 +151,7 @@ class _Schedule:
         head = f"[{self.done}/{self.total}] {run.name}"
         if status == 0:
             failure.unlink(missing_ok=True)
-            found = _read(Path(run.config.run_dir) / f"evaluation-{self.config.evaluate}.json")
+            found = read_json(Path(run.config.run_dir) / f"evaluation-{self.config.evaluate}.json")
             auc = found["mean_auc"]
             shown = "undefined" if auc is None else f"{auc:.4f}"
             print(f"{head}: {self.config.evaluate} mean AUC {shown} ({seconds:.0f} s)", flush=True)
@@ -162,7 +161,7 @@ class _Schedule:
         reason = _last_line(log)
         about = {"command": run.command, "exit_status": status, "reason": reason, "log": str(log)}
         failure.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(failure, json.dumps(about, indent=2, sort_keys=True) + "\n")
+        write_json(failure, about)
         print(f"{head}: FAILED with exit status {status}: {reason} ({log})", flush=True)
 
 
@@ -217,14 +216,7 @@ def _save_plan(folder: Path, config: StudyConfig, planned: list[PlannedRun]) -> 
     ]
     content = {"name": config.name, "split": config.evaluate, "runs": runs}
     path = folder / study.PLAN.format(config.name)
-    write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+    write_json(path, content)
 
 
 def _last_line(log: Path) -> str:
