@@ -9,7 +9,7 @@ EVALUATE := $(BIN)/python -m medcolor_tf.evaluate --data_dir=$(DEMO)/tfrecords
 
 STUDY := runs/phantom
 PREPARE := $(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
-	--short_side=64 --phantom_images=300
+	--short_side=48 --phantom_images=300
 
 .PHONY: demo study test lint clean
 

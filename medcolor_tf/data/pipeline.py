@@ -7,6 +7,7 @@ records are shuffled, never decoded images: a shuffle buffer of those would eat 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -99,16 +100,17 @@ class Split:
 
     def identified_batches(self, batch_size: int) -> tf.data.Dataset:
         """As :meth:`batches`, with (B,) keyed image and patient ids: (images, labels, ids, ids)."""
-        dataset = self._records(shuffle_key=None).map(
-            lambda record: self._decode(record, crop_key=None), num_parallel_calls=tf.data.AUTOTUNE
-        )
-        return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return self._in_order.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     def examples(self) -> tf.data.Dataset:
         """As :meth:`batches`, one image at a time."""
+        return self._in_order.map(lambda image, label, *ids: (image, label))
+
+    @cached_property
+    def _in_order(self) -> tf.data.Dataset:
+        """Every image once, centre crop; kept, since tracing it takes longer than a small split."""
         return self._records(shuffle_key=None).map(
-            lambda record: self._decode(record, crop_key=None)[:2],
-            num_parallel_calls=tf.data.AUTOTUNE,
+            lambda record: self._decode(record, crop_key=None), num_parallel_calls=tf.data.AUTOTUNE
         )
 
     def training_batches(
