@@ -11,7 +11,7 @@ STUDY := runs/phantom
 PREPARE := $(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
 	--short_side=48 --phantom_images=300
 
-.PHONY: demo study test lint clean
+.PHONY: demo study test bench bench-quick lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	@echo "installing the packages into $(VENV) (some minutes, 3 GB)"
@@ -53,6 +53,17 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# Side by side with PyTorch, which only this needs.
+$(VENV)/.torch: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@
+
+bench: $(VENV)/.torch
+	$(BIN)/python -m benchmarks.run
+
+bench-quick: $(VENV)/.torch
+	$(BIN)/python -m benchmarks.run --strategies=color_module,all --rounds=3 --seconds=5
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -38,5 +38,6 @@ setup(
     extras_require={
         "dicom": DICOM,
         "dev": [*DICOM, "pytest", "hypothesis", "ruff"],
+        "bench": ["torch>=2.13"],
     },
 )

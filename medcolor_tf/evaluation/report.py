@@ -106,9 +106,12 @@ def _first(found: Collection, groups: list[Group]) -> Iterator:
             f"The runs are of {len(groups)} data sets or label sets. Each has its own section; "
             "values of different sections are never compared or averaged.",
         )
+    told: dict[str, list[str]] = {}
     for group in groups:
         for text in _cautions(group):
-            yield Note("warning", f"{group.key.data}: {text}")
+            told.setdefault(text, []).append(group.key.data)
+    for text, data in told.items():
+        yield Note("warning", f"{', '.join(data)}: {text}")
 
 
 def _missing(gaps: list[Gap]) -> Iterator:

@@ -123,23 +123,25 @@ def size_table(group) -> Table:
 def tests_table(group, name: str, found: list[Comparison]) -> Table:
     """Paired t-tests over repeats: difference, raw and adjusted p, and the family's size."""
     of = group.rows if name == "size-tests" else group.largest
-    whats = {one.what for one in found}
-    body = []
-    for one in found:
-        about = (rows.full_label(one.a, of), rows.full_label(one.b, of))
-        middle = (one.what,) if whats != {"mean AUC"} else ()
-        body.append(
-            (
-                *about,
-                *middle,
-                _points(one.difference),
-                str(one.repeats),
-                _p(one.p),
-                Cell(_p(one.adjusted), strong=one.adjusted < SIGNIFICANT),
-            )
+    # A column for what is not the same in all rows: the observation, or the share of the images.
+    column, shown = {
+        "tests": ((), lambda one: ()),
+        "observation-tests": (("Observation",), lambda one: (one.what,)),
+        "size-tests": (("Images",), lambda one: (rows.percent(one.a.fraction),)),
+    }[name]
+    body = [
+        (
+            rows.line_label(one.a, of),
+            rows.line_label(one.b, of),
+            *shown(one),
+            _points(one.difference),
+            str(one.repeats),
+            _p(one.p),
+            Cell(_p(one.adjusted), strong=one.adjusted < SIGNIFICANT),
         )
+        for one in found
+    ]
     family = sum(not math.isnan(one.p) for one in found)
-    middle = ("Observation",) if whats != {"mean AUC"} else ()
     return Table(
         name=f"{name}-{group.number}",
         title={
@@ -147,14 +149,14 @@ def tests_table(group, name: str, found: list[Comparison]) -> Table:
             "observation-tests": "Tests for each observation",
             "size-tests": "Tests at each training size",
         }[name],
-        header=("Row A", "Row B", *middle, "A - B (points)", "Repeats", "p", "adjusted p"),
+        header=("Row A", "Row B", *column, "A - B (points)", "Repeats", "p", "adjusted p"),
         rows=tuple(body),
         caption=(
             f"Two-sided paired t-tests over repeats. Family of the adjustment (Benjamini-Hochberg):"
             f" the {family} defined tests of this table. - : undefined (fewer than two common "
             f"repeats, or no variance). Bold: adjusted p < {SIGNIFICANT}."
         ),
-        row_headers=2 + len(middle),
+        row_headers=2 + len(column),
     )
 
 

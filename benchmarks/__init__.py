@@ -1,0 +1,1 @@
+"""What is claimed about speed: ``make bench`` and ``make bench-quick``."""
