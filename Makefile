@@ -63,7 +63,7 @@ bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run
 
 bench-quick: $(VENV)/.torch
-	$(BIN)/python -m benchmarks.run --strategies=color_module,all --rounds=3 --seconds=5
+	$(BIN)/python -m benchmarks.run --strategies=color_module,all --rounds=3 --seconds=4
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,21 +56,24 @@ class Variant:
             env=environment,
             text=True,
         )
-        self.problem = ""
-        answer = self._ask(json.dumps(spec))
-        if not answer.get("ready"):
-            self.problem = answer.get("error", "ended without an answer")
+        self._tell(json.dumps(spec))
 
-    def _ask(self, line: str) -> dict:
-        try:
-            print(line, file=self.process.stdin, flush=True)
-            return json.loads(self.process.stdout.readline() or "{}")
-        except (OSError, ValueError) as error:
-            return {"error": str(error)}
+    @cached_property
+    def problem(self) -> str:
+        """Waits until the worker is warm; returns why it cannot work, or ""."""
+        answer = self._hear()
+        return "" if answer.get("ready") else answer.get("error", "ended without an answer")
+
+    def _tell(self, line: str) -> None:
+        print(line, file=self.process.stdin, flush=True)
+
+    def _hear(self) -> dict:
+        return json.loads(self.process.stdout.readline() or "{}")
 
     def measure(self, steps: int) -> float:
         """Does some steps; returns and keeps images/s."""
-        answer = self._ask(str(steps))
+        self._tell(str(steps))
+        answer = self._hear()
         self.rates.append(steps * self.spec["batch"] / answer["seconds"])
         self.peak = max(self.peak, answer["peak_bytes"])
         return self.rates[-1]

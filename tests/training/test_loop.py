@@ -370,3 +370,68 @@ def test_a_moved_backbone_file_is_not_missed(stage1, tmp_path):
     assert step in (2, 4)
     arrays = weights.to_arrays(weights.named_weights(classifier))
     assert all(np.array_equal(arrays[k], v) for k, v in arrays_of(stage1, runs.BEST).items())
+
+
+def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
+    """It runs in the model at hand; the evaluate command, with a model built anew, agrees."""
+    from medcolor_tf.evaluation.evaluate import evaluate
+    from medcolor_tf.train import main
+
+    words = [
+        f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in vars(dataclasses.replace(config, evaluate=("test", "valid"))).items()
+        if not isinstance(value, bool)
+    ]
+    assert main(words) == 0
+    assert "test: 12 images" in capsys.readouterr().out
+    folder = Path(config.run_dir)
+    path = folder / "evaluation-test.json"
+    at_the_end = runs.read_json(path)
+    best = runs.read_json(folder / runs.RESULT)
+    assert at_the_end["step"] == best["best_step"]
+    valid = runs.read_json(folder / "evaluation-valid.json")
+    assert valid["mean_auc"] == pytest.approx(best["best_valid_mean_auc"])
+    assert (folder / "colorized-test.png").is_file()
+
+    path.unlink()
+    assert main(words) == 0  # a power cut after the training: only what is missing is made
+    assert runs.read_json(path) == at_the_end
+    assert evaluate(config.run_dir, config.data_dir)["mean_auc"] == at_the_end["mean_auc"]
+
+
+def test_few_images_train_for_at_least_min_steps(config):
+    settings = dataclasses.replace(config, steps=0, epochs=1.0, min_steps=5, train_fraction=0.5)
+    assert train(settings)["steps"] == 5
+    other = dataclasses.replace(settings, run_dir=config.run_dir + "2", epochs=8.0)
+    assert train(other)["steps"] == 8
+
+
+def test_min_steps_contradicts_steps(config):
+    with pytest.raises(InputError, match="--min_steps=5 goes with --epochs"):
+        train(dataclasses.replace(config, min_steps=5))
+    assert not Path(config.run_dir).exists()
+
+
+def test_a_run_of_an_older_version_without_an_option_is_the_same_run(config):
+    """config.json of a run that was made before an option existed lacks it."""
+    result = train(config)
+    path = Path(config.run_dir) / runs.CONFIG
+    record = runs.read_json(path)
+    for name in ("min_steps", "evaluate"):
+        del record["flags"][name]
+    path.write_text(json.dumps(record))
+    again = train(config)
+    assert again["best_step"] == result["best_step"]
+    with pytest.raises(InputError, match=r"--seed=9 \(there: 0\)"):
+        train(dataclasses.replace(config, seed=9))
+
+
+def test_where_a_source_comes_from_is_recorded(config, stage1):
+    train(dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="", backbone=""))
+    record = runs.read_json(Path(config.run_dir) / runs.CONFIG)
+    origin = record["init_from"]
+    assert origin["strategy"] == "color_module"
+    assert origin["data_fingerprint"] == record["data_fingerprint"]
+    assert origin["backbone"].endswith("small.keras")
+    assert record["train_images"] == 24
+    assert set(record["train_labels"]["Edema"]) == {"positive", "negative", "uncertain", "blank"}
