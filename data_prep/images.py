@@ -6,16 +6,22 @@ the same :func:`read_image`, so nothing here imports TensorFlow.
 
 import io
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from data_prep import dicom
 
 # Pillow's own bound against decompression bombs, for what is read and for what is made: a small
 # file may claim billions of pixels, and a 1 x 100000 strip would be resized to billions.
 MAX_PIXELS = 178_956_970 // 2
+# libjpeg decodes a JPEG straight to 1/2, 1/4 or 1/8 of its size, with less work. Scale -> how many
+# of the reduced pixels a pixel of the result must still be made from, along a side: there the
+# resize does the filtering, and the difference from the full decode is less than that of rounding
+# to 8 bits (docs/decisions.md, `python -m benchmarks.data_prep accuracy`).
+REDUCED_MARGIN = {8: 4, 4: 4, 2: 3}
 DEPTH_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -34,6 +40,8 @@ def read_image(path: str | os.PathLike, short_side: int | None = None, bits: int
     * The image is resized with Pillow's antialiased bilinear filter so that its short side is
       ``short_side``, up or down, the long side rounded; an image that has it is left as it is.
       8 bits from an 8-bit source are resized in 8 bits, all others in float32.
+    * A gray or RGB JPEG that is much larger is decoded at reduced scale, if 8 bits are wanted:
+      within the rounding error of the full decode, see ``REDUCED_MARGIN``.
     * 8 bits become 16 by x 257 and 16 become 8 by / 257 with rounding, so white stays white.
 
     Args:
@@ -55,9 +63,9 @@ def read_image(path: str | os.PathLike, short_side: int | None = None, bits: int
             raise ImageError("no such file")
         if not path.stat().st_size:
             raise ImageError("empty file")
-        pixels = dicom.read(path) if dicom.is_dicom(path) else _read_with_pillow(path)
-        height, width = target_size(*pixels.shape, short_side)
-        return _resize(pixels, height, width, bits)
+        if dicom.is_dicom(path):
+            return _resize(dicom.read(path), short_side, bits)
+        return _read_with_pillow(path, short_side, bits)
     except (ImageError, dicom.InputError):
         raise
     except Image.UnidentifiedImageError:
@@ -88,7 +96,9 @@ def encode_image(pixels: np.ndarray, encoding: str, quality: int = 95) -> bytes:
         return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes()
     if encoding == "jpeg" and pixels.dtype != np.uint8:
         raise ValueError(f"JPEG holds 8 bits, got {pixels.dtype}")
-    options = {"quality": quality} if encoding == "jpeg" else {}
+    # Run lengths alone, without the search for repetitions, which X-rays hardly have: measured a
+    # fifth to a half of the time of Pillow's default, and no larger.
+    options = {"quality": quality} if encoding == "jpeg" else {"compress_type": zlib.Z_RLE}
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=encoding, **options)
     return buffer.getvalue()
@@ -122,8 +132,8 @@ def decode_image(content: bytes, encoding: str, size: tuple[int, int], bits: int
     return pixels
 
 
-def _read_with_pillow(path: Path) -> np.ndarray:
-    """Returns (H, W) uint8 or uint16, upright."""
+def _read_with_pillow(path: Path, short_side: int | None, bits: int) -> np.ndarray:
+    """Returns (H, W) uint8 or uint16, upright and resized."""
     try:
         image = Image.open(path)
     except Image.DecompressionBombError:
@@ -134,8 +144,34 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         # MPO is a JPEG of some cameras with a preview as its second frame.
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
             raise ImageError(f"{image.n_frames} frames; expected one image")
+        scale = _reduced_scale(image, short_side) if bits == 8 and short_side else 1
+        if scale > 1:
+            return _read_reduced(image, scale, short_side)
         image.load()
-        return _to_gray(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _resize(_to_gray(image), short_side, bits)
+
+
+def _reduced_scale(image: Image.Image, short_side: int) -> int:
+    """Returns by how much a file can be reduced while it is decoded without a loss; 1: not.
+
+    Only gray and RGB: CMYK becomes gray by products, which do not commute with averaging. Not
+    what EXIF turns: the part of a pixel that is left at the right and bottom would be elsewhere.
+    """
+    plain = image.format == "JPEG" and image.mode in ("L", "RGB")
+    if not plain or image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        return 1
+    ratio = min(image.size) / short_side
+    return next((scale for scale, left in REDUCED_MARGIN.items() if ratio >= scale * left), 1)
+
+
+def _read_reduced(image: Image.Image, scale: int, short_side: int) -> np.ndarray:
+    """Decodes a JPEG at 1 / ``scale`` and resizes what is left; (H, W) uint8."""
+    height, width = target_size(image.height, image.width, short_side)
+    # The box says how far the picture reaches: 2827 pixels are 1413.5, stored in 1414.
+    _, box = image.draft(None, (image.width // scale, image.height // scale))
+    gray = image if image.mode == "L" else image.convert("L")
+    return np.array(gray.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def _to_gray(image: Image.Image) -> np.ndarray:
@@ -157,8 +193,9 @@ def _to_gray(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L"))
 
 
-def _resize(pixels: np.ndarray, height: int, width: int, bits: int) -> np.ndarray:
-    """Resizes (H, W) uint8 or uint16 to (height, width) of the asked-for bits."""
+def _resize(pixels: np.ndarray, short_side: int | None, bits: int) -> np.ndarray:
+    """Resizes (H, W) uint8 or uint16 to the asked-for short side and bits."""
+    height, width = target_size(*pixels.shape, short_side)
     same_size = pixels.shape == (height, width)
     if pixels.dtype == np.uint8 and bits == 8:
         if same_size:

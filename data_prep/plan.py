@@ -21,6 +21,10 @@ from medcolor_tf.errors import InputError
 
 ID_DIGITS = 16
 MIN_KEY_BYTES = 16
+# Part of the fingerprint: raised when the same options make other pixels than before, so that a
+# build that an earlier version began is not continued with another kind of pixels.
+# 2: large JPEGs are decoded at reduced scale.
+PIXELS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,7 @@ def describe(kind: str, recipe: Recipe, seed: int, records_per_shard: int, key) 
         "records_per_shard": records_per_shard,
         "id_key": check,
         "format_version": FORMAT_VERSION,
+        "pixels_version": PIXELS_VERSION,
     }
     if recipe.encoding != "jpeg":
         del options["jpeg_quality"]

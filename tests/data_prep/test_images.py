@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.images import ImageError, decode_image, encode_image, read_image
+from data_prep.images import ImageError, decode_image, encode_image, read_image, target_size
 from medcolor_tf.errors import InputError
 
 RAMP8 = np.arange(256, dtype=np.uint8).reshape(8, 32)
@@ -193,3 +193,84 @@ def test_damaged_dicom_is_an_image_error(tmp_path):
     (tmp_path / "bad.dcm").write_bytes(b"\0" * 300)
     with pytest.raises(ImageError):
         read_image(tmp_path / "bad.dcm")
+
+
+def picture(height, width):
+    """A smooth field with sharp bars and grain, as (H, W) uint8."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.uniform(40, 215, (9, 11)).astype(np.float32))
+    pixels = np.array(small.resize((width, height), Image.Resampling.BICUBIC))
+    pixels[height // 3 : height // 3 + 150, 80 : width // 2] = 250
+    pixels[height // 3 + 40 : height // 3 + 90, 140 : width // 2 : 60] = 5
+    return np.clip(np.rint(pixels + rng.normal(0, 3, pixels.shape)), 0, 255).astype(np.uint8)
+
+
+def decoded_sizes(monkeypatch):
+    """The list that gets the size of every image that is resized."""
+    sizes, real = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, *a, **k: sizes.append(self.size) or real(self, *a, **k)
+    )
+    return sizes
+
+
+def full_decode(path, short_side):
+    image = Image.open(path).convert("L")
+    height, width = target_size(image.height, image.width, short_side)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("short_side", "mode", "reduced"),
+    [(43, "L", (195, 174)), (86, "L", (390, 347)), (230, "L", (779, 693)), (86, "RGB", (390, 347))],
+)
+def test_large_jpegs_are_decoded_at_reduced_scale(tmp_path, monkeypatch, short_side, mode, reduced):
+    """Odd sizes too: without its box, the last part of a pixel would shift the picture."""
+    image = Image.fromarray(picture(1385, 1557)).convert(mode)
+    path = save(tmp_path, image, "large.jpg", quality=92)
+    expected = full_decode(path, short_side)
+    sizes = decoded_sizes(monkeypatch)
+    pixels = read_image(path, short_side)
+    assert pixels.shape == expected.shape
+    assert sizes == [reduced]
+    difference = np.abs(pixels - expected)
+    assert difference.mean() < 0.25  # what rounding to 8 bits makes
+    assert difference.max() <= 4
+    assert abs((pixels - expected).mean()) < 0.1
+
+
+def test_what_would_lose_something_is_decoded_in_full(tmp_path, monkeypatch):
+    pixels = picture(640, 720)
+    path = save(tmp_path, pixels, "x.jpg", quality=92)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = save(tmp_path, pixels, "turned.jpg", quality=92, exif=exif)
+    cmyk = save(tmp_path, Image.fromarray(pixels).convert("CMYK"), "c.jpg", quality=92)
+    png = save(tmp_path, pixels)
+    sizes = decoded_sizes(monkeypatch)
+    np.testing.assert_array_equal(read_image(path, 107), full_decode(path, 107))
+    for file, size in ((turned, (640, 720)), (cmyk, (720, 640)), (png, (720, 640))):
+        sizes.clear()
+        read_image(file, 64)
+        assert sizes == [size], file
+    sizes.clear()
+    read_image(path, 64, bits=16)
+    assert sizes == [(720, 640)]
+    assert read_image(path).shape == (640, 720)
+
+
+def test_a_cut_jpeg_is_refused_at_reduced_scale_too(tmp_path):
+    content = save(tmp_path, picture(640, 720), "x.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(tmp_path / "cut.jpg", 64)
+
+
+def test_png_is_encoded_by_run_lengths():
+    """Not byte for byte what Pillow makes by default, but no larger where it matters: X-rays."""
+    pixels = picture(320, 390)
+    default = io.BytesIO()
+    Image.fromarray(pixels).save(default, "PNG")
+    content = encode_image(pixels, "png")
+    assert content != default.getvalue()
+    assert len(content) < 1.05 * len(default.getvalue())
