@@ -6,17 +6,26 @@ leaves a finished one alone.
 """
 
 import contextlib
-import json
 import os
-import secrets
 import shutil
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import chestxray14, chexpert, finish, mura, options, parallel, phantom, table
+from data_prep import (
+    chestxray14,
+    chexpert,
+    finish,
+    mura,
+    options,
+    output,
+    parallel,
+    phantom,
+    table,
+)
 from data_prep.options import BuildConfig
+from data_prep.output import PlanRecord
 from data_prep.plan import KeyedIds, Plan, make_plan, read_key
 from data_prep.shards import (
     BUILD_FOLDER,
@@ -30,7 +39,6 @@ from data_prep.splits import split_by_patient
 from medcolor_tf import commandline
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
 
 READERS = {
     "chexpert": chexpert.read,
@@ -54,10 +62,16 @@ def build(config: BuildConfig) -> None:
     folder = Path(config.out)
     finished = _finished(folder, plan)
     if not finished:
-        with _prepared(folder, plan) as kept_key:
+        _, parts = options.parse_shard(config.shard) or (1, 1)
+        record = PlanRecord.of(config, plan, key, parts)
+        with output.opened(folder, record, config.shard) as kept_key:
             ids = KeyedIds(key or kept_key)
             results = run_build(config, plan, folder, ids)
-            finish.write_dataset(config, plan, folder, ids, results)
+            if config.shard:
+                return finish.write_part(folder, config.shard, results)
+            if config.write_key_table:
+                finish.write_key_table(folder, plan, ids)
+            finish.write_dataset(folder, record, results)
     elif config.write_key_table and not (folder / finish.KEY_TABLE).exists():
         if key is None:
             raise InputError(
@@ -94,16 +108,18 @@ def plan_build(config: BuildConfig, key: bytes | None) -> Plan:
 def run_build(
     config: BuildConfig, plan: Plan, folder: Path, ids: KeyedIds
 ) -> dict[str, ShardResult]:
-    """Builds the shards that are missing; returns file -> result, in order.
+    """Builds the shards of ``--shard`` that are missing; returns file -> result, in order.
 
     Raises:
         InputError: more than ``--max_rejects`` images cannot be read. Shards already made stay.
     """
-    shards = plan.shards()
+    number, parts = options.parse_shard(config.shard) or (1, 1)
+    shards = plan.shards()[number - 1 :: parts]
+    rejects = folder / finish.rejects_name(config.shard)
     images = {file: stop - start for file, _, start, stop in shards}
     results = {file: _kept(plan, folder, file) for file in images}
     missing = {file for file, result in results.items() if result is None}
-    finish.check_rejects(folder, results.values(), config.max_rejects)
+    finish.check_rejects(rejects, results.values(), config.max_rejects)
     workers = parallel.worker_count(config.workers, len(missing))
     done = sum(images[file] for file in images if file not in missing)
     if done:
@@ -114,7 +130,7 @@ def run_build(
         for result in running:
             results[result.file] = result
             bar.update(images[result.file])
-            finish.check_rejects(folder, results.values(), config.max_rejects)
+            finish.check_rejects(rejects, results.values(), config.max_rejects)
     return results
 
 
@@ -171,48 +187,6 @@ def _finished(folder: Path, plan: Plan) -> bool:
         )
     print(f"{folder}: already complete, nothing to do")
     return True
-
-
-@contextlib.contextmanager
-def _prepared(folder: Path, plan: Plan):
-    """Makes or reopens the output folder, held against a second build; gives the random key."""
-    kept = folder / BUILD_FOLDER
-    record = kept / "plan.json"
-    if folder.is_dir() and not kept.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"--out={folder}: holds files but no unfinished build; expected a new or empty folder"
-        )
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out={folder}: cannot be made ({error.strerror})") from None
-    with _lock(kept / "lock", folder):
-        if record.is_file():
-            if json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != plan.fingerprint:
-                raise InputError(
-                    f"--out={folder}: holds an unfinished build with other options or from other "
-                    "tables; choose another --out, or delete that folder first"
-                )
-        else:
-            write_atomically(kept / "id_key", secrets.token_hex(32), mode=0o600)
-            write_atomically(record, json.dumps({"fingerprint": plan.fingerprint}))
-        yield (kept / "id_key").read_bytes()
-
-
-@contextlib.contextmanager
-def _lock(path: Path, folder: Path):
-    """Keeps two builds out of one folder; the system drops the lock with the process."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"--out={folder}: another build is writing there") from None
-        yield
 
 
 def main(argv=None) -> int:

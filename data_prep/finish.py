@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.output import PlanRecord
 from data_prep.plan import KeyedIds, Plan
 from data_prep.shards import (
+    BUILD_FOLDER,
     Reject,
     ShardResult,
     file_sha256,
@@ -27,16 +29,17 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 
 REJECTS = "rejects.csv"
+PARTS_REJECTS = "rejects-*.csv"
 KEY_TABLE = "key_table.csv"
 SHOWN = 5
 
 
-def check_rejects(folder: Path, results: Iterable[ShardResult | None], max_rejects: int) -> None:
-    """Writes the rejects file and raises InputError when it has more than ``max_rejects`` rows."""
+def check_rejects(path: Path, results: Iterable[ShardResult | None], max_rejects: int) -> None:
+    """Raises InputError when there are more than ``max_rejects``, all listed in ``path``."""
     rejects = _all_rejects(results)
     if len(rejects) <= max_rejects:
         return
-    _write_rejects(folder, rejects)
+    write_rejects(path, rejects)
     shown = [f"  {reject.path}: {reject.reason}" for reject in rejects[:SHOWN]]
     more = [f"  and {len(rejects) - SHOWN} more"] if len(rejects) > SHOWN else []
     raise InputError(
@@ -45,64 +48,55 @@ def check_rejects(folder: Path, results: Iterable[ShardResult | None], max_rejec
                 f"{len(rejects)} images cannot be used, --max_rejects={max_rejects} allows fewer:",
                 *shown,
                 *more,
-                f"all so far are listed in {folder / REJECTS}. Mend them, or raise --max_rejects, "
+                f"all so far are listed in {path}. Mend them, or raise --max_rejects, "
                 "and run again: finished shards are kept",
             )
         )
     )
 
 
-def write_dataset(
-    config, plan: Plan, folder: Path, ids: KeyedIds, results: Mapping[str, ShardResult]
-) -> None:
+def write_dataset(folder: Path, record: PlanRecord, results: Mapping[str, ShardResult]) -> None:
     """Writes everything beside the shards, ``dataset.json`` last.
 
     Args:
-        config: the build's options.
-        plan: of the build.
         folder: the data set's.
-        ids: makes the keyed ids.
+        record: of the plan.
         results: file -> result of every shard, in order.
     """
     rejects = _all_rejects(results.values())
-    _write_rejects(folder, rejects)
-    if config.write_key_table:
-        write_key_table(folder, plan, ids)
-    kept = _kept_indices(plan, rejects)
-    patients = {
-        split: ids.patients(plan.source.records["patient"].to_numpy()[plan.rows[split][indices]])
-        for split, indices in kept.items()
-    }
-    _assert_ids_unique(plan, patients)
-    raw = {split: plan.source.raw[plan.rows[split][indices]] for split, indices in kept.items()}
-    for split, indices in kept.items():
-        keyed = np.array(patients[split], "S")
-        SplitIndex(indices, raw[split], keyed).save(folder, split)
-    for stray in folder.glob(".*.tmp"):
+    write_rejects(folder / REJECTS, rejects)
+    indices = _join_indices(folder, results.values())
+    _assert_ids_unique(indices)
+    for split, index in indices.items():
+        index.save(folder, split)
+    for stray in (*folder.glob(".*.tmp"), *folder.glob(PARTS_REJECTS)):
         stray.unlink()
-    recipe = plan.recipe
+    recipe = record.recipe
     mean, std = _pixel_statistics(results.values(), 2**recipe.bits - 1)
     DatasetInfo(
-        source=config.source,
+        source=record.options["source"],
         observations=recipe.observations,
         uncertain_policy=recipe.uncertain_policy,
         blank_policy=recipe.blank_policy,
         encoding=recipe.encoding,
         bits=recipe.bits,
-        channels=plan.source.channels,
+        channels=record.channels,
         short_side=recipe.short_side,
         pixel_mean=mean,
         pixel_std=std,
-        label_counts={split: count_raw_labels(raw[split], recipe.observations) for split in kept},
-        images={split: len(indices) for split, indices in kept.items()},
-        patients={split: len(set(patients[split])) for split in kept},
+        label_counts={
+            split: count_raw_labels(index.raw_labels, recipe.observations)
+            for split, index in indices.items()
+        },
+        images={split: len(index.index) for split, index in indices.items()},
+        patients={split: len(np.unique(index.patient)) for split, index in indices.items()},
         rejected=len(rejects),
-        seed=plan.seed,
+        seed=record.options["seed"],
         shards=tuple(
             Shard(r.file, r.split, r.records, r.bytes, r.sha256) for r in results.values()
         ),
-        index_sha256={split: file_sha256(SplitIndex.path(folder, split)) for split in kept},
-        fingerprint=plan.fingerprint,
+        index_sha256={split: file_sha256(SplitIndex.path(folder, split)) for split in indices},
+        fingerprint=record.fingerprint,
     ).save(folder)
 
 
@@ -110,8 +104,23 @@ def _all_rejects(results: Iterable[ShardResult | None]) -> list[Reject]:
     return [reject for result in results if result for reject in result.rejects]
 
 
-def _write_rejects(folder: Path, rejects: list[Reject]) -> None:
-    path = folder / REJECTS
+def write_part(folder: Path, part: str, results: Mapping[str, ShardResult]) -> None:
+    """Lists the rejected images of a part that is complete, and says what comes next."""
+    rejects = _all_rejects(results.values())
+    write_rejects(folder / rejects_name(part), rejects)
+    print(
+        f"{folder}: part {part} is complete, {len(results)} shards, {len(rejects)} images rejected"
+    )
+    print(f"next, when every part is: python -m data_prep.merge --out={folder}")
+
+
+def rejects_name(part: str) -> str:
+    """Returns the name of the file that lists what a part ("2/8"; "": all) rejected."""
+    return PARTS_REJECTS.replace("*", part.replace("/", "-of-")) if part else REJECTS
+
+
+def write_rejects(path: Path, rejects: list[Reject]) -> None:
+    """Writes the list, or takes an earlier one away when there is nothing to list."""
     if not rejects:
         path.unlink(missing_ok=True)  # of an earlier run, since mended
         return
@@ -119,21 +128,29 @@ def _write_rejects(folder: Path, rejects: list[Reject]) -> None:
     write_atomically(path, _csv(("path", "reason", "split", "index"), rows))
 
 
-def _kept_indices(plan: Plan, rejects: list[Reject]) -> dict[str, np.ndarray]:
-    """Returns split -> (N,) int64, the ``index`` of every record that was written."""
-    kept = {}
-    for split, rows in plan.rows.items():
-        mask = np.ones(len(rows), bool)
-        mask[[reject.index for reject in rejects if reject.split == split]] = False
-        if not mask.any():
+def _join_indices(folder: Path, results: Iterable[ShardResult]) -> dict[str, SplitIndex]:
+    """Returns split -> index of every record that was written, from the shards' sidecars."""
+    rows: dict[str, list[SplitIndex]] = {}
+    for result in results:
+        found = SplitIndex.load(folder / BUILD_FOLDER, result.file)
+        rows.setdefault(result.split, []).append(found)
+    joined = {}
+    for split, parts in rows.items():
+        joined[split] = SplitIndex(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("index", "raw_labels", "patient")
+            )
+        )
+        if not len(joined[split].index):
             raise InputError(f"no image of the {split} split can be read; see {REJECTS}")
-        kept[split] = np.flatnonzero(mask).astype(np.int64)
-    return kept
+    return joined
 
 
-def _assert_ids_unique(plan: Plan, patients: Mapping[str, list[str]]) -> None:
+def _assert_ids_unique(indices: Mapping[str, SplitIndex]) -> None:
     """Checks disjointness once more, on the ids that were written."""
-    pairs = [(patient, split) for split, ids in patients.items() for patient in set(ids)]
+    ids = {split: np.unique(index.patient).tolist() for split, index in indices.items()}
+    pairs = [(patient.decode(), split) for split, found in ids.items() for patient in found]
     assert_disjoint(*zip(*pairs, strict=True))
 
 

@@ -66,6 +66,9 @@ class BuildConfig:
     jpeg_quality: int = option(95, "Quality of --encoding=jpeg, 1 to 100.")
     records_per_shard: int = option(1024, "Images in a shard, at most.")
     workers: int = option(0, "Processes; 0: one a core.")
+    shard: str = option(
+        "", "2/8: the second of eight parts, for several machines; data_prep.merge finishes."
+    )
     max_rejects: int = option(0, "Unreadable images to put up with before the build fails.")
     id_key_file: str = option("", "File with a secret key, for ids that are the same every time.")
     write_key_table: bool = option(
@@ -121,6 +124,26 @@ def check(config: BuildConfig) -> None:
         raise InputError(f"--jpeg_quality={config.jpeg_quality}: expected 1 to 100")
     if config.encoding != "jpeg" and config.jpeg_quality != BuildConfig.jpeg_quality:
         raise InputError(f"--jpeg_quality is for --encoding=jpeg, not for {config.encoding}")
+    if parse_shard(config.shard) and not config.id_key_file:
+        raise InputError(
+            f"--shard={config.shard} needs --id_key_file=FILE, the same for all parts, so that "
+            "they give a patient the same id; make one with `openssl rand -hex 32 > FILE`"
+        )
+    if config.shard and config.write_key_table:
+        raise InputError(
+            "--write_key_table is not for a part; after data_prep.merge, run the same command "
+            "with it and without --shard"
+        )
+
+
+def parse_shard(text: str) -> tuple[int, int] | None:
+    """Reads ``--shard``: "2/8" is (2, 8), "" is None; InputError for anything else."""
+    number, slash, count = text.partition("/")
+    if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    if text:
+        raise InputError(f"--shard={text}: expected NUMBER/COUNT, as 2/8")
+    return None
 
 
 def make_recipe(config: BuildConfig, observations: tuple[str, ...]) -> Recipe:

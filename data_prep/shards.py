@@ -1,7 +1,8 @@
 """Writes one shard: decodes its images, encodes its records, keeps the statistics beside it.
 
-The file appears under its name only when it is complete, and its sidecar in ``.build/`` after
-that; a build that is interrupted anywhere finds out from the sidecars what it has.
+The file appears under its name only when it is complete, and its sidecars in ``.build/`` after
+that (its rows of the split's index, then its statistics); a build that is interrupted anywhere
+finds out from the sidecars what it has.
 """
 
 import hashlib
@@ -13,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.images import ImageError, encode_image, read_image
-from data_prep.plan import ShardTask
+from data_prep.plan import ID_DIGITS, ShardTask
 from medcolor_tf.commandline import import_tensorflow
-from medcolor_tf.data.schema import apply_policy, encode_example
+from medcolor_tf.data.schema import SplitIndex, apply_policy, encode_example
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 
@@ -57,7 +58,7 @@ class ShardResult:
 
 
 def build_shard(task: ShardTask) -> ShardResult:
-    """Writes the shard and its sidecar; images that cannot be read are returned as rejects.
+    """Writes the shard and its sidecars; images that cannot be read are returned as rejects.
 
     Raises:
         InputError: the shard cannot be written (disk full, no permission), or DICOM without
@@ -70,7 +71,7 @@ def build_shard(task: ShardTask) -> ShardResult:
     labels = apply_policy(
         task.raw, recipe.observations, recipe.uncertain_policy, recipe.blank_policy
     )
-    sums, rejects, records = [0, 0, 0], [], 0
+    sums, rejects, kept = [0, 0, 0], [], []
     try:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for place in range(len(task.paths)):
@@ -80,7 +81,7 @@ def build_shard(task: ShardTask) -> ShardResult:
                     rejects.append(error.reject)
                     continue
                 writer.write(_encode(task, place, images, labels[place]))
-                records += 1
+                kept.append(place)
                 sums = [a + b for a, b in zip(sums, pixel_sums(images), strict=True)]
         # On the disk before it has its name: a power cut must not leave a name without content.
         with temporary.open("rb") as file:
@@ -89,13 +90,14 @@ def build_shard(task: ShardTask) -> ShardResult:
         result = ShardResult(
             task.file,
             task.split,
-            records,
+            len(kept),
             target.stat().st_size,
             file_sha256(target),
             *sums,
             rejects=tuple(rejects),
         )
-        write_atomically(sidecar(target), json.dumps(asdict(result)))
+        _index_rows(task, kept).save(target.parent / BUILD_FOLDER, task.file)
+        write_atomically(sidecars(target)[-1], json.dumps(asdict(result)))
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"{target}: cannot be written ({error})") from error
     return result
@@ -179,14 +181,23 @@ def _encode(task: ShardTask, place: int, images: list[np.ndarray], label: np.nda
     )
 
 
+def _index_rows(task: ShardTask, kept: list[int]) -> SplitIndex:
+    """Returns the shard's rows of the split's index; ``kept`` are the places that were written."""
+    patients = [task.patients[place] for place in kept]
+    return SplitIndex(
+        task.start + np.array(kept, np.int64), task.raw[kept], np.array(patients, f"S{ID_DIGITS}")
+    )
+
+
 def finished_shard(folder: Path, file: str) -> ShardResult | None:
     """Returns the result of a shard that an earlier run finished, or None to build it again."""
     target = folder / file
     try:
-        content = json.loads(sidecar(target).read_text(encoding="utf-8"))
+        rows, statistics = sidecars(target)
+        content = json.loads(statistics.read_text(encoding="utf-8"))
         content["rejects"] = tuple(Reject(**reject) for reject in content["rejects"])
         result = ShardResult(**content)
-        if target.stat().st_size != result.bytes:
+        if target.stat().st_size != result.bytes or not rows.exists():
             return None
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -203,9 +214,10 @@ def rejects_changed(result: ShardResult, states: dict[int, list[str]]) -> bool:
     return any(_state(states[reject.index]) != reject.state for reject in result.rejects)
 
 
-def sidecar(target: Path) -> Path:
-    """Returns where the statistics of a shard are kept during the build."""
-    return target.parent / BUILD_FOLDER / f"{target.name}.json"
+def sidecars(target: Path) -> tuple[Path, Path]:
+    """Returns where a shard's rows of the index and its statistics are kept during the build."""
+    kept = target.parent / BUILD_FOLDER
+    return SplitIndex.path(kept, target.name), kept / f"{target.name}.json"
 
 
 def file_sha256(path: Path) -> str:

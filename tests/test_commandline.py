@@ -21,6 +21,7 @@ COMMANDS = (
     "medcolor_tf.experiment",
     "medcolor_tf.report",
     "data_prep.build",
+    "data_prep.merge",
     "data_prep.verify",
     "data_prep.phantom",
 )
