@@ -25,6 +25,7 @@ from data_prep.images import encode_image, read_image, target_size
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 
+WORKERS = 2
 GRAIN = 3.0  # standard deviation of the noise on the pictures, in gray levels
 BILINEAR, LANCZOS = Image.Resampling.BILINEAR, Image.Resampling.LANCZOS
 MEASURE = """
@@ -208,21 +209,24 @@ def memory(config: BenchConfig) -> None:
         with tempfile.TemporaryDirectory() as folder:
             table = _many_files(Path(folder), count)
             flags = ("--source=table", f"--table={table}", "--observations=a", "--short_side=32")
-            flags = (*flags, "--patient_column=who", f"--out={folder}/out", "--workers=2")
+            flags = (*flags, "--patient_column=who", f"--out={folder}/out", f"--workers={WORKERS}")
             begin = time.time()
             run = subprocess.run(
                 [sys.executable, "-c", MEASURE, *flags], check=True, capture_output=True, text=True
             )
             status, parent, worker = json.loads(run.stdout.splitlines()[-1])
             assert status == 0, run.stderr
-        peaks[count] = (parent / 1024, worker / 1024)
-        first = next(iter(peaks.values()))
-        rises = [f"{now / then - 1:+.1%}" for now, then in zip(peaks[count], first, strict=True)]
-        print(
-            f"{count:>7} images: parent {peaks[count][0]:.0f} MiB ({rises[0]}), largest worker "
-            f"{peaks[count][1]:.0f} MiB ({rises[1]}), {time.time() - begin:.0f} s",
-            flush=True,
-        )
+        peaks[count] = (parent / 1024, worker / 1024, (parent + WORKERS * worker) / 1024)
+        cells = [
+            f"{name} {now:.0f} MiB ({now / then - 1:+.1%})"
+            for name, now, then in zip(
+                ("parent", "largest worker", "together at most"),
+                peaks[count],
+                next(iter(peaks.values())),
+                strict=True,
+            )
+        ]
+        print(f"{count:>7} images: {', '.join(cells)}, {time.time() - begin:.0f} s", flush=True)
 
 
 def _many_files(folder: Path, count: int) -> Path:

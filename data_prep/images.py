@@ -17,11 +17,12 @@ from data_prep import dicom
 # Pillow's own bound against decompression bombs, for what is read and for what is made: a small
 # file may claim billions of pixels, and a 1 x 100000 strip would be resized to billions.
 MAX_PIXELS = 178_956_970 // 2
-# libjpeg decodes a JPEG straight to 1/2, 1/4 or 1/8 of its size, with less work. Scale -> how many
-# of the reduced pixels a pixel of the result must still be made from, along a side: there the
-# resize does the filtering, and the difference from the full decode is less than that of rounding
-# to 8 bits (docs/decisions.md, `python -m benchmarks.data_prep accuracy`).
-REDUCED_MARGIN = {8: 4, 4: 4, 2: 3}
+# libjpeg decodes a JPEG straight to a half or a quarter of its size, with less work. Scale -> how
+# many of the reduced pixels a pixel of the result must still be made from, along a side: there the
+# resize does the filtering, and the mean difference from the full decode is half of what rounding
+# to 8 bits makes (docs/decisions.md, `python -m benchmarks.data_prep accuracy`). An eighth is worse
+# even at a margin of 4, and hardly faster.
+REDUCED_MARGIN = {4: 4, 2: 3}
 DEPTH_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 
 

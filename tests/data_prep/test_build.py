@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import build, shards
+from data_prep import build, plan, shards
 from data_prep.options import BuildConfig
 from medcolor_tf.data.schema import DatasetInfo, SplitIndex, apply_policy
 
@@ -263,6 +263,18 @@ def test_unfinished_build_with_other_options_is_refused(make_table, run_build, t
     status, output, _ = run_build(*table_flags(table, *HALVES, "--seed=5", "--max_rejects=1"))
     assert status == 2
     assert "unfinished build with other options" in output
+
+
+def test_a_build_of_other_pixels_is_not_continued(make_table, run_build, table_flags, monkeypatch):
+    """Another version may make other pixels of the same options; one folder holds one kind."""
+    table = make_table()
+    (table.parent / "img/SECRETFILE003.png").write_bytes(b"")
+    flags = table_flags(table, *HALVES)
+    assert run_build(*flags)[0] == 2
+    monkeypatch.setattr(plan, "PIXELS_VERSION", 1)
+    status, output, _ = run_build(*flags, "--max_rejects=1")
+    assert status == 2
+    assert "unfinished build with other options (pixels_version)" in output
 
 
 def test_two_builds_cannot_share_a_folder(tmp_path, make_table, run_build, table_flags):
