@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.labels import Observation, count_labels, parse_cell, parse_columns
+from data_prep.labels import Observation, parse_cell, parse_columns
 from data_prep.labels import parse_observations as parse
 from data_prep.tables import read_table
+from medcolor_tf.data.schema import count_raw_labels
 from medcolor_tf.errors import InputError
 
 SPELLINGS = {1.0: ["1", "1.0", " 1.00 ", "True", "1e0"], 0.0: ["0", "0.0", "-0", "false"]}
@@ -48,7 +49,7 @@ def test_negation_swaps_only_zero_and_one(tmp_path_factory, cells):
     known = plain >= 0
     np.testing.assert_array_equal(negated[known], 1 - plain[known])
     np.testing.assert_array_equal(negated[~known], plain[~known])
-    counts = count_labels(plain, ["c"])["c"]
+    counts = count_raw_labels(plain, ["c"])["c"]
     assert sum(counts.values()) == len(cells)
     assert counts["uncertain"] == cells.count("-1")
     assert counts["blank"] == cells.count("")
