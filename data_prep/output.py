@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from data_prep.plan import Plan, Recipe, describe
 from data_prep.shards import BUILD_FOLDER
 from medcolor_tf import commandline
@@ -169,8 +171,8 @@ def _lock(path: Path, busy: InputError | None = None, shared: bool = False):
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.flock(file, kind | (fcntl.LOCK_NB if busy else 0))
-        except OSError:
-            if busy is None:
-                raise
+        except BlockingIOError:
             raise busy from None
+        except OSError:  # a file system without locks, as some that machines share
+            tqdm.write(f"warning: {path}: no locks there; see that no two builds run at once")
         yield

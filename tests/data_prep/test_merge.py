@@ -1,11 +1,10 @@
 """Parts built apart and merged: the same bytes as one build, and what is said when it cannot be."""
 
-import shutil
+import errno
 
 import pytest
 
 from data_prep import build, merge, output, shards
-from data_prep.shards import BUILD_FOLDER
 from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
 
@@ -274,4 +273,15 @@ def test_two_parts_write_at_once_but_not_the_same(tmp_path, make_table, run_buil
             output.opened(folder, record),
         ):
             pass
-    shutil.rmtree(folder / BUILD_FOLDER)
+
+
+def test_file_systems_without_locks_are_built_on_with_a_warning(parts, run_build, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    status, text, _ = run_build(*parts[0], "--shard=1/2")
+    assert status == 0, text
+    assert "lock-1-of-2: no locks there" in text
