@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from medcolor_tf.models.fused import batch_normalization
 from medcolor_tf.models.initializers import layer_seed, torch_uniform
 
 LEAKY_SLOPE = 0.01  # PyTorch's default; Keras' is 0.3
@@ -66,7 +67,7 @@ class TorchLayers:
 
     def batch_norm(self, x, name, gamma="ones"):
         """BatchNorm2d. Keras' running variance is the biased one; PyTorch's has n-1."""
-        return keras.layers.BatchNormalization(
+        return batch_normalization(
             axis=-1,
             momentum=BN_MOMENTUM,
             epsilon=BN_EPSILON,

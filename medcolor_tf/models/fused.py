@@ -1,0 +1,180 @@
+"""Batch normalisation in one TensorFlow kernel; other backends keep Keras' own layer.
+
+The one file of `models` that calls TensorFlow, and only in its marked fast path: Keras' layer runs
+about ten element-wise passes over the activations and casts bfloat16 to float32 and back.
+"""
+
+import keras
+
+from medcolor_tf.models.layers import register
+
+# Where the kernel takes over: what cuDNN accepts, and what the tests compare.
+MIN_EPSILON = 1e-5
+FUSED_DTYPES = ("float32", "bfloat16")
+
+_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+@register
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """keras.layers.BatchNormalization with the same arguments, weights, names and results.
+
+    On TensorFlow, (B,H,W,C) inputs of float32 or bfloat16 normalised over their last axis go
+    through `FusedBatchNormV3`, with float32 weights and statistics under every policy. Everything
+    else (masks, other ranks, renorm, synchronized, a small epsilon, other backends) is left to
+    Keras.
+    """
+
+    @classmethod
+    def sharing(cls, layer):
+        """Return the fused twin of a built Keras layer; its variables are shared, not copied."""
+        twin = cls.from_config(layer.get_config())
+        for name in _WEIGHTS:
+            setattr(twin, name, getattr(layer, name))
+        twin.input_spec, twin._reduction_axes = layer.input_spec, layer._reduction_axes
+        twin.built = True
+        return twin
+
+    def call(self, inputs, training=None, mask=None):
+        """(B,H,W,C) to the same shape in the compute dtype; see Keras' layer for the arguments."""
+        if mask is not None or not self._is_fast(inputs):
+            return super().call(inputs, training=training, mask=mask)
+        if training and self.trainable:
+            outputs = self._by_batch(inputs)
+        elif training or _is_deterministic():
+            outputs = self._by_moving_affine(inputs)
+        else:
+            outputs = self._by_moving(inputs)
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+    def _is_fast(self, inputs):
+        return (
+            keras.backend.backend() == "tensorflow"
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and keras.backend.standardize_dtype(inputs.dtype) in FUSED_DTYPES
+            and self.epsilon >= MIN_EPSILON
+            and not self.synchronized
+            and not getattr(self, "renorm", False)
+        )
+
+    def _scale_and_offset(self):
+        """Return gamma and beta, (C,) float32; ones and zeros where the layer has none."""
+        ops, like = keras.ops, keras.ops.convert_to_tensor(self.moving_mean)
+        scale = ops.ones_like(like) if self.gamma is None else ops.convert_to_tensor(self.gamma)
+        offset = ops.zeros_like(like) if self.beta is None else ops.convert_to_tensor(self.beta)
+        return scale, offset
+
+    def _by_batch(self, x):
+        """Normalise by the batch's mean and biased variance; update the moving ones as Keras."""
+        import tensorflow as tf
+
+        scale, offset = self._scale_and_offset()
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=scale, offset=offset, mean=[], variance=[], epsilon=self.epsilon
+        )
+        # The kernel normalises by the biased variance but returns it times n / (n - 1).
+        count = tf.cast(tf.size(x, tf.int64) // x.shape[-1], variance.dtype)
+        variance *= 1.0 - 1.0 / count
+        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+        return outputs
+
+    def _by_moving(self, x):
+        """Normalise by the moving statistics where no gradient is asked for.
+
+        As one kernel that TensorFlow's optimiser can merge into the convolution before it.
+        """
+        import tensorflow as tf
+
+        scale, offset = self._scale_and_offset()
+        mean, variance = (tf.convert_to_tensor(v) for v in (self.moving_mean, self.moving_variance))
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=scale,
+            offset=offset,
+            mean=mean,
+            variance=variance,
+            epsilon=self.epsilon,
+            is_training=False,
+        )[0]
+
+    def _by_moving_affine(self, x):
+        """Normalise by the moving statistics inside a training step, as x * scale + shift.
+
+        The gradient is then one multiplication. The kernel's own would also sum over the
+        activations for gamma and beta, which are frozen, and has no deterministic form on GPUs.
+        """
+        ops = keras.ops
+        scale, shift = moving_affine(self)
+        return x * ops.cast(scale, x.dtype) + ops.cast(shift, x.dtype)
+
+
+def moving_affine(layer):
+    """Return (scale, shift), each (C,) float32: the layer's inference is x * scale + shift."""
+    scale = keras.ops.rsqrt(layer.moving_variance + layer.epsilon)
+    scale = scale if layer.gamma is None else scale * layer.gamma
+    shift = -layer.moving_mean * scale
+    return scale, shift if layer.beta is None else shift + layer.beta
+
+
+def batch_normalization(**arguments):
+    """Make the layer that suits the backend: fused on TensorFlow, Keras' own elsewhere."""
+    if keras.backend.backend() == "tensorflow":
+        return FusedBatchNormalization(**arguments)
+    return keras.layers.BatchNormalization(**arguments)
+
+
+def fuse_batch_norm(model):
+    """Return a functional or Sequential `model` with its batch normalisation fused.
+
+    Args:
+        model: any; nested functional models are followed. Layers that are not exactly
+            keras.layers.BatchNormalization, and models of other classes, stay as they are.
+
+    Returns:
+        A model of the same name, graph and results that shares every variable with `model`, under
+        the same path; or `model` itself where there is nothing to do.
+    """
+    if keras.backend.backend() != "tensorflow" or not _has_plain(model):
+        return model
+    twins = {}
+
+    def twin_of(layer):
+        if id(layer) not in twins:  # a layer that is called twice stays one layer
+            fits = _is_plain(layer)
+            twins[id(layer)] = (
+                FusedBatchNormalization.sharing(layer) if fits else fuse_batch_norm(layer)
+            )
+        return twins[id(layer)]
+
+    fused = keras.models.clone_model(model, clone_function=twin_of)
+    if not model.trainable:
+        fused.trainable = False
+    return fused
+
+
+def _has_plain(model):
+    return is_graph(model) and any(_is_plain(layer) or _has_plain(layer) for layer in model.layers)
+
+
+def _is_plain(layer):
+    return (
+        type(layer) is keras.layers.BatchNormalization
+        and layer.built
+        and not getattr(layer, "renorm", False)
+    )
+
+
+def is_graph(model):
+    """Say whether a model can be rebuilt from its graph of layers: not a class with its own call.
+
+    By name: Keras does not export its class of functional models.
+    """
+    return isinstance(model, keras.Model) and type(model).__name__ in ("Functional", "Sequential")
+
+
+def _is_deterministic():
+    from tensorflow.python.framework.config import is_op_determinism_enabled  # as Keras does
+
+    return is_op_determinism_enabled()
