@@ -24,6 +24,9 @@ pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1)).astype("uint8
 for name in ("deconv", "pixel_shuffle", "color_u"):
     model = build_classifier(name, backbone, 2, pixel_mean=0.5, pixel_std=0.25, seed=0)
     assert np.isfinite(np.asarray(model(pixels))).all(), name
+    for part in ("colorizer", "backbone"):
+        norms = [x for x in model.get_layer(part).layers if "moving_mean" in dir(x)]
+        assert {type(x) for x in norms} == {keras.layers.BatchNormalization}, part
 model.compile(keras.optimizers.SGD(0.01), "mse")
 before = model.get_weights()[0]
 model.fit(pixels, np.zeros((2, 2)), verbose=0)
