@@ -251,7 +251,9 @@ def test_a_model_file_keeps_its_weights(tmp_path, tiny_backbone):
     for weights in ("imagenet", None):
         model = build_backbone(str(path), weights=weights)
         x = _image(1, 16, 16, 3)
-        np.testing.assert_array_equal(_run(model, x), _run(source, x))
+        assert _equal(model.get_weights(), source.get_weights())
+        # To rounding: the batch normalisation is another kernel.
+        np.testing.assert_allclose(_run(model, x), _run(source, x), rtol=1e-5, atol=1e-6)
         assert model.name == "backbone"
 
 
