@@ -40,15 +40,20 @@ def build_step(kind: str, strategy: str, policy: str, flags):
     import keras
     import numpy as np
 
-    from medcolor_tf.models import build_classifier, torch_layers
-    from medcolor_tf.models.fused import batch_normalization
+    from medcolor_tf.models import build_classifier, classifier, torch_layers
+    from medcolor_tf.models.fused import batch_normalization, fuse_batch_norm
     from medcolor_tf.training.strategies import set_trainable
 
-    stock = keras.layers.BatchNormalization
-    torch_layers.batch_normalization = stock if kind == "stock" else batch_normalization
+    stock = kind == "stock"
+    layer = keras.layers.BatchNormalization if stock else batch_normalization
+    torch_layers.batch_normalization = layer
+    # The classifier fuses whatever parts it is given.
+    classifier.fuse_batch_norm = (lambda model: model) if stock else fuse_batch_norm
     keras.config.set_dtype_policy(policy)
     parts = {"colorizer": "pixel_shuffle", "backbone": "ResNet18", "backbone_weights": None}
     model = build_classifier(**parts, labels=5, pixel_mean=0.5, pixel_std=0.29, seed=0)
+    norm = model.get_layer("backbone").get_layer("bn1")
+    assert (type(norm) is keras.layers.BatchNormalization) == stock
     set_trainable(model, strategy)
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.01, 0.9), loss, jit_compile=False)
