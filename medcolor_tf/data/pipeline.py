@@ -2,7 +2,9 @@
 
 The order of the images is a function of (seed, epoch) and the crop of (seed, epoch, position), so
 a run that starts at step k sees exactly what an uninterrupted one sees from step k on. Encoded
-records are shuffled, never decoded images: a shuffle buffer of those would eat the memory.
+records are shuffled, never decoded images: a shuffle buffer of those would eat the memory. Once a
+split's decoded images are kept in memory (:meth:`Split.keep_decoded`), the numbers of the records
+go through the very same stream in place of the records, so the order stays what it was.
 """
 
 from collections.abc import Mapping
@@ -14,10 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from medcolor_tf.data import schema, subsets
+from medcolor_tf.data.images import decode_image, resize_pixels, square_crop
+from medcolor_tf.data.resident import ResidentImages
 from medcolor_tf.errors import InputError
 
-# A subset of at most this size is kept in memory, encoded; a larger one is filtered from the
-# stream, which costs reading but no memory.
+# The records of a subset of at most this size are kept in memory, encoded, and shuffled as a whole;
+# a larger one is filtered from the stream, which costs reading but no memory.
 SUBSET_CACHE_BYTES = 2 * 2**30
 
 
@@ -70,6 +74,7 @@ class Split:
             selection.uncertain_policy, self.info.observations, self.info.uncertain_policy
         )
         self._shards = _check_shards(self.folder, self.info, split)
+        self._first_row = np.cumsum([0] + [shard.records for shard in self._shards])
         index = schema.SplitIndex.load(folder, split)
         rows = np.arange(len(index.index))
         self._subset = split == "train" and selection.train_fraction < 1.0
@@ -78,7 +83,9 @@ class Split:
             rows = subsets.subset_rows(
                 index.raw_labels, selection.train_fraction, selection.subset_seed
             )
-            self._shards = _shards_of_rows(self._shards, rows)
+            used = np.unique(np.searchsorted(self._first_row, rows, side="right") - 1)
+            self._shards = tuple(self._shards[number] for number in used)
+            self._first_row = np.append(self._first_row[used], 0)
         self.patient = index.patient[rows]
         self.raw_counts = schema.count_raw_labels(
             index.raw_labels[rows][:, self._columns], self.observations
@@ -86,7 +93,12 @@ class Split:
         self.labels = self._apply_policy(index.raw_labels[rows])
         self._selected = np.zeros(int(index.index[-1]) + 1, bool)
         self._selected[index.index[rows]] = True
-        self._cached_records = self._cache_subset() if self._subset else None
+        # Row of the split -> position in the selection, -1 for the others.
+        self._position = np.full(len(index.index), -1)
+        self._position[rows] = np.arange(len(rows))
+        self._resident: ResidentImages | None = None
+        self._shuffle_whole = self._subset and self._encoded_bytes() <= SUBSET_CACHE_BYTES
+        self._kept_records = self._read(None).cache() if self._shuffle_whole else None
 
     def __len__(self):
         return len(self.labels)
@@ -109,9 +121,41 @@ class Split:
     @cached_property
     def _in_order(self) -> tf.data.Dataset:
         """Every image once, centre crop; kept, since tracing it takes longer than a small split."""
-        return self._records(shuffle_key=None).map(
-            lambda record: self._decode(record, crop_key=None), num_parallel_calls=tf.data.AUTOTUNE
+        return self._items(shuffle_key=None).map(
+            lambda item: self._example(item, crop_key=None), num_parallel_calls=tf.data.AUTOTUNE
         )
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(N, 2) int64, heights and widths as stored; the records are read for it, not decoded."""
+        spec = {"size": tf.io.FixedLenFeature([2], tf.int64)}
+        records = self._items(shuffle_key=None).batch(1024)
+        parsed = records.map(lambda batch: tf.io.parse_example(batch, spec)["size"])
+        return np.concatenate(list(parsed.as_numpy_iterator()))
+
+    def kept_sizes(self) -> np.ndarray:
+        """(N, 2) int64, sizes of the images that :meth:`keep_decoded` keeps."""
+        if self.image_size >= self.info.short_side:
+            return self.sizes
+        square = self.sizes[:, :1] == self.sizes[:, 1:]
+        return np.where(square, self.image_size, self.sizes)
+
+    def keep_decoded(self) -> None:
+        """Decodes every image once and keeps it; from now on all batches come from memory.
+
+        The batches are the same, bit for bit. Images that are not square are kept whole, since
+        their crop is another one in each epoch; square ones that have to shrink are kept small.
+        """
+        if self._resident is not None:
+            return
+        decoded = self._items(shuffle_key=None).map(
+            self._decode_to_keep, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        self._resident = ResidentImages.load(
+            decoded.prefetch(64), self.kept_sizes(), self.info, self.labels, self.patient
+        )
+        self._kept_records = None
+        self.__dict__.pop("_in_order", None)  # it read the records
 
     def training_batches(
         self, batch_size: int, seed: int = 0, start_step: int = 0, shuffle_buffer: int = 8192
@@ -127,18 +171,19 @@ class Split:
             start_step: number of batches already used.
             shuffle_buffer: encoded records held for shuffling.
         """
+
         steps = self.steps_per_epoch(batch_size)
         first_epoch, skipped = divmod(start_step, steps)
 
         def epoch(number, skip=0):
-            # Dataset.shuffle mixes in the global seed of its graph (and fails on a global seed of
-            # 0, measured). Each epoch is a graph of its own, so it gets one that never changes.
-            tf.compat.v1.get_default_graph().seed = 1
-            records = self._records(shuffle_key=(seed, number), shuffle_buffer=shuffle_buffer)
-            numbered = records.take(steps * batch_size).enumerate().skip(skip * batch_size)
-            return numbered.map(
-                lambda position, record: self._decode(record, (seed, number, position))[:2],
-                num_parallel_calls=tf.data.AUTOTUNE,
+            items = self._epoch((seed, number), steps * batch_size, shuffle_buffer)
+            return (
+                items.enumerate()
+                .skip(skip * batch_size)
+                .map(
+                    lambda position, item: self._example(item, (seed, number, position))[:2],
+                    num_parallel_calls=tf.data.AUTOTUNE,
+                )
             )
 
         first = tf.data.Dataset.from_tensors(tf.constant(first_epoch, tf.int64)).flat_map(
@@ -147,6 +192,39 @@ class Split:
         later = tf.data.Dataset.range(first_epoch + 1, tf.int64.max).flat_map(epoch)
         batches = first.concatenate(later).batch(batch_size, drop_remainder=True)
         return batches.prefetch(tf.data.AUTOTUNE)
+
+    def training_positions(
+        self, batch_size: int, seed: int = 0, first_epoch: int = 0, shuffle_buffer: int = 8192
+    ) -> tf.data.Dataset:
+        """Which images :meth:`training_batches` has, in the same order, without reading them.
+
+        Returns:
+            An endless dataset of (steps_per_epoch * batch_size,) int64, one array an epoch:
+            positions in the order of :meth:`batches`.
+        """
+        count = self.steps_per_epoch(batch_size) * batch_size
+
+        def epoch(number):
+            return self._epoch((seed, number), count, shuffle_buffer, True).batch(count)
+
+        # The work an element is next to nothing: more threads would only wait for each other.
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 1
+        options.autotune.enabled = False
+        epochs = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch)
+        return epochs.prefetch(1).with_options(options)
+
+    def view_batches(self, batch_size: int, seed: int, view: int) -> tf.data.Dataset:
+        """As :meth:`batches`, with random crops that are a function of (seed, view, position)."""
+        dataset = (
+            self._items(shuffle_key=None)
+            .enumerate()
+            .map(
+                lambda position, item: self._example(item, (seed, view, position))[:2],
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+        )
+        return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Returns the number of full batches in an epoch; InputError when there is none."""
@@ -163,32 +241,49 @@ class Split:
         )
         return labels[:, self._columns]
 
-    def _records(self, shuffle_key, shuffle_buffer=0) -> tf.data.Dataset:
-        """Encoded records; ``shuffle_key`` is None (in order) or (seed, epoch)."""
-        if self._cached_records is not None:
+    def _epoch(self, shuffle_key, count, shuffle_buffer, positions=None) -> tf.data.Dataset:
+        """The first ``count`` items of an epoch; inside a function that tf.data traces."""
+        # Dataset.shuffle mixes in the global seed of its graph (and fails on a global seed of 0,
+        # measured). Each epoch is a graph of its own, so it gets one that never changes.
+        tf.compat.v1.get_default_graph().seed = 1
+        return self._items(shuffle_key, shuffle_buffer, positions).take(count)
+
+    def _items(self, shuffle_key, shuffle_buffer=0, positions=None) -> tf.data.Dataset:
+        """Encoded records, or their positions in the selection, in the same order.
+
+        ``shuffle_key`` is None (in order) or (seed, epoch). Neither the interleaving of shards nor
+        a shuffle looks at what it moves, so positions come out as the records would. ``positions``
+        None means what :meth:`_example` needs: positions once the images are resident.
+        """
+        positions = self._resident is not None if positions is None else positions
+        if self._shuffle_whole:
             shuffle_buffer = len(self)
-            dataset = self._cached_records
+            dataset = tf.data.Dataset.range(len(self)) if positions else self._kept_records
         else:
-            dataset = self._read(shuffle_key)
+            dataset = self._read(shuffle_key, positions)
         if shuffle_key is None:
             return dataset
         return dataset.shuffle(
             shuffle_buffer, seed=_fold(*shuffle_key), reshuffle_each_iteration=False
         )
 
-    def _read(self, shuffle_key) -> tf.data.Dataset:
-        """Reads the shards that hold selected records, in parallel, and filters the others out."""
-        names = [str(self.folder / shard.file) for shard in self._shards]
-        files = tf.constant(names)
+    def _read(self, shuffle_key, positions=False) -> tf.data.Dataset:
+        """Items of the shards that hold selected ones, in parallel; the others are filtered out."""
+        shards = tf.range(len(self._shards), dtype=tf.int64)
         if shuffle_key is not None:
             key = tf.stack([_fold(*shuffle_key), tf.constant(1, tf.int64)])
-            files = tf.random.experimental.stateless_shuffle(files, seed=key)
-        reader = tf.data.Dataset.from_tensor_slices(files).interleave(
-            lambda file: tf.data.TFRecordDataset(file, buffer_size=8 * 2**20),
-            cycle_length=min(16, len(names)) if shuffle_key is not None else 1,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+            shards = tf.random.experimental.stateless_shuffle(shards, seed=key)
+        reader = tf.data.Dataset.from_tensor_slices(shards).interleave(
+            self._rows_of if positions else self._records_of,
+            cycle_length=min(16, len(self._shards)) if shuffle_key is not None else 1,
+            num_parallel_calls=None if positions else tf.data.AUTOTUNE,
+            deterministic=None if positions else True,
         )
+        if positions and not self._subset:
+            return reader
+        if positions:
+            position = tf.constant(self._position)
+            return reader.map(lambda row: position[row]).filter(lambda found: found >= 0)
         if not self._subset:
             return reader
         selected = tf.constant(self._selected)
@@ -197,20 +292,46 @@ class Split:
             lambda record: selected[tf.io.parse_single_example(record, spec)["index"]]
         )
 
-    def _cache_subset(self):
-        stored = sum(shard.bytes for shard in self._shards)
-        share = len(self) / sum(shard.records for shard in self._shards)
-        return self._read(None).cache() if stored * share <= SUBSET_CACHE_BYTES else None
+    def _records_of(self, shard) -> tf.data.Dataset:
+        names = tf.constant([str(self.folder / shard.file) for shard in self._shards])
+        return tf.data.TFRecordDataset(names[shard], buffer_size=8 * 2**20)
 
-    def _decode(self, record, crop_key):
-        """Parses, decodes and crops one record; ``crop_key`` None crops the centre."""
-        example = tf.io.parse_single_example(record, schema.feature_spec(self.info))
-        image = decode_image(example["image"], example["size"], self.info)
+    def _rows_of(self, shard) -> tf.data.Dataset:
+        first = tf.constant(self._first_row)[shard]
+        records = tf.constant([shard.records for shard in self._shards], tf.int64)
+        return tf.data.Dataset.range(first, first + records[shard])
+
+    def _encoded_bytes(self) -> float:
+        share = len(self) / sum(shard.records for shard in self._shards)
+        return share * sum(shard.bytes for shard in self._shards)
+
+    def _example(self, item, crop_key):
+        """Image, label and ids of one item; ``crop_key`` None crops the centre."""
+        if self._resident is None:
+            image, *others = self._decode(item)
+        else:
+            image, *others = self._resident.example(item)
         offset = 0.5
         if crop_key is not None:
             offset = tf.random.stateless_uniform([], seed=[_fold(*crop_key[:2]), crop_key[2]])
-        image = square_crop(image, offset, self.image_size)
+        return square_crop(image, offset, self.image_size), *others
+
+    def _decode(self, record):
+        """Parses one record and decodes its image."""
+        example = tf.io.parse_single_example(record, schema.feature_spec(self.info))
+        image = decode_image(example["image"], example["size"], self.info)
         return image, self._label(example["raw_label"]), example["image_id"], example["patient"]
+
+    def _decode_to_keep(self, record):
+        image, _, image_id, _ = self._decode(record)
+        if self.image_size >= self.info.short_side:
+            return image, image_id
+
+        def shrunken():
+            return resize_pixels(image, self.image_size, self.image_size)
+
+        height, width, _ = tf.unstack(tf.shape(image))
+        return tf.cond(height == width, shrunken, lambda: image), image_id
 
     def _label(self, raw):
         """The policy as tensors: the same rule as schema.apply_policy, which the tests compare."""
@@ -257,53 +378,6 @@ def make_dataset(
     return opened.batches(batch_size)
 
 
-def decode_image(encoded, size, info: schema.DatasetInfo):
-    """Decodes one record's channels: (C,) strings to (H, W, C) uint8 or uint16."""
-    dtype = tf.uint16 if info.bits == 16 else tf.uint8
-    decode = {
-        "png": lambda text: tf.io.decode_png(text, channels=1, dtype=dtype),
-        # The accurate transform is Pillow's; the default one differs from it (measured).
-        "jpeg": lambda text: tf.io.decode_jpeg(text, channels=1, dct_method="INTEGER_ACCURATE"),
-        "raw": lambda text: tf.reshape(
-            tf.io.decode_raw(text, dtype), tf.concat([size, [1]], axis=0)
-        ),
-    }[info.encoding]
-    return tf.concat([decode(encoded[channel]) for channel in range(info.channels)], axis=-1)
-
-
-def square_crop(image, offset, side: int):
-    """Cuts the largest square and scales it to ``side`` pixels.
-
-    Args:
-        image: (H, W, C) or (B, H, W, C), uint8 or uint16.
-        offset: where along the longer side, 0 (start) to 1 (end); 0.5 is the centre.
-        side: of the result, in pixels.
-
-    Returns:
-        (side, side, C) or (B, side, side, C), same dtype; resampled (bilinear, antialiased) only
-        where it must be.
-    """
-    height, width = tf.shape(image)[-3], tf.shape(image)[-2]
-    short = tf.minimum(height, width)
-    slack = tf.stack([height - short, width - short])
-    start = tf.cast(tf.round(tf.cast(slack, tf.float32) * offset), tf.int32)
-    square = image[..., start[0] : start[0] + short, start[1] : start[1] + short, :]
-    square = resize_pixels(square, side, side)
-    return tf.ensure_shape(square, [*image.shape[:-3], side, side, image.shape[-1]])
-
-
-def resize_pixels(image, height, width):
-    """Antialiased bilinear resize, as Pillow's, of (..., H, W, C); nothing where the size fits."""
-
-    def scale():
-        resized = tf.image.resize(image, [height, width], antialias=True)
-        return tf.saturate_cast(tf.round(resized), image.dtype)
-
-    shape = tf.shape(image)
-    fits = tf.logical_and(tf.equal(shape[-3], height), tf.equal(shape[-2], width))
-    return tf.cond(fits, lambda: image, scale)
-
-
 def label_counts(labels: np.ndarray, observations) -> Mapping[str, Mapping[str, int]]:
     """Counts labels after the policy: name -> {"positive", "negative", "unknown"} -> count."""
     return {
@@ -314,11 +388,6 @@ def label_counts(labels: np.ndarray, observations) -> Mapping[str, Mapping[str, 
         }
         for i, name in enumerate(observations)
     }
-
-
-def _shards_of_rows(shards, rows: np.ndarray) -> tuple[schema.Shard, ...]:
-    ends = np.cumsum([shard.records for shard in shards])
-    return tuple(shards[i] for i in np.unique(np.searchsorted(ends, rows, side="right")))
 
 
 def _fold(seed, epoch):

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.images import ImageError, read_image
-from medcolor_tf.data.pipeline import square_crop
+from medcolor_tf.data.images import square_crop
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import gradcam
 from medcolor_tf.evaluation.pictures import side_by_side

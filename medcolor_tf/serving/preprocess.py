@@ -7,7 +7,7 @@ orientation, and formats other than JPEG and PNG.
 
 import tensorflow as tf
 
-from medcolor_tf.data.pipeline import resize_pixels, square_crop
+from medcolor_tf.data.images import resize_pixels, square_crop
 from medcolor_tf.models.spec import ModelSpec
 
 # ITU-R 601 in 16-bit fixed point, as Pillow computes it: equal channels keep their value exactly.

@@ -12,6 +12,7 @@ STRATEGY_NAMES = ("baseline", "color_module", "baseline_all", "all", "last_layer
 COLORIZER_NAMES = ("deconv", "pixel_shuffle", "color_u", "none")
 COLORIZER_INITS = ("paper", "gray")
 AUTO = "auto"
+CACHES = ("auto", "none", "ram")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class Recipe:
     max_zoom: float = option(1.1, "Largest random magnification; 1: none.")
     augment_probability: float = option(0.75, "Probability of the rotation and of the zoom.")
     shuffle_buffer: int = option(8192, "Encoded records held in memory for shuffling.")
+
+    cache: str = option(
+        AUTO,
+        "Where decoded images stay: ram; none (read and decoded anew in every epoch, whatever the "
+        "data set's size); auto: ram where they take at most half of the free memory. Batches are "
+        "the same.",
+        CACHES,
+    )
 
     checkpoint_every: int = option(
         0, "Steps between evaluations and checkpoints; 0: an epoch, at most 4800."
@@ -160,12 +169,12 @@ class TrainConfig(Recipe):
 def changed_options(there: dict, wanted: dict) -> list[str]:
     """Compares the options of two runs, as config.json holds them: "--name=wanted (there: old)".
 
-    Where the files are and what is evaluated at the end does not make another run; an option that
-    is younger than the run had its default there.
+    Where the files are, what is kept in memory and what is evaluated at the end does not make
+    another run; an option that is younger than the run had its default there.
     """
     default = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     old, new = (json.loads(json.dumps(default | flags)) for flags in (there, wanted))
-    names = sorted((old.keys() | new.keys()) - {"run_dir", "data_dir", "evaluate"})
+    names = sorted((old.keys() | new.keys()) - _NOT_THE_RUN)
     return [
         f"--{name}={new.get(name)} (there: {old.get(name)})"
         for name in names
@@ -178,6 +187,7 @@ def data_name(data_dir: str) -> str:
     return Path(data_dir).resolve().name
 
 
+_NOT_THE_RUN = {"run_dir", "data_dir", "evaluate", "cache"}
 _RANGES = {
     "train_fraction": (1e-6, 1.0),
     "batch_size": (1, 1_000_000),

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medcolor_tf.commandline import command_line
+from medcolor_tf.data import cache
 from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import mean_auc, roc_auc
@@ -204,6 +205,7 @@ def training_model(classifier: keras.Model, side: int, config: TrainConfig) -> k
 def _train(session: Session) -> dict:
     config, run, model = session.config, session.run, session.model
     start = _restore(session)
+    print(cache.keep(config.cache, (session.train, session.valid)))
     max_lr = config.peak_rate() or _found_rate(session)
     _describe(session, start, max_lr)
     log = Log(run.folder / runs.TENSORBOARD)
