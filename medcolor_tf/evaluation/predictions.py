@@ -50,7 +50,7 @@ def predict_split(
     """
     columns: list[list[np.ndarray]] = [[], [], [], []]
     for images, labels, image_id, patient in split.identified_batches(batch_size):
-        logits = _predict_full(classifier, images, batch_size)
+        logits = predict_full(classifier, images, batch_size)
         batch = (logits, labels.numpy(), image_id.numpy().astype(str), patient.numpy().astype(str))
         for column, values in zip(columns, batch, strict=True):
             column.append(values)
@@ -59,10 +59,10 @@ def predict_split(
     return Predictions(*(np.concatenate(column) for column in columns))
 
 
-def _predict_full(classifier: keras.Model, images, batch_size: int) -> np.ndarray:
+def predict_full(model: keras.Model, images, batch_size: int) -> np.ndarray:
     """Predicts a batch; a short last one is filled up, since a new shape is traced anew."""
     count = len(images)
     if count < batch_size:
         filler = np.repeat(np.asarray(images)[:1], batch_size - count, axis=0)
         images = np.concatenate([images, filler])
-    return classifier.predict_on_batch(images)[:count]
+    return model.predict_on_batch(images)[:count]

@@ -100,11 +100,10 @@ class LossCurve(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Restarts with Keras' running mean, and leaves evaluation out of the speed."""
         self._loss.reset()
-        self._since, self._steps = time.perf_counter(), 0
+        self._since, self._batches = time.perf_counter(), 0
 
     def on_train_batch_end(self, batch, logs=None):
         """Writes a point when it is time."""
-        self._steps += 1
         optimizer = self.model.optimizer
         step = int(optimizer.iterations)
         if step % self.every:
@@ -116,7 +115,9 @@ class LossCurve(keras.callbacks.Callback):
                 "train/loss": self._loss.since_last(logs["loss"], batch + 1),
                 "train/learning_rate": float(optimizer.learning_rate),
                 "train/momentum": float(optimizer.momentum),
-                "train/images_per_second": self._steps * self.batch_size / (now - self._since),
+                "train/images_per_second": (batch + 1 - self._batches)
+                * self.batch_size
+                / (now - self._since),
             },
         )
-        self._since, self._steps = now, 0
+        self._since, self._batches = now, batch + 1

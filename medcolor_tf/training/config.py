@@ -13,6 +13,7 @@ COLORIZER_NAMES = ("deconv", "pixel_shuffle", "color_u", "none")
 COLORIZER_INITS = ("paper", "gray")
 AUTO = "auto"
 CACHES = ("auto", "none", "ram")
+FEATURES = ("auto", "once", "each_step")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,17 @@ class Recipe:
         "the same.",
         CACHES,
     )
+    features: str = option(
+        AUTO,
+        "Where only C trains, E(T(x)): once, computed before the training and kept; each_step; "
+        "auto: once where the result is the same and it pays.",
+        FEATURES,
+    )
+    views: int = option(
+        0,
+        "With --features=once and augmentation: augmented views of each image that are computed "
+        "and used in turn, an approximation of new ones in each epoch; 0: none.",
+    )
 
     checkpoint_every: int = option(
         0, "Steps between evaluations and checkpoints; 0: an epoch, at most 4800."
@@ -85,6 +97,8 @@ class Recipe:
             value = getattr(self, name, low)
             if not low <= value <= high:
                 raise InputError(f"--{name}={value}: expected a value from {low:g} to {high:g}")
+        if self.views and self.features != "once":
+            raise InputError(f"--views={self.views} needs --features=once, got {self.features}")
         if self.max_lr != AUTO:
             self.peak_rate()
 
@@ -99,6 +113,11 @@ class Recipe:
         if not 0 < rate < float("inf"):
             raise InputError(f"--max_lr={self.max_lr}: expected a number above zero, or auto")
         return rate
+
+    @property
+    def augments(self) -> bool:
+        """Whether images are rotated or zoomed while training."""
+        return self.augment_probability > 0 and (self.rotation_degrees > 0 or self.max_zoom > 1)
 
     @property
     def momentum_range(self) -> tuple[float, float]:
@@ -202,6 +221,7 @@ _RANGES = {
     "max_zoom": (1.0, 100.0),
     "augment_probability": (0.0, 1.0),
     "shuffle_buffer": (1, 100_000_000),
+    "views": (0, 10_000),
     "checkpoint_every": (0, 1_000_000_000),
     "log_every": (1, 1_000_000_000),
     "min_steps": (0, 1_000_000_000),

@@ -1,8 +1,6 @@
 """One loop that trains any strategy, resumes exactly, and leaves a run folder."""
 
-import contextlib
 import dataclasses
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +19,7 @@ from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model
 from medcolor_tf.evaluation.predictions import predict_split
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
-from medcolor_tf.training import callbacks, runs, strategies, weights
+from medcolor_tf.training import callbacks, environment, features, runs, strategies, weights
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.config import TrainConfig
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
@@ -45,6 +43,7 @@ class Session:
     spec: ModelSpec
     classifier: keras.Model
     model: keras.Model
+    pooled: features.Features | None = None
     best: dict = field(default_factory=lambda: {"auc": float("-inf"), "step": 0})
 
     @property
@@ -72,9 +71,44 @@ class Session:
 
     def batches(self, start_step: int):
         """The training stream from a step on."""
-        return self.train.training_batches(
-            self.config.batch_size, self.config.seed, start_step, self.config.shuffle_buffer
+        config = self.config
+        stream = config.batch_size, config.seed, start_step, config.shuffle_buffer
+        if self.pooled is not None:
+            positions = self.train.training_positions(*stream)
+            return self.pooled.batches(positions, config.batch_size)
+        return self.train.training_batches(*stream)
+
+    def keep_in_memory(self, start: int) -> None:
+        """Computes the features, or keeps the decoded images, that every epoch needs again."""
+        left = self.total_steps - start
+        once, why = features.choose(self.config, self.classifier, self.train, left)
+        if why:
+            print(why)
+        if not once:
+            print(cache.keep(self.config.cache, (self.train, self.valid)))
+        elif left:
+            self.pooled = features.Features.compute(
+                self.config, self.classifier, self.train, self.valid
+            )
+
+    def fit(self, first: int, epochs: int, steps: int, cycle: OneCycle, told: list) -> None:
+        """Trains ``epochs`` times ``steps`` steps from step ``first`` on."""
+        batches = self.batches(first)
+        if self.pooled is not None:
+            every = self.config.log_every
+            features.fit_head(self.model, batches, epochs, steps, cycle.at, every, told)
+            return
+        told = [cycle, *told]
+        self.model.fit(
+            batches, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=told
         )
+
+    def validate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns labels and logits of the validation images."""
+        if self.pooled is not None:
+            return self.pooled.validate(self.classifier)
+        predictions = predict_split(self.classifier, self.valid, self.config.batch_size)
+        return predictions.labels, predictions.logits
 
 
 def train(config: TrainConfig) -> dict:
@@ -93,8 +127,8 @@ def train(config: TrainConfig) -> dict:
     """
     config.check()
     if config.deterministic:
-        _make_deterministic()
-    with _precision(config.mixed_precision), seeded(config.seed):
+        environment.make_deterministic()
+    with environment.precision(config.mixed_precision), environment.seeded(config.seed):
         plan = Plan.of(config)
         run = runs.Run(Path(config.run_dir))
         command = command_line("medcolor_tf.train", config)
@@ -116,7 +150,7 @@ def range_test(config: TrainConfig) -> LRCurve:
     run = runs.Run(Path(config.run_dir))
     if run.folder.is_dir() and any(run.folder.iterdir()):
         raise InputError(f"--run_dir={run.folder}: not empty; give the LR finder a new folder")
-    with _precision(config.mixed_precision), seeded(config.seed):
+    with environment.precision(config.mixed_precision), environment.seeded(config.seed):
         session = Plan.of(config).build(run)
         curve = find_lr(session.model, session.batches(0))
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +172,7 @@ class Plan:
     @classmethod
     def of(cls, config: TrainConfig) -> "Plan":
         """Opens the data and the source; InputError where options, data and source do not fit."""
+        features.check(config)
         source = strategies.open_source(config.init_from)
         colorizer, init, backbone = strategies.choose_parts(config, source)
         selection = Selection(
@@ -203,34 +238,29 @@ def training_model(classifier: keras.Model, side: int, config: TrainConfig) -> k
 
 
 def _train(session: Session) -> dict:
-    config, run, model = session.config, session.run, session.model
+    config, run = session.config, session.run
     start = _restore(session)
-    print(cache.keep(config.cache, (session.train, session.valid)))
     max_lr = config.peak_rate() or _found_rate(session)
     _describe(session, start, max_lr)
+    session.keep_in_memory(start)
     log = Log(run.folder / runs.TENSORBOARD)
     if start == 0:
         log.hyper_parameters(config)
-    shape = {
-        "div_factor": config.div_factor,
-        "final_div_factor": config.final_div_factor,
-        "pct_start": config.pct_start,
-        "momentum_range": config.momentum_range,
-    }
+    cycle = OneCycle(
+        session.total_steps,
+        max_lr,
+        div_factor=config.div_factor,
+        final_div_factor=config.final_div_factor,
+        pct_start=config.pct_start,
+        momentum_range=config.momentum_range,
+    )
     for first, last, interval in _legs(start, session.total_steps, session.interval):
-        model.fit(
-            session.batches(first),
-            epochs=(last - first) // interval,
-            steps_per_epoch=interval,
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                OneCycle(session.total_steps, max_lr, **shape),
-                callbacks.LossCurve(log, config.log_every, config.batch_size),
-                callbacks.AtCheckpoint(lambda step, loss: _checkpoint(session, log, step, loss)),
-                callbacks.Progress(first, session.total_steps, config.batch_size),
-            ],
-        )
+        told = [
+            callbacks.LossCurve(log, config.log_every, config.batch_size),
+            callbacks.AtCheckpoint(lambda step, loss: _checkpoint(session, log, step, loss)),
+            callbacks.Progress(first, session.total_steps, config.batch_size),
+        ]
+        session.fit(first, (last - first) // interval, interval, cycle, told)
     log.close()
     return _finish(session, max_lr)
 
@@ -268,8 +298,7 @@ def _found_rate(session: Session) -> float:
 def _checkpoint(session: Session, log: Log, step: int, loss: float) -> None:
     """Evaluates, keeps the best weights, logs, and last of all saves the full state."""
     folder, spec = session.run.folder, session.spec
-    predictions = predict_split(session.classifier, session.valid, session.config.batch_size)
-    auc = roc_auc(predictions.labels, predictions.logits)
+    auc = roc_auc(*session.validate())
     mean = mean_auc(auc)
     # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
     if not mean <= session.best["auc"]:
@@ -280,10 +309,11 @@ def _checkpoint(session: Session, log: Log, step: int, loss: float) -> None:
     per_observation = dict(zip(spec.observations, map(float, auc), strict=True))
     rate = float(session.model.optimizer.learning_rate)
     row = {"step": step, "loss": loss, "learning_rate": rate, "valid_mean_auc": mean}
+    if session.pooled is None or not session.run.read_log():  # a frozen T paints them once
+        log.pictures(step, *_sample_pictures(session))
     session.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
     log.scalars(step, {"valid/mean_auc": mean, "train/interval_loss": loss})
     log.scalars(step, {f"valid_auc/{name}": value for name, value in per_observation.items()})
-    log.pictures(step, *_sample_pictures(session))
     state = weights.to_arrays(weights.named_state(session.model, session.classifier))
     weights.save(folder / runs.LAST, state, {"step": step, "best": session.best})
     tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
@@ -364,34 +394,3 @@ def _describe(session: Session, start: int, max_lr: float) -> None:
             print(f"warning: {name} has only one class in the training images: {counts}")
     if start:
         print(f"resuming at step {start:,}")
-
-
-@contextlib.contextmanager
-def seeded(seed: int):
-    """Seeds what Keras draws its own seeds from (dropout, default initialisers), then puts it back.
-
-    Keras takes them from Python's ``random``; no global seed of a framework is touched.
-    """
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
-@contextlib.contextmanager
-def _precision(mixed: bool):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if mixed else "float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _make_deterministic() -> None:
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()

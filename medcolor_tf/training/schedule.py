@@ -75,10 +75,13 @@ class OneCycle(keras.callbacks.Callback):
         super().__init__()
         self.total_steps, self.max_lr, self.shape = total_steps, max_lr, shape
 
+    def at(self, step: int) -> tuple[float, float]:
+        """Returns learning rate and momentum of one step."""
+        return one_cycle(step, self.total_steps, self.max_lr, **self.shape)
+
     def on_train_batch_begin(self, batch, logs=None):
         """Assigns both values for the step to come."""
         optimizer = self.model.optimizer
-        step = int(optimizer.iterations)
-        rate, momentum = one_cycle(step, self.total_steps, self.max_lr, **self.shape)
+        rate, momentum = self.at(int(optimizer.iterations))
         optimizer.learning_rate.assign(rate)
         optimizer.momentum.assign(momentum)
