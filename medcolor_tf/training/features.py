@@ -19,9 +19,6 @@ from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.config import AUTO, TrainConfig
 from medcolor_tf.training.strategies import STRATEGIES
 
-# Positions of this many steps are drawn at a time.
-_DRAWN_STEPS = 64
-
 
 def check(config: TrainConfig) -> None:
     """Raises InputError where --features=once cannot be what the other options ask for."""
@@ -146,20 +143,20 @@ class Features:
         kernel, bias = classifier.get_layer("head").get_weights()
         return self.valid_labels, self.valid @ kernel + bias
 
-    def batches(self, positions, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Features and labels of each step.
+    def batches(
+        self, train: Split, batch_size: int, seed: int, start_step: int, shuffle_buffer: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Features (B, F) and labels (B, L) of the images of :meth:`Split.training_batches`.
 
-        Args:
-            positions: :meth:`Split.training_positions`. In epoch e an image at position p is seen
-                in view (e + p) mod views: all of its views in turn.
-            batch_size: images a step.
+        In epoch e the image at position p is seen in view (e + p) mod views: all of them in turn.
         """
-        chunks = positions.batch(_DRAWN_STEPS * batch_size).prefetch(1)
-        for position, epoch in chunks.as_numpy_iterator():
-            for start in range(0, len(position), batch_size):
-                rows = position[start : start + batch_size]
-                views = (epoch[start : start + batch_size] + rows) % len(self.train)
-                yield self.train[views, rows], self.train_labels[rows]
+        first, skipped = divmod(start_step, train.steps_per_epoch(batch_size))
+        epochs = train.training_positions(batch_size, seed, first, shuffle_buffer)
+        for epoch, positions in enumerate(epochs.as_numpy_iterator(), start=first):
+            start = skipped * batch_size if epoch == first else 0
+            for at in range(start, len(positions), batch_size):
+                rows = positions[at : at + batch_size]
+                yield self.train[(epoch + rows) % len(self.train), rows], self.train_labels[rows]
 
 
 def fit_head(

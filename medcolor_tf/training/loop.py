@@ -74,8 +74,7 @@ class Session:
         config = self.config
         stream = config.batch_size, config.seed, start_step, config.shuffle_buffer
         if self.pooled is not None:
-            positions = self.train.training_positions(*stream)
-            return self.pooled.batches(positions, config.batch_size)
+            return self.pooled.batches(self.train, *stream)
         return self.train.training_batches(*stream)
 
     def keep_in_memory(self, start: int) -> None:
