@@ -105,3 +105,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(small_dataset, mon
 
 def test_free_memory_is_plausible():
     assert 2**26 < cache.available_memory() < 2**50
+
+
+def test_another_cache_is_not_another_run():
+    from medcolor_tf.training.config import changed_options
+
+    assert changed_options({"cache": "ram"}, {"cache": "none"}) == []
+    assert changed_options({"cache": "ram", "seed": 1}, {"seed": 2}) == ["--seed=2 (there: 1)"]
