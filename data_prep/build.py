@@ -62,7 +62,7 @@ def build(config: BuildConfig) -> None:
     folder = Path(config.out)
     finished = _finished(folder, plan)
     if not finished:
-        _, parts = options.parse_shard(config.shard) or (1, 1)
+        _, parts = commandline.parse_shard(config.shard) or (1, 1)
         record = PlanRecord.of(config, plan, key, parts)
         with output.opened(folder, record, config.shard) as kept_key:
             ids = KeyedIds(key or kept_key)
@@ -113,7 +113,7 @@ def run_build(
     Raises:
         InputError: more than ``--max_rejects`` images cannot be read. Shards already made stay.
     """
-    number, parts = options.parse_shard(config.shard) or (1, 1)
+    number, parts = commandline.parse_shard(config.shard) or (1, 1)
     shards = plan.shards()[number - 1 :: parts]
     rejects = folder / finish.rejects_name(config.shard)
     images = {file: stop - start for file, _, start, stop in shards}

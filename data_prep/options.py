@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data_prep import mura
 from data_prep.plan import Recipe
-from medcolor_tf.commandline import option
+from medcolor_tf.commandline import option, parse_shard
 from medcolor_tf.data.schema import (
     BLANK_POLICIES,
     ENCODINGS,
@@ -134,16 +134,6 @@ def check(config: BuildConfig) -> None:
             "--write_key_table is not for a part; after data_prep.merge, run the same command "
             "with it and without --shard"
         )
-
-
-def parse_shard(text: str) -> tuple[int, int] | None:
-    """Reads ``--shard``: "2/8" is (2, 8), "" is None; InputError for anything else."""
-    number, slash, count = text.partition("/")
-    if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
-        return int(number), int(count)
-    if text:
-        raise InputError(f"--shard={text}: expected NUMBER/COUNT, as 2/8")
-    return None
 
 
 def make_recipe(config: BuildConfig, observations: tuple[str, ...]) -> Recipe:

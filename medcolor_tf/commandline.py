@@ -209,6 +209,16 @@ def _own_first(config_class: type) -> list[dataclasses.Field]:
     return sorted(dataclasses.fields(config_class), key=lambda field: field.name not in own)
 
 
+def parse_shard(text: str) -> tuple[int, int] | None:
+    """Reads a ``--shard``: "2/8" is (2, 8), "" is None; InputError for anything else."""
+    number, slash, count = text.partition("/")
+    if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    if text:
+        raise InputError(f"--shard={text}: expected NUMBER/COUNT, as 2/8")
+    return None
+
+
 def expand_flagfiles(argv: Sequence[str], seen: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
     """Replaces each ``--flagfile=FILE`` by the file's lines.
 

@@ -143,7 +143,7 @@ def shard_of(planned: list[PlannedRun], shard: str) -> list[PlannedRun]:
         planned: of :func:`plan`.
         shard: "2/8", or "" for all.
     """
-    number, count = _parse_shard(shard)
+    number, count = commandline.parse_shard(shard) or (1, 1)
     first = {}
     for run in planned:
         first[run.name] = first.get(run.needs, run.name)
@@ -268,7 +268,7 @@ def parse_overrides(texts: tuple[str, ...]) -> dict[str, dict]:
 def check(config: StudyConfig) -> None:
     """Raises InputError for what cannot be run, before anything is."""
     config.check()
-    _parse_shard(config.shard)
+    commandline.parse_shard(config.shard)
     for flag, allowed in (
         ("strategies", STRATEGY_NAMES),
         ("target_strategies", STRATEGY_NAMES),
@@ -335,10 +335,3 @@ def _is_fraction(text: str) -> bool:
         return 0 < float(text) <= 1
     except ValueError:
         return False
-
-
-def _parse_shard(text: str) -> tuple[int, int]:
-    number, slash, count = (text or "1/1").partition("/")
-    if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
-        return int(number), int(count)
-    raise InputError(f"--shard={text}: expected NUMBER/COUNT, as 2/8")
