@@ -46,6 +46,7 @@ class Variant:
     def __init__(self, name: str, spec: dict):
         self.name, self.spec = name, spec
         self.rates: list[float] = []
+        self.processor: list[float] = []
         self.peak = 0
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
         self.process = subprocess.Popen(
@@ -74,7 +75,9 @@ class Variant:
         """Does some steps; returns and keeps images/s."""
         self._tell(str(steps))
         answer = self._hear()
-        self.rates.append(steps * self.spec["batch"] / answer["seconds"])
+        images = steps * self.spec["batch"]
+        self.rates.append(images / answer["seconds"])
+        self.processor.append(1000 * answer["processor_seconds"] / images)
         self.peak = max(self.peak, answer["peak_bytes"])
         return self.rates[-1]
 
@@ -112,6 +115,7 @@ def measure_row(strategy: str, precision: str, config: BenchConfig) -> list[str]
         rate = variant.measure(2)
         variant.steps = max(2, round(rate / config.batch * config.seconds))
         variant.rates.clear()
+        variant.processor.clear()
     for turn in range(config.rounds):
         # Every other round backwards: who comes after whom should not matter.
         for variant in row if turn % 2 == 0 else row[::-1]:
@@ -134,7 +138,7 @@ def table_lines(title: str, row: list[Variant]) -> list[str]:
             ratio = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
         lines.append(
             f"| {title} | {variant.name} | {np.median(variant.rates):.1f} | {ratio} | "
-            f"{variant.peak / 2**30:.2f} |"
+            f"{np.median(variant.processor):.1f} | {variant.peak / 2**30:.2f} |"
         )
     return lines
 
@@ -142,8 +146,9 @@ def table_lines(title: str, row: list[Variant]) -> list[str]:
 def benchmark(config: BenchConfig) -> None:
     """Runs all rows, prints the table and writes it."""
     head = [
-        "| work | variant | images/s | ratio to the best PyTorch (range) | peak GiB |",
-        "|---|---|---|---|---|",
+        "| work | variant | images/s | ratio to the best PyTorch (range) | processor ms an image | "
+        "peak GiB |",
+        "|---|---|---|---|---|---|",
     ]
     print("\n".join(head), flush=True)
     lines = []

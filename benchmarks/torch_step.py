@@ -27,6 +27,15 @@ def _conv_bn(inputs, outputs):
     return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.01)
 
 
+class PadLeftAndTop(nn.Module):
+    """nn.ReplicationPad2d((1, 0, 1, 0)), which torch.compile 2.13 cannot do channels-last."""
+
+    def forward(self, x):
+        """(B,C,H,W) to (B,C,H+1,W+1)."""
+        x = torch.cat([x[:, :, :1], x], 2)
+        return torch.cat([x[..., :1], x], 3)
+
+
 class PixelShuffleColorizer(nn.Module):
     """T: the colorizer that the paper calls PixelShuffle."""
 
@@ -40,7 +49,7 @@ class PixelShuffleColorizer(nn.Module):
             nn.Conv2d(64, 48, 1),
             nn.BatchNorm2d(48),
             nn.PixelShuffle(4),
-            nn.ReplicationPad2d((1, 0, 1, 0)),
+            PadLeftAndTop(),
             nn.AvgPool2d(2, 1),
         )
 
