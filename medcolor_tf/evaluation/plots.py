@@ -7,7 +7,7 @@ from PIL import Image
 
 from medcolor_tf.evaluation import curves, figures, rows, statistics
 from medcolor_tf.evaluation.collect import RowKey, RunRecord
-from medcolor_tf.evaluation.page import Details, Figure, Table
+from medcolor_tf.evaluation.page import Cell, Details, Figure, Table
 
 GRID = np.linspace(0, 1, 101)
 
@@ -158,7 +158,8 @@ def _curves(group, backbone: str, of: rows.Rows) -> Iterator:
             calibrated[observation].append(
                 figures.Line(label, list(found.predicted), list(found.observed))
             )
-            scores.append((label, observation, _precision(tables), found))
+            named = Cell(label, link=group.anchor(row))
+            scores.append((named, observation, _precision(tables), found))
     about, order = f"{group.key.data}, {backbone}", [rows.full_label(row, of) for row in of]
     yield Figure(
         f"roc-{name}",

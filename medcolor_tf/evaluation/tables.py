@@ -51,6 +51,10 @@ def observation_table(group) -> Table:
         if any(printed):
             body.append((rows.full_label(row, group.largest), *map(_printed, printed)))
             titles.append("The paper's values")
+    if "The paper's values" in titles:
+        chexpert = dict(zip(paper.OBSERVATIONS, paper.TABLE_2_CHEXPERT, strict=True))
+        body.append(("DenseNet121, CheXpert's authors", *(f"{chexpert[name]:g}" for name in names)))
+        titles.append("The paper's values")
     return Table(
         name=f"table2-{group.number}",
         title="AUC of each observation (the paper's Table II)",
@@ -131,8 +135,8 @@ def tests_table(group, name: str, found: list[Comparison]) -> Table:
     }[name]
     body = [
         (
-            rows.line_label(one.a, of),
-            rows.line_label(one.b, of),
+            Cell(rows.line_label(one.a, of), link=group.anchor(one.a)),
+            Cell(rows.line_label(one.b, of), link=group.anchor(one.b)),
             *shown(one),
             _points(one.difference),
             str(one.repeats),
@@ -164,8 +168,8 @@ def same_images_table(group, found: list[SameImages]) -> Table:
     """Bootstrap intervals and DeLong's tests of single repeats."""
     body = [
         (
-            rows.full_label(one.a, group.largest),
-            rows.full_label(one.b, group.largest),
+            Cell(rows.full_label(one.a, group.largest), link=group.anchor(one.a)),
+            Cell(rows.full_label(one.b, group.largest), link=group.anchor(one.b)),
             one.what,
             f"{one.repeat[0]}, {one.repeat[1]}",
             _points(one.difference),

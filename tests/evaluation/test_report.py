@@ -247,6 +247,9 @@ def test_tests_between_strategies_are_scipys_and_the_family_is_the_table(runs):
     ]  # fmt: skip
     assert texts(found) == expected
     assert "the 4 defined tests" in found.caption
+    details = {b.anchor: b for b in blocks(page_of(runs.folder)) if isinstance(b, Details)}
+    assert details[found.rows[0][0].link].summary.endswith(": PixelShuffle Color Module")
+    assert details[found.rows[0][1].link].summary.endswith(": Baseline")
     strong = [row[-1].strong for row in found.rows]
     assert strong == [value < 0.05 for value in adjusted]
 
@@ -261,6 +264,7 @@ def test_table_2_has_every_observation(tmp_path):
     assert found.header == ("Learning strategy", *FIVE)
     by_name = {(group, row[0]): row for group, row in zip(found.groups, texts(found), strict=True)}
     assert by_name["The paper's values", "PixelShuffle All"][2] == "85 ± 1.8"
+    assert by_name["The paper's values", "DenseNet121, CheXpert's authors"][3] == "93.2"
     edema = [
         json.loads((runs.folder / f"all-{seed}/evaluation-test.json").read_text())["observations"][
             "Edema"
