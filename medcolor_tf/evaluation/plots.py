@@ -16,16 +16,13 @@ def blocks(group) -> Iterator:
     """Figures 4 and 5, ROC, precision-recall, calibration and learning curves of a group."""
     yield from _colorized(group)
     yield from _label_counts(group)
-    for backbone in dict.fromkeys(row.backbone for row in group.largest):
-        of = {row: runs for row, runs in group.largest.items() if row.backbone == backbone}
+    for backbone, of in _by_backbone(group.largest).items():
         yield from _curves(group, backbone, of)
 
 
 def size_figures(group) -> Iterator[Figure]:
     """Figure 6a and 6b, a pair a backbone."""
-    own = {row: runs for row, runs in group.rows.items() if not row.origin}
-    for backbone in dict.fromkeys(row.backbone for row in own):
-        of = {row: runs for row, runs in own.items() if row.backbone == backbone}
+    for backbone, of in _by_backbone(group.own).items():
         lines = [figures.SizeLine(*line) for line in _size_lines(of, lambda run: run.mean_auc)]
         # One look for a strategy in every figure.
         order = [line.label for line in lines]
@@ -46,6 +43,14 @@ def size_figures(group) -> Iterator[Figure]:
                 alt=_alt("Difference of the mean AUC to Baseline All. ", against),
                 caption="Mean and standard deviation of the difference within each repeat.",
             )
+
+
+def _by_backbone(of: rows.Rows) -> dict[str, rows.Rows]:
+    """A figure has the rows of one backbone."""
+    found: dict[str, dict] = {}
+    for row, runs in of.items():
+        found.setdefault(row.backbone, {})[row] = runs
+    return found
 
 
 def _size_lines(of: rows.Rows, measure) -> list[tuple]:
@@ -150,8 +155,8 @@ def _curves(group, backbone: str, of: rows.Rows) -> Iterator:
         for row, runs in of.items():
             label = rows.full_label(row, of)
             tables = [(run.predictions, column) for run in runs]
-            for panel, line in ((roc, _mean_roc(tables)), (pr, _mean_pr(tables))):
-                if line:
+            for panel, curve in ((roc, curves.roc_curve), (pr, curves.precision_recall)):
+                if line := _mean_curve(curve, tables):
                     panel[observation].append(figures.Line(label, *line))
             pooled = _pooled(tables)
             found = curves.calibration(*pooled)
@@ -204,16 +209,9 @@ def _curves(group, backbone: str, of: rows.Rows) -> Iterator:
         yield Details(f"Learning curves, {backbone}", f"learning-{name}", (figure,))
 
 
-def _mean_roc(tables) -> tuple | None:
-    """(x, y, low, high): the mean of the repeats' curves at equal false positive rates."""
-    found = [curves.roc_curve(t.labels[:, c], t.probabilities[:, c]) for t, c in tables]
-    if not all(found):
-        return None
-    return _band([np.interp(GRID, x, y) for x, y in found])
-
-
-def _mean_pr(tables) -> tuple | None:
-    found = [curves.precision_recall(t.labels[:, c], t.probabilities[:, c]) for t, c in tables]
+def _mean_curve(curve, tables) -> tuple | None:
+    """(x, y, low, high): the mean of the repeats' curves at equal x; None without both classes."""
+    found = [curve(t.labels[:, c], t.probabilities[:, c]) for t, c in tables]
     if not all(found):
         return None
     return _band([np.interp(GRID, x, y) for x, y in found])

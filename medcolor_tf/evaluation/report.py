@@ -48,6 +48,11 @@ class Group:
         top = max(row.fraction for row in self.rows)
         return {row: runs for row, runs in self.rows.items() if row.fraction == top}
 
+    @cached_property
+    def own(self) -> Rows:
+        """The rows that did not come from another data set."""
+        return {row: runs for row, runs in self.rows.items() if not row.origin}
+
     def anchor(self, row: RowKey) -> str:
         """Of the place where a row's runs are listed."""
         return f"runs-{self.number}-{list(self.rows).index(row) + 1}"
@@ -236,9 +241,9 @@ def _size_blocks(group: Group, fractions: list[float]) -> Iterator:
     if len(fractions) < 2:
         return
     yield tables.size_table(group)
-    own = {row: runs for row, runs in group.rows.items() if not row.origin}
     measures = {"mean AUC": lambda run: run.mean_auc}
-    yield from _tests(group, "size-tests", own, rows.with_and_without_t(own), measures)
+    pairs = rows.with_and_without_t(group.own)
+    yield from _tests(group, "size-tests", group.own, pairs, measures)
     yield from plots.size_figures(group)
 
 

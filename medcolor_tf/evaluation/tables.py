@@ -96,7 +96,7 @@ def transfer_table(group) -> Table:
 
 def size_table(group) -> Table:
     """The values of Figure 6: a row a strategy, a column a training size."""
-    own = {row: runs for row, runs in group.rows.items() if not row.origin}
+    own = group.own
     sizes = sorted({row.fraction for row in own})
     lines: dict[str, dict[float, RowKey]] = {}
     for row in own:
