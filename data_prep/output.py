@@ -7,17 +7,15 @@
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-from tqdm import tqdm
 
 from data_prep.plan import Plan, Recipe, describe
 from data_prep.shards import BUILD_FOLDER
 from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import locked, write_atomically
 
 RANDOM_KEY = "random"
 
@@ -117,13 +115,13 @@ def opened(folder: Path, record: PlanRecord, part: str = "") -> Iterator[bytes |
     except OSError as error:
         raise InputError(f"--out={folder}: cannot be made ({error.strerror})") from None
     with contextlib.ExitStack() as locks:
-        busy = InputError(f"--out={folder}: another build is writing there")
-        locks.enter_context(_lock(kept / "lock", busy, shared=bool(part)))
+        busy = _refuse(f"--out={folder}: another build is writing there")
+        locks.enter_context(locked(kept / "lock", busy, shared=bool(part)))
         if part:
-            busy = InputError(f"--out={folder}: another build of part {part} is writing there")
+            busy = _refuse(f"--out={folder}: another build of part {part} is writing there")
             path = kept / f"lock-{part.replace('/', '-of-')}"
-            locks.enter_context(_lock(path, busy))
-        with _lock(kept / "lock-plan"):
+            locks.enter_context(locked(path, busy))
+        with locked(kept / "lock-plan", busy=lambda: None):
             _agree(folder, record, part)
         random = record.options["id_key"] == RANDOM_KEY
         yield (kept / "id_key").read_bytes() if random else None
@@ -153,26 +151,10 @@ def _agree(folder: Path, record: PlanRecord, part: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def _lock(path: Path, busy: InputError | None = None, shared: bool = False):
-    """Holds a lock that the system drops with the process.
+def _refuse(message: str) -> Callable[[], None]:
+    """What to do when another process has a lock: InputError instead of waiting."""
 
-    Args:
-        path: of the lock's file.
-        busy: raised when another process has it; None: wait.
-        shared: with others that share it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with path.open("w") as file:
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        try:
-            fcntl.flock(file, kind | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError:
-            raise busy from None
-        except OSError:  # a file system without locks, as some that machines share
-            tqdm.write(f"warning: {path}: no locks there; see that no two builds run at once")
-        yield
+    def busy():
+        raise InputError(message)
+
+    return busy

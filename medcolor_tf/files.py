@@ -1,8 +1,12 @@
-"""Writing files so that a power cut leaves the old one or the new one, never a part."""
+"""Files that a power cut leaves old or new, never a part, and locks between processes."""
 
+import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 from medcolor_tf.errors import InputError
 
@@ -37,3 +41,36 @@ def read_json(path: str | Path) -> dict:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: Callable[[], None], shared: bool = False) -> Iterator[int]:
+    """Holds a lock that the system drops with the last process that has its file open.
+
+    Where there are no locks (Windows, some file systems that machines share) it goes on; the latter
+    with a warning.
+
+    Args:
+        path: of the lock's file.
+        busy: called when another process has it; where it raises nothing, the lock is waited for.
+        shared: with others that share it.
+
+    Yields:
+        The file's descriptor; a child process that inherits it holds the lock too.
+    """
+    with path.open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield file.fileno()
+            return
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy()
+                fcntl.flock(file, kind)
+        except OSError:
+            tqdm.write(f"warning: {path}: no locks there; see that no two processes write at once")
+        yield file.fileno()

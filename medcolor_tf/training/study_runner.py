@@ -1,6 +1,5 @@
 """Runs a study: each run in a process of its own, finished ones skipped, failed ones told."""
 
-import contextlib
 import os
 import shlex
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import read_json, write_json
+from medcolor_tf.files import locked, read_json, write_json
 from medcolor_tf.training import study
 from medcolor_tf.training.config import changed_options
 from medcolor_tf.training.study import PlannedRun, StudyConfig
@@ -176,29 +175,18 @@ def _environment(jobs: int, gpu: str | None) -> dict[str, str]:
     return environment
 
 
-@contextlib.contextmanager
 def _only_one(folder: Path, shard: str):
-    """Holds the study's lock file; the child processes inherit it.
+    """The study's lock, which the child processes inherit.
 
     So a study that was killed stays locked until its last child is gone, and the same command,
     given again at once, waits for that one instead of training in the same folder.
     """
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield os.open(os.devnull, os.O_RDONLY)
-        return
     path = folder / f".lock-{shard.replace('/', '-of-') or 'all'}"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(f"another process works on this study ({path}); waiting for its end", flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+
+    def busy():
+        print(f"another process works on this study ({path}); waiting for its end", flush=True)
+
+    return locked(path, busy)
 
 
 def _list(planned: list[PlannedRun], states: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Studies: which runs, in which order, by which commands; and what happens when some fail."""
 
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -353,4 +354,19 @@ def test_after_a_kill_the_same_command_waits_for_the_orphan_and_goes_on(
     child.wait()
     assert len(fake_train()) == 1
     assert study_runner.run_study(settings) == 0
+    assert len(fake_train()) == 1
+
+
+def test_a_file_system_without_locks_gets_a_warning(
+    data, tmp_path, fake_train, monkeypatch, capsys
+):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    settings = config(data, tmp_path, seeds=("0",), strategies=("baseline",))
+    assert study_runner.run_study(settings) == 0
+    assert ".lock-all: no locks there" in capsys.readouterr().out
     assert len(fake_train()) == 1
