@@ -13,13 +13,13 @@ import numpy as np
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
 from medcolor_tf.training.config import TrainConfig, changed_options, data_name
+from medcolor_tf.training.study import FAILURES, PLAN
 
-# Options that tell repeats of one row apart, or say only where things are.
-REPEAT_OPTIONS = ("seed", "subset_seed")
+# Options that a row's other fields hold, that tell its repeats apart, or that change no result.
 _ROW_OPTIONS = (
     *("data_dir", "run_dir", "init_from", "evaluate", "strategy", "backbone", "colorizer"),
     *("colorizer_init", "observations", "train_fraction", "log_every", "checkpoint_every"),
-    *REPEAT_OPTIONS,
+    *("seed", "subset_seed"),
 )
 
 
@@ -215,8 +215,8 @@ def collect(paths: Iterable[str | Path], split: str = "test") -> Collection:
     for folder in folders:
         _read_run(folder, split, found)
     for path in map(Path, paths):
-        for plan in sorted(path.rglob("*.plan.json")):
-            _read_plan(plan, folders, split, found)
+        for plan in sorted(path.rglob(PLAN.format("*"))):
+            _read_plan(plan, folders, found)
     _drop_duplicates(found)
     if not found.runs and not found.gaps:
         raise InputError(
@@ -322,21 +322,22 @@ def _further_options(flags: Mapping) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, str(value)) for name, value in changed.items()))
 
 
-def _read_plan(path: Path, folders: Mapping, split: str, found: Collection) -> None:
+def _read_plan(path: Path, folders: Mapping, found: Collection) -> None:
     """Adds a gap for every planned run that has no folder, with the failure's reason if any."""
     plan = read_json(path)
     found.studies.append(plan["name"])
     known = {folder.name for folder in folders}
+    counted = {run.folder.name for run in found.runs}
     told = {gap.name: number for number, gap in enumerate(found.gaps)}
     for run in plan["runs"]:
-        failure = path.parent / "failures" / f"{run['name']}.json"
+        failure = path.parent / FAILURES / f"{run['name']}.json"
         if failure.is_file():
             about = read_json(failure)
             reason = f"failed with exit status {about['exit_status']}: {about['reason']}"
             gap = Gap(run["name"], reason, run["command"])
             if run["name"] in told:
                 found.gaps[told[run["name"]]] = gap
-            elif run["name"] not in {r.folder.name for r in found.runs}:
+            elif run["name"] not in counted:
                 found.gaps.append(gap)
         elif run["name"] not in known:
             found.gaps.append(Gap(run["name"], "planned, not run", run["command"]))

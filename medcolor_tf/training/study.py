@@ -22,7 +22,8 @@ from medcolor_tf.training.config import (
 STARTS_FROM = {"all": "color_module", "last_layer": "all"}
 WITHOUT_COLORIZER = ("baseline", "baseline_all")
 ORIGINS = ("color_module", "all")
-RUNS, PLAN = "runs", "{}.plan.json"
+# In --study_dir: folders, and the plan of a study of some name.
+RUNS, LOGS, FAILURES, PLAN = "runs", "logs", "failures", "{}.plan.json"
 
 
 @dataclass(frozen=True)

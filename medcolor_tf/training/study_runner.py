@@ -15,8 +15,6 @@ from medcolor_tf.training import study
 from medcolor_tf.training.config import changed_options
 from medcolor_tf.training.study import PlannedRun, StudyConfig
 
-FAILURES, LOGS = "failures", "logs"
-
 
 def run_study(config: StudyConfig) -> int:
     """Does what is left of a study; the same command continues after an interruption.
@@ -215,8 +213,8 @@ def _last_line(log: Path) -> str:
 
 
 def _log_path(config: StudyConfig, name: str) -> Path:
-    return Path(config.study_dir) / LOGS / f"{name}.log"
+    return Path(config.study_dir) / study.LOGS / f"{name}.log"
 
 
 def _failure_path(config: StudyConfig, name: str) -> Path:
-    return Path(config.study_dir) / FAILURES / f"{name}.json"
+    return Path(config.study_dir) / study.FAILURES / f"{name}.json"
