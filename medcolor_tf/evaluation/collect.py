@@ -1,7 +1,6 @@
 """Finds runs in folders and reads what a report needs of them, without TensorFlow."""
 
 import csv
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
-from medcolor_tf.training.config import TrainConfig, changed_options, data_name
+from medcolor_tf.training.config import data_name, differing_options
 from medcolor_tf.training.study import FAILURES, PLAN
 
 # Options that a row's other fields hold, that tell its repeats apart, or that change no result.
@@ -313,13 +312,8 @@ def _backbone_name(config: Mapping, model: Mapping) -> str:
 
 
 def _further_options(flags: Mapping) -> tuple[tuple[str, str], ...]:
-    default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
-    changed = {
-        name: value
-        for name, value in flags.items()
-        if name not in _ROW_OPTIONS and changed_options({name: default.get(name)}, {name: value})
-    }
-    return tuple(sorted((name, str(value)) for name, value in changed.items()))
+    changed = differing_options({}, flags)
+    return tuple((name, str(now)) for name, (_, now) in changed.items() if name not in _ROW_OPTIONS)
 
 
 def _read_plan(path: Path, folders: Mapping, found: Collection) -> None:

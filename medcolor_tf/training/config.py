@@ -185,8 +185,8 @@ class TrainConfig(Recipe):
                 raise InputError(f"--evaluate={split}: expected train, valid or test")
 
 
-def changed_options(there: dict, wanted: dict) -> list[str]:
-    """Compares the options of two runs, as config.json holds them: "--name=wanted (there: old)".
+def differing_options(there: dict, wanted: dict) -> dict[str, tuple]:
+    """Compares the options of two runs, as config.json holds them: name -> (there, wanted).
 
     Where the files are, what is kept in memory and what is evaluated at the end does not make
     another run; an option that is younger than the run had its default there.
@@ -194,11 +194,14 @@ def changed_options(there: dict, wanted: dict) -> list[str]:
     default = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     old, new = (json.loads(json.dumps(default | flags)) for flags in (there, wanted))
     names = sorted((old.keys() | new.keys()) - _NOT_THE_RUN)
-    return [
-        f"--{name}={new.get(name)} (there: {old.get(name)})"
-        for name in names
-        if old.get(name) != new.get(name)
-    ]
+    pairs = {name: (old.get(name), new.get(name)) for name in names}
+    return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
+
+
+def changed_options(there: dict, wanted: dict) -> list[str]:
+    """Returns what :func:`differing_options` finds as text: "--name=wanted (there: old)"."""
+    changed = differing_options(there, wanted)
+    return [f"--{name}={now} (there: {was})" for name, (was, now) in changed.items()]
 
 
 def data_name(data_dir: str) -> str:
