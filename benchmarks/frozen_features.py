@@ -99,17 +99,18 @@ def _seconds_an_epoch(session, epochs: int, checkpoint: bool) -> float:
 
     def at_end(step: int, loss: float) -> None:
         if checkpoint:
-            loop._checkpoint(session, log, step, loss)
+            loop._checkpoint(session, log, step, loss, cycle.at(step - 1)[0])
         ends.append(time.perf_counter())
 
     cycle = OneCycle(session.total_steps, 0.01)
+    first, steps = int(session.model.optimizer.iterations), session.steps_per_epoch
+    every, size = session.config.log_every, session.config.batch_size
     told = [
-        callbacks.LossCurve(log, session.config.log_every, session.config.batch_size),
-        callbacks.AtCheckpoint(at_end),
+        callbacks.LossCurve(first, steps, log, every, size, cycle.at),
+        callbacks.AtCheckpoint(first, steps, at_end),
     ]
-    first = int(session.model.optimizer.iterations)
     with contextlib.redirect_stdout(None):
-        session.fit(first, epochs, session.steps_per_epoch, cycle, told)
+        session.fit(first, epochs, steps, cycle, told)
     log.close()
     return float(np.median(np.diff(ends)))
 

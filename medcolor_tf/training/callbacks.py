@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from medcolor_tf.errors import InputError
 
+Schedule = Callable[[int], tuple[float, float]]
+
 
 class RunningLoss:
     """Turns Keras' running mean of an epoch into the mean since the last look."""
@@ -29,24 +31,59 @@ class RunningLoss:
         return loss
 
 
-class Progress(keras.callbacks.Callback):
+class AfterSteps(keras.callbacks.Callback):
+    """Counts the steps of a run from where ``fit`` begins.
+
+    Not from the optimizer's variables: on JAX they hold their old values while ``fit`` runs, and
+    reading them costs a wait for the accelerator.
+
+    Args:
+        first: step of the run at which ``fit`` begins.
+        interval: steps of a Keras epoch.
+    """
+
+    def __init__(self, first: int, interval: int):
+        super().__init__()
+        self.first, self.interval = first, interval
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Notes the step that the epoch begins with."""
+        self._epoch_start = self.first + epoch * self.interval
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Passes on to :meth:`after`; with several steps an execution, at its last one."""
+        self.after(self._epoch_start + batch + 1, batch, logs["loss"])
+
+    def after(self, step: int, batch: int, loss: float) -> None:
+        """Acts.
+
+        Args:
+            step: of the run, the number of steps done.
+            batch: of the Keras epoch, from 0.
+            loss: Keras' running mean over the epoch's batches.
+        """
+        raise NotImplementedError
+
+
+class Progress(AfterSteps):
     """A progress bar with images/s, loss and learning rate; stops a run whose loss is not finite.
 
     Args:
-        start: step of the run at which this fit begins.
+        first, interval: see :class:`AfterSteps`.
         total: steps of the whole run.
         batch_size: images a step.
+        schedule: step -> (learning rate, momentum).
     """
 
-    def __init__(self, start: int, total: int, batch_size: int):
-        super().__init__()
-        self.start, self.total, self.batch_size = start, total, batch_size
+    def __init__(self, first: int, interval: int, total: int, batch_size: int, schedule: Schedule):
+        super().__init__(first, interval)
+        self.total, self.batch_size, self.schedule = total, batch_size, schedule
 
     def on_train_begin(self, logs=None):
         """Opens the bar, at the position of a resumed run."""
         self._bar = tqdm(
             total=self.total * self.batch_size,
-            initial=self.start * self.batch_size,
+            initial=self.first * self.batch_size,
             unit=" images",
             unit_scale=True,
             smoothing=0.05,
@@ -54,16 +91,15 @@ class Progress(keras.callbacks.Callback):
             ncols=None if sys.stderr.isatty() else 100,
         )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def after(self, step, batch, loss):
         """Moves the bar."""
-        step = int(self.model.optimizer.iterations)
-        if not math.isfinite(logs["loss"]):
+        if not math.isfinite(loss):
             raise InputError(
-                f"the loss is {logs['loss']} at step {step}: training diverged; start a new run "
+                f"the loss is {loss} at step {step}: training diverged; start a new run "
                 "with a lower --max_lr. The last checkpoint is kept"
             )
-        rate = float(self.model.optimizer.learning_rate)
-        self._bar.set_postfix(loss=f"{logs['loss']:.4f}", lr=f"{rate:.2e}", refresh=False)
+        rate, _ = self.schedule(step - 1)
+        self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.2e}", refresh=False)
         self._bar.update(step * self.batch_size - self._bar.n)
 
     def on_train_end(self, logs=None):
@@ -72,49 +108,60 @@ class Progress(keras.callbacks.Callback):
 
 
 class AtCheckpoint(keras.callbacks.Callback):
-    """Calls ``action(step, mean loss)`` at the end of every Keras epoch, which is one interval."""
+    """Calls ``action(step, mean loss)`` at the end of every Keras epoch, which is one interval.
 
-    def __init__(self, action: Callable[[int, float], None]):
+    Args:
+        first, interval: see :class:`AfterSteps`.
+        action: what to do.
+    """
+
+    def __init__(self, first: int, interval: int, action: Callable[[int, float], None]):
         super().__init__()
-        self.action = action
+        self.first, self.interval, self.action = first, interval, action
 
     def on_epoch_end(self, epoch, logs=None):
         """Reports the step reached and the interval's mean training loss."""
-        self.action(int(self.model.optimizer.iterations), float(logs["loss"]))
+        self.action(self.first + (epoch + 1) * self.interval, float(logs["loss"]))
 
 
-class LossCurve(keras.callbacks.Callback):
+class LossCurve(AfterSteps):
     """Writes loss, learning rate, momentum and images/s to TensorBoard every few steps.
 
     Args:
+        first, interval: see :class:`AfterSteps`.
         log: :class:`medcolor_tf.training.tensorboard.Log`.
-        every: steps between points.
+        every: steps between points; with several steps an execution, the first end of one beyond.
         batch_size: images a step.
+        schedule: step -> (learning rate, momentum).
     """
 
-    def __init__(self, log, every: int, batch_size: int):
-        super().__init__()
-        self.log, self.every, self.batch_size = log, every, batch_size
+    def __init__(
+        self, first: int, interval: int, log, every: int, batch_size: int, schedule: Schedule
+    ):
+        super().__init__(first, interval)
+        self.log, self.every, self.batch_size, self.schedule = log, every, batch_size, schedule
         self._loss = RunningLoss()
+        self._last = first
 
     def on_epoch_begin(self, epoch, logs=None):
         """Restarts with Keras' running mean, and leaves evaluation out of the speed."""
+        super().on_epoch_begin(epoch, logs)
         self._loss.reset()
         self._since, self._batches = time.perf_counter(), 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def after(self, step, batch, loss):
         """Writes a point when it is time."""
-        optimizer = self.model.optimizer
-        step = int(optimizer.iterations)
-        if step % self.every:
+        if step // self.every == self._last // self.every:
             return
+        self._last = step
         now = time.perf_counter()
+        rate, momentum = self.schedule(step - 1)
         self.log.scalars(
             step,
             {
-                "train/loss": self._loss.since_last(logs["loss"], batch + 1),
-                "train/learning_rate": float(optimizer.learning_rate),
-                "train/momentum": float(optimizer.momentum),
+                "train/loss": self._loss.since_last(loss, batch + 1),
+                "train/learning_rate": rate,
+                "train/momentum": momentum,
                 "train/images_per_second": (batch + 1 - self._batches)
                 * self.batch_size
                 / (now - self._since),

@@ -77,6 +77,11 @@ class Recipe:
     checkpoint_every: int = option(
         0, "Steps between evaluations and checkpoints; 0: an epoch, at most 4800."
     )
+    steps_per_execution: int = option(
+        0,
+        "Steps that run before Python is asked again, where the checkpoint interval is a multiple, "
+        "else its largest divisor below; 0: 1 on a CPU, 32 on an accelerator.",
+    )
     log_every: int = option(50, "Steps between points of the loss curve in TensorBoard.")
     mixed_precision: bool = option(False, "Compute in bfloat16, keep weights in float32.")
     deterministic: bool = option(False, "Same bits from the same command; slower on GPUs.")
@@ -209,7 +214,7 @@ def data_name(data_dir: str) -> str:
     return Path(data_dir).resolve().name
 
 
-_NOT_THE_RUN = {"run_dir", "data_dir", "evaluate", "cache"}
+_NOT_THE_RUN = {"run_dir", "data_dir", "evaluate", "cache", "steps_per_execution"}
 _RANGES = {
     "train_fraction": (1e-6, 1.0),
     "batch_size": (1, 1_000_000),
@@ -227,6 +232,7 @@ _RANGES = {
     "views": (0, 10_000),
     "checkpoint_every": (0, 1_000_000_000),
     "log_every": (1, 1_000_000_000),
+    "steps_per_execution": (0, 10_000),
     "min_steps": (0, 1_000_000_000),
     "seed": (0, 2**31 - 1),
     "subset_seed": (0, 2**31 - 1),

@@ -37,3 +37,28 @@ def make_deterministic() -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+
+
+# Long enough that the return to Python is lost in it, short enough for a lively progress bar.
+STEPS_TOGETHER = 32
+
+
+def has_accelerator() -> bool:
+    """Whether the backend computes on anything but a CPU."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+    return any(not name.startswith("cpu") for name in keras.distribution.list_devices())
+
+
+def steps_together(wanted: int, steps: int) -> int:
+    """Returns how many of ``steps`` run in one execution: the largest divisor up to ``wanted``.
+
+    Args:
+        wanted: 0 for 1 on a CPU (there a step takes far longer than the return to Python),
+            STEPS_TOGETHER on an accelerator.
+        steps: of a Keras epoch; more than are left must never run.
+    """
+    wanted = wanted or (STEPS_TOGETHER if has_accelerator() else 1)
+    return max(count for count in range(1, min(wanted, steps) + 1) if steps % count == 0)

@@ -192,7 +192,7 @@ def fit_head(
             total += _step(state, *next(batches), np.float32(rate), np.float32(momentum))
             step += 1
             if step % every == 0 or done == steps_per_epoch:
-                _write(model, state, step, rate, momentum)
+                _write(model, state, step)
                 told.on_train_batch_end(done - 1, {"loss": total / done})
         told.on_epoch_end(epoch, {"loss": total / steps_per_epoch})
     told.on_train_end()
@@ -208,13 +208,10 @@ def _read(model: keras.Model) -> list[np.ndarray]:
     return [np.array(variable.numpy()) for variable in _variables(model)]
 
 
-def _write(model: keras.Model, state, step: int, rate: float, momentum: float) -> None:
+def _write(model: keras.Model, state, step: int) -> None:
     for variable, value in zip(_variables(model), state, strict=True):
         variable.assign(value)
-    optimizer = model.optimizer
-    optimizer.iterations.assign(step)
-    optimizer.learning_rate.assign(rate)
-    optimizer.momentum.assign(momentum)
+    model.optimizer.iterations.assign(step)
 
 
 def _step(state, features, labels, rate, momentum) -> float:

@@ -97,10 +97,18 @@ class Session:
             every = self.config.log_every
             features.fit_head(self.model, batches, epochs, steps, cycle.at, every, told)
             return
+        self._execute_together(steps)
         told = [cycle, *told]
         self.model.fit(
             batches, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=told
         )
+
+    def _execute_together(self, steps: int) -> None:
+        """Sets how many steps run without a return to Python: as many as divide ``steps``."""
+        together = environment.steps_together(self.config.steps_per_execution, steps)
+        if together != self.model.steps_per_execution:
+            self.model.steps_per_execution = together
+            self.model.make_train_function(force=True)
 
     def validate(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns labels and logits of the validation images."""
@@ -253,11 +261,16 @@ def _train(session: Session) -> dict:
         pct_start=config.pct_start,
         momentum_range=config.momentum_range,
     )
-    for first, last, interval in _legs(start, session.total_steps, session.interval):
+
+    def at_checkpoint(step: int, loss: float) -> None:
+        _checkpoint(session, log, step, loss, cycle.at(step - 1)[0])
+
+    total, size = session.total_steps, config.batch_size
+    for first, last, interval in _legs(start, total, session.interval):
         told = [
-            callbacks.LossCurve(log, config.log_every, config.batch_size),
-            callbacks.AtCheckpoint(lambda step, loss: _checkpoint(session, log, step, loss)),
-            callbacks.Progress(first, session.total_steps, config.batch_size),
+            callbacks.LossCurve(first, interval, log, config.log_every, size, cycle.at),
+            callbacks.AtCheckpoint(first, interval, at_checkpoint),
+            callbacks.Progress(first, interval, total, size, cycle.at),
         ]
         session.fit(first, (last - first) // interval, interval, cycle, told)
     log.close()
@@ -294,7 +307,7 @@ def _found_rate(session: Session) -> float:
     return curve.suggestion
 
 
-def _checkpoint(session: Session, log: Log, step: int, loss: float) -> None:
+def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float) -> None:
     """Evaluates, keeps the best weights, logs, and last of all saves the full state."""
     folder, spec = session.run.folder, session.spec
     auc = roc_auc(*session.validate())
@@ -306,7 +319,6 @@ def _checkpoint(session: Session, log: Log, step: int, loss: float) -> None:
         about = {"step": step, "valid_mean_auc": mean, "model": _about(spec)}
         weights.save(folder / runs.BEST, named, about)
     per_observation = dict(zip(spec.observations, map(float, auc), strict=True))
-    rate = float(session.model.optimizer.learning_rate)
     row = {"step": step, "loss": loss, "learning_rate": rate, "valid_mean_auc": mean}
     if session.pooled is None or not session.run.read_log():  # a frozen T paints them once
         log.pictures(step, *_sample_pictures(session))

@@ -75,10 +75,18 @@ def find_lr(
     variables = {id(v): v for v in [*model.variables, *model.optimizer.variables]}.values()
     before = [np.array(variable.numpy()) for variable in variables]
     ramp = _Ramp(steps, low, high)
+    # Followed inside the step: what a callback assigns does not reach it on every backend.
+    optimizer = model.optimizer
+    rates = [(ramp.rate(step), float(optimizer.momentum)) for step in range(steps)]
+    optimizer.follow(rates, start=int(optimizer.iterations))
+    model.steps_per_execution = 1
+    model.make_train_function(force=True)
     try:
         model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[ramp])
     finally:
         model.stop_training = False
+        optimizer.follow(None)
+        model.make_train_function(force=True)
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
     if len(ramp.losses) < 5:
@@ -111,7 +119,7 @@ def suggest(rates, smoothed) -> float:
 
 
 class _Ramp(keras.callbacks.Callback):
-    """Sets the exponentially rising rate and keeps each batch's loss."""
+    """Knows the exponentially rising rate and keeps each batch's loss."""
 
     def __init__(self, steps: int, low: float, high: float):
         super().__init__()
@@ -121,9 +129,6 @@ class _Ramp(keras.callbacks.Callback):
 
     def rate(self, step: int) -> float:
         return self.low * (self.high / self.low) ** (step / max(self.steps - 1, 1))
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.model.optimizer.learning_rate.assign(self.rate(batch))
 
     def on_train_batch_end(self, batch, logs=None):
         # Keras reports the running mean of the epoch; its growth is this batch's loss.

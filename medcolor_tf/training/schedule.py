@@ -1,8 +1,10 @@
 """The one-cycle policy (Smith; section IV-B of the paper) as a pure function and a callback."""
 
 import math
+from functools import cached_property
 
 import keras
+import numpy as np
 
 
 def one_cycle(
@@ -59,11 +61,11 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 class OneCycle(keras.callbacks.Callback):
-    """Sets the optimizer's learning rate and momentum before every step.
+    """Makes the optimizer's learning rate and momentum follow the one-cycle policy.
 
-    The position is ``optimizer.iterations``, so a resumed run goes on where it was. The optimizer
-    must hold its momentum in a variable (:class:`medcolor_tf.training.optimizer.MomentumSGD`):
-    assigning a float attribute has no effect once the step is traced.
+    The position is ``optimizer.iterations``, so a resumed run goes on where it was. The values of
+    all steps are handed to the optimizer once, before the first step, which looks them up itself:
+    it must be a :class:`medcolor_tf.training.optimizer.MomentumSGD`.
 
     Args:
         total_steps: of the whole run.
@@ -79,9 +81,12 @@ class OneCycle(keras.callbacks.Callback):
         """Returns learning rate and momentum of one step."""
         return one_cycle(step, self.total_steps, self.max_lr, **self.shape)
 
-    def on_train_batch_begin(self, batch, logs=None):
-        """Assigns both values for the step to come."""
-        optimizer = self.model.optimizer
-        rate, momentum = self.at(int(optimizer.iterations))
-        optimizer.learning_rate.assign(rate)
-        optimizer.momentum.assign(momentum)
+    @cached_property
+    def table(self) -> np.ndarray:
+        """(total_steps, 2) float32, :meth:`at` of every step."""
+        return np.array([self.at(step) for step in range(self.total_steps)], np.float32)
+
+    def on_train_begin(self, logs=None):
+        """Hands the table over; a step that was traced without it is traced anew."""
+        if self.model.optimizer.follow(self.table):
+            self.model.make_train_function(force=True)

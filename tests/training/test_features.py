@@ -96,12 +96,13 @@ def test_resume_is_exact(config, tmp_path, monkeypatch, views):
     whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
     train(whole)
 
-    def die(self, batch, logs=None):
-        if int(self.model.optimizer.iterations) == 6:
+    def die(self, step, batch, loss):
+        assert step == int(self.model.optimizer.iterations)
+        if step == 6:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("medcolor_tf.training.callbacks.LossCurve.on_train_batch_end", die)
+        patch.setattr("medcolor_tf.training.callbacks.LossCurve.after", die)
         with pytest.raises(Killed):
             train(config)
     assert len(runs.Run(Path(config.run_dir)).read_log()) == 1

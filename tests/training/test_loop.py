@@ -11,7 +11,7 @@ import pytest
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.training import runs, strategies, weights
+from medcolor_tf.training import environment, runs, strategies, weights
 from medcolor_tf.training.config import TrainConfig
 from medcolor_tf.training.loop import Plan, range_test, train
 from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
@@ -114,12 +114,13 @@ def test_resume_is_exact(config, tmp_path, monkeypatch, killed_at, max_lr):
     whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
     train(whole)
 
-    def die(self, batch, logs=None):
-        if int(self.model.optimizer.iterations) == killed_at:
+    def die(self, step, batch, loss):
+        assert step == int(self.model.optimizer.iterations)
+        if step == killed_at:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("medcolor_tf.training.callbacks.LossCurve.on_train_batch_end", die)
+        patch.setattr("medcolor_tf.training.callbacks.LossCurve.after", die)
         with pytest.raises(Killed):
             train(config)
     assert not runs.Run(Path(config.run_dir)).finished
@@ -132,6 +133,27 @@ def test_resume_is_exact(config, tmp_path, monkeypatch, killed_at, max_lr):
     assert any("generator" in key for key in arrays_of(whole.run_dir)), "dropout and augmentation"
     logs = [Path(folder, runs.LOG).read_text() for folder in (whole.run_dir, config.run_dir)]
     assert logs[0] == logs[1]
+
+
+def test_several_steps_an_execution_are_the_same_run(config, tmp_path):
+    config = dataclasses.replace(config, deterministic=True, checkpoint_every=4)  # 4 and 2 of 6
+    several = dataclasses.replace(
+        config, run_dir=str(tmp_path / "several"), steps_per_execution=3, log_every=1
+    )
+    train(config)
+    train(several)
+    one, two = arrays_of(config.run_dir), arrays_of(several.run_dir)
+    for key in one:
+        np.testing.assert_array_equal(two[key], one[key], err_msg=key)
+    logs = [Path(folder, runs.LOG).read_text() for folder in (config.run_dir, several.run_dir)]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "steps", "expected"), [(0, 100, 1), (32, 100, 25), (32, 7, 7), (4, 7, 1), (1, 6, 1)]
+)
+def test_executions_never_run_beyond_a_checkpoint(wanted, steps, expected):
+    assert environment.steps_together(wanted, steps) == expected
 
 
 def test_the_same_command_on_a_finished_run_does_nothing(config, capsys):

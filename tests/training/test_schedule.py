@@ -73,12 +73,29 @@ def test_training_steps_use_the_scheduled_rate_and_momentum():
 
 
 def test_position_comes_from_the_optimizer_not_from_the_call():
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile(MomentumSGD(), "mse")
-    model.optimizer.iterations.assign(7)
-    callback = OneCycle(20, 0.1)
-    callback.set_model(model)
-    callback.on_train_batch_begin(0)
-    rate, momentum = one_cycle(7, 20, 0.1)
-    assert float(model.optimizer.learning_rate) == pytest.approx(rate)
-    assert float(model.optimizer.momentum) == pytest.approx(momentum)
+    optimizer = MomentumSGD()
+    optimizer.follow(OneCycle(20, 0.1).table)
+    for step in (0, 7, 19, 25):
+        optimizer.iterations.assign(step)
+        rate, momentum = one_cycle(step, 20, 0.1)
+        assert float(optimizer.learning_rate) == pytest.approx(rate)
+        assert float(optimizer._scheduled(1)) == pytest.approx(momentum)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_several_steps_an_execution_follow_it_too(together):
+    """A step traced before, and steps that run without Python in between, use the schedule."""
+    x, y = np.ones((12, 1), "float32"), np.zeros((12, 1), "float32")
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(MomentumSGD(0.0, 0.0), "mse", steps_per_execution=together)
+    model.set_weights([np.array([[2.0]])])
+    model.fit(x, y, batch_size=1, verbose=0)  # traced without a schedule; a rate of 0
+    assert model.get_weights()[0] == 2.0
+    model.optimizer.iterations.assign(0)
+    model.fit(x, y, batch_size=1, verbose=0, shuffle=False, callbacks=[OneCycle(12, 0.1)])
+    weight, velocity = 2.0, 4.0  # the gradient of the steps before
+    for step in range(12):
+        rate, momentum = one_cycle(step, 12, 0.1)
+        velocity = momentum * velocity + 2 * weight
+        weight -= rate * velocity
+    np.testing.assert_allclose(model.get_weights()[0], weight, rtol=1e-5)
