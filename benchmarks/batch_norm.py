@@ -41,14 +41,15 @@ def build_step(kind: str, strategy: str, policy: str, flags):
     import numpy as np
 
     from medcolor_tf.models import build_classifier, classifier, torch_layers
-    from medcolor_tf.models.fused import batch_normalization, fuse_batch_norm
+    from medcolor_tf.models.fast_layers import use_fast_layers
+    from medcolor_tf.models.fused import batch_normalization
     from medcolor_tf.training.strategies import set_trainable
 
     stock = kind == "stock"
     layer = keras.layers.BatchNormalization if stock else batch_normalization
     torch_layers.batch_normalization = layer
     # The classifier fuses whatever parts it is given.
-    classifier.fuse_batch_norm = (lambda model: model) if stock else fuse_batch_norm
+    classifier.use_fast_layers = (lambda model: model) if stock else use_fast_layers
     keras.config.set_dtype_policy(policy)
     parts = {"colorizer": "pixel_shuffle", "backbone": "ResNet18", "backbone_weights": None}
     model = build_classifier(**parts, labels=5, pixel_mean=0.5, pixel_std=0.29, seed=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.models.fused import fuse_batch_norm
+from medcolor_tf.models.fast_layers import use_fast_layers
 from medcolor_tf.models.rebuild import has_automatic_names, input_scaling, rebuild
 from medcolor_tf.models.resnet import build_resnet18
 from medcolor_tf.models.torch_weights import load_torch_resnet18
@@ -228,5 +228,5 @@ def _check_image_model(model, path):
 
 def _as_backbone(model):
     """Wrap, flat: same variables, the name every part of the project looks for, fused layers."""
-    model = fuse_batch_norm(model)
+    model = use_fast_layers(model)
     return keras.Model(model.inputs[0], model.outputs[0], name="backbone")

@@ -7,7 +7,7 @@ import keras
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.backbones import build_backbone
 from medcolor_tf.models.colorizers import build_colorizer, check_image_size
-from medcolor_tf.models.fused import fuse_batch_norm
+from medcolor_tf.models.fast_layers import use_fast_layers
 from medcolor_tf.models.initializers import layer_seed, torch_uniform
 from medcolor_tf.models.layers import CopyChannels, Normalize
 
@@ -34,7 +34,7 @@ def build_classifier(
             three times; or a built model (B,H,W,input_channels) to (B,H,W,3).
         backbone: a name or path for `build_backbone`, or a built model (B,H,W,3) to (B,h,w,c). A
             built model's variables are shared; its batch normalisation is replaced, see
-            `fuse_batch_norm`, so freeze the classifier's part, not the model given.
+            `use_fast_layers`, so freeze the classifier's part, not the model given.
         labels: the number of logits.
         pixel_mean, pixel_std: of the data set's training pixels, on the [0,1] scale; numbers, or
             one for each input channel.
@@ -149,7 +149,7 @@ def _part(model, name, channels):
             f"{name}: expected a model (batch, height, width, {channels}) to (batch, height, "
             f"width, channels), received {shapes}"
         )
-    model = fuse_batch_norm(model)
+    model = use_fast_layers(model)
     if model.name == name:
         return model
     return keras.Model(model.inputs[0], model.outputs[0], name=name)

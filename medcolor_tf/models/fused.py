@@ -1,7 +1,7 @@
 """Batch normalisation in one TensorFlow kernel; other backends keep Keras' own layer.
 
-The one file of `models` that calls TensorFlow, and only in its marked fast path: Keras' layer runs
-about ten element-wise passes over the activations and casts bfloat16 to float32 and back.
+A marked fast path, which alone calls TensorFlow: Keras' layer runs about ten element-wise passes
+over the activations and casts bfloat16 to float32 and back.
 """
 
 import keras
@@ -11,8 +11,6 @@ from medcolor_tf.models.layers import register
 # Where the kernel takes over: what cuDNN accepts, and what the tests compare.
 MIN_EPSILON = 1e-5
 FUSED_DTYPES = ("float32", "bfloat16")
-
-_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 @register
@@ -24,16 +22,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     else (masks, other ranks, renorm, synchronized, a small epsilon, other backends) is left to
     Keras.
     """
-
-    @classmethod
-    def sharing(cls, layer):
-        """Return the fused twin of a built Keras layer; its variables are shared, not copied."""
-        twin = cls.from_config(layer.get_config())
-        for name in _WEIGHTS:
-            setattr(twin, name, getattr(layer, name))
-        twin.input_spec, twin._reduction_axes = layer.input_spec, layer._reduction_axes
-        twin.built = True
-        return twin
 
     def call(self, inputs, training=None, mask=None):
         """(B,H,W,C) to the same shape in the compute dtype; see Keras' layer for the arguments."""
@@ -85,29 +73,52 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
         As one kernel that TensorFlow's optimiser can merge into the convolution before it.
         """
+        return _inference(x, self._moving_tensors(), self.epsilon)
+
+    def _moving_tensors(self):
+        """Return gamma, beta, moving mean and moving variance, each (C,) float32."""
         import tensorflow as tf
 
-        scale, offset = self._scale_and_offset()
-        mean, variance = (tf.convert_to_tensor(v) for v in (self.moving_mean, self.moving_variance))
-        return tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=scale,
-            offset=offset,
-            mean=mean,
-            variance=variance,
-            epsilon=self.epsilon,
-            is_training=False,
-        )[0]
+        variables = *self._scale_and_offset(), self.moving_mean, self.moving_variance
+        return tuple(map(tf.convert_to_tensor, variables))
 
     def _by_moving_affine(self, x):
-        """Normalise by the moving statistics inside a training step, as x * scale + shift.
+        """Normalise by the moving statistics inside a training step.
 
-        The gradient is then one multiplication. The kernel's own would also sum over the
-        activations for gamma and beta, which are frozen, and has no deterministic form on GPUs.
+        Forward as `_by_moving`. The kernel's own gradient would always sum over the activations for
+        gamma and beta, which are frozen, and has no deterministic form on GPUs; this one is a
+        multiplication, and the sums are made where somebody asks for them.
         """
-        ops = keras.ops
-        scale, shift = moving_affine(self)
-        return x * ops.cast(scale, x.dtype) + ops.cast(shift, x.dtype)
+        import tensorflow as tf
+
+        tensors = self._moving_tensors()  # not inside: it would ask for gradients of variables
+
+        @tf.custom_gradient
+        def normalize(x, scale, shift):
+            def gradient(dy):
+                dx = dy * tf.cast(scale, dy.dtype)
+                dy = tf.cast(dy, "float32")
+                product = dy * tf.cast(x, "float32")
+                return dx, tf.reduce_sum(product, (0, 1, 2)), tf.reduce_sum(dy, (0, 1, 2))
+
+            return _inference(x, tensors, self.epsilon), gradient
+
+        return normalize(x, *moving_affine(self))
+
+
+def _inference(x, tensors, epsilon):
+    import tensorflow as tf
+
+    scale, offset, mean, variance = tensors
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=scale,
+        offset=offset,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        is_training=False,
+    )[0]
 
 
 def moving_affine(layer):
@@ -125,53 +136,13 @@ def batch_normalization(**arguments):
     return keras.layers.BatchNormalization(**arguments)
 
 
-def fuse_batch_norm(model):
-    """Return a functional or Sequential `model` with its batch normalisation fused.
-
-    Args:
-        model: any; nested functional models are followed. Layers that are not exactly
-            keras.layers.BatchNormalization, and models of other classes, stay as they are.
-
-    Returns:
-        A model of the same name, graph and results that shares every variable with `model`, under
-        the same path; or `model` itself where there is nothing to do.
-    """
-    if keras.backend.backend() != "tensorflow" or not _has_plain(model):
-        return model
-    twins = {}
-
-    def twin_of(layer):
-        if id(layer) not in twins:  # a layer that is called twice stays one layer
-            fits = _is_plain(layer)
-            twins[id(layer)] = (
-                FusedBatchNormalization.sharing(layer) if fits else fuse_batch_norm(layer)
-            )
-        return twins[id(layer)]
-
-    fused = keras.models.clone_model(model, clone_function=twin_of)
-    if not model.trainable:
-        fused.trainable = False
-    return fused
-
-
-def _has_plain(model):
-    return is_graph(model) and any(_is_plain(layer) or _has_plain(layer) for layer in model.layers)
-
-
-def _is_plain(layer):
+def is_plain_batch_norm(layer):
+    """Say whether a layer is exactly Keras' own, built, and one that the kernel can stand for."""
     return (
         type(layer) is keras.layers.BatchNormalization
         and layer.built
         and not getattr(layer, "renorm", False)
     )
-
-
-def is_graph(model):
-    """Say whether a model can be rebuilt from its graph of layers: not a class with its own call.
-
-    By name: Keras does not export its class of functional models.
-    """
-    return isinstance(model, keras.Model) and type(model).__name__ in ("Functional", "Sequential")
 
 
 def _is_deterministic():

@@ -28,7 +28,8 @@ class TorchLayers:
     ):
         """Conv2d with symmetric zero padding in pixels; Keras' strided "same" is lopsided."""
         fan_in = x.shape[-1] * size * size
-        if padding:
+        same = stride == 1 and 2 * padding == size - 1
+        if padding and not same:
             x = keras.layers.ZeroPadding2D(
                 padding, data_format="channels_last", name=f"{name}_padding"
             )(x)
@@ -43,7 +44,7 @@ class TorchLayers:
             filters,
             size,
             stride,
-            padding="valid",
+            padding="same" if same else "valid",
             data_format="channels_last",
             use_bias=use_bias,
             kernel_initializer=kernel,

@@ -31,6 +31,14 @@ class RunningLoss:
         return loss
 
 
+def diverged(what: str, step: int) -> InputError:
+    """Returns the error of a run that cannot go on."""
+    return InputError(
+        f"{what} at step {step}: training diverged; start a new run with a lower --max_lr. "
+        "The last checkpoint is kept"
+    )
+
+
 class AfterSteps(keras.callbacks.Callback):
     """Counts the steps of a run from where ``fit`` begins.
 
@@ -94,10 +102,7 @@ class Progress(AfterSteps):
     def after(self, step, batch, loss):
         """Moves the bar."""
         if not math.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss} at step {step}: training diverged; start a new run "
-                "with a lower --max_lr. The last checkpoint is kept"
-            )
+            raise diverged(f"the loss is {loss}", step)
         rate, _ = self.schedule(step - 1)
         self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.2e}", refresh=False)
         self._bar.update(step * self.batch_size - self._bar.n)

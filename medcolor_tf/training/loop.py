@@ -18,6 +18,7 @@ from medcolor_tf.evaluation import mean_auc, roc_auc
 from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model
 from medcolor_tf.evaluation.predictions import predict_split
 from medcolor_tf.models import colorize_model
+from medcolor_tf.models.folding import fold_batch_norm
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.training import callbacks, environment, features, runs, strategies, weights
 from medcolor_tf.training.augment import RandomRotationZoom
@@ -226,18 +227,26 @@ class Plan:
         classifier = self.spec.build(None if given else config.initial_weights, config.seed)
         if not run.started:
             strategies.load_source(classifier, source)
+        else:
+            weights.load_parts(classifier, run.folder / runs.LAST)
         strategies.set_trainable(classifier, config.strategy, config.frozen_bn)
         model = training_model(classifier, self.spec.image_size, config)
         return Session(config, run, self.train, self.valid, self.spec, classifier, model)
 
 
 def training_model(classifier: keras.Model, side: int, config: TrainConfig) -> keras.Model:
-    """Puts the augmentation before the classifier and compiles; trainable must be set before."""
+    """Puts the augmentation before the classifier and compiles; trainable must be set before.
+
+    What is frozen on moving statistics is computed by a folded copy of its weights as they are now.
+    """
     inputs = keras.Input((side, side, classifier.input_shape[-1]), dtype="float32")
     augment = RandomRotationZoom(
         config.rotation_degrees, config.max_zoom, config.augment_probability, config.seed
     )
-    model = keras.Model(inputs, classifier(augment(inputs)), name="training")
+    x = augment(inputs)
+    for part in classifier.layers[1:]:
+        x = (part if part.trainable else fold_batch_norm(part))(x)
+    model = keras.Model(inputs, x, name="training")
     rate = config.peak_rate() or 0.01
     model.compile(MomentumSGD(rate, config.momentum_max), MaskedBinaryCrossentropy())
     model.optimizer.build(model.trainable_variables)
@@ -310,6 +319,11 @@ def _found_rate(session: Session) -> float:
 def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float) -> None:
     """Evaluates, keeps the best weights, logs, and last of all saves the full state."""
     folder, spec = session.run.folder, session.spec
+    state = weights.to_arrays(weights.named_state(session.model, session.classifier))
+    # The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise callbacks.diverged(f"{name} is not finite", step)
     auc = roc_auc(*session.validate())
     mean = mean_auc(auc)
     # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
@@ -325,7 +339,6 @@ def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float)
     session.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
     log.scalars(step, {"valid/mean_auc": mean, "train/interval_loss": loss})
     log.scalars(step, {f"valid_auc/{name}": value for name, value in per_observation.items()})
-    state = weights.to_arrays(weights.named_state(session.model, session.classifier))
     weights.save(folder / runs.LAST, state, {"step": step, "best": session.best})
     tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
 
@@ -357,9 +370,7 @@ def _finish(session: Session, max_lr: float) -> dict:
 
 def _evaluate(session: Session, splits: Iterable[Split]) -> list[dict]:
     """Evaluates the best weights, in the model that is built already."""
-    path = session.run.folder / runs.BEST
-    arrays, metadata = weights.load(path)
-    weights.assign(weights.named_weights(session.classifier), arrays, path)
+    metadata = weights.load_parts(session.classifier, session.run.folder / runs.BEST)
     about = {"run_dir": session.config.run_dir, "weights": "best", "step": metadata["step"]}
     parts = session.spec, session.classifier, session.colorize
     size, folder = session.config.batch_size, session.run.folder

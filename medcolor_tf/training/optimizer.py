@@ -81,9 +81,25 @@ class MomentumSGD(keras.optimizers.Optimizer):
         velocity = self.velocity[self._get_variable_index(variable)]
         rate, momentum = (ops.cast(value, variable.dtype) for value in learning_rate)
         gradient = ops.cast(gradient, variable.dtype)
+        if keras.backend.backend() == "tensorflow":
+            _update_in_one_pass(variable, velocity, rate, gradient, momentum)
+            return
         self.assign(velocity, momentum * velocity + gradient)
         self.assign_sub(variable, rate * velocity)
 
     def get_config(self):
         """Returns the constructor's arguments."""
         return {**super().get_config(), "momentum": self._initial_momentum}
+
+
+def _update_in_one_pass(variable, velocity, rate, gradient, momentum) -> None:
+    """TensorFlow's kernel of the very same update, in one pass over the weights instead of five."""
+    import tensorflow as tf
+
+    tf.raw_ops.ResourceApplyMomentum(
+        var=variable.handle,
+        accum=velocity.value.handle,
+        lr=rate,
+        grad=gradient,
+        momentum=momentum,
+    )

@@ -165,11 +165,8 @@ def load_classifier(folder: str | Path, which: str = "best"):
     path = folder / {"best": BEST, "last": LAST}[which]
     if not path.is_file():
         raise InputError(f"{path}: no such file; the run has not reached its first checkpoint")
-    arrays, metadata = weights.load(path)
     classifier = spec.build()
-    kept = {k: v for k, v in arrays.items() if k.split("/")[0] in weights.PARTS}
-    weights.assign(weights.named_weights(classifier), kept, path)
-    return spec, classifier, metadata["step"]
+    return spec, classifier, weights.load_parts(classifier, path)["step"]
 
 
 def versions() -> dict[str, str]:

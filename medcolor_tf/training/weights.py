@@ -96,6 +96,18 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     return arrays, metadata
 
 
+def load_parts(classifier: keras.Model, path: str | Path) -> dict:
+    """Assigns a checkpoint's T, E and C; returns its metadata.
+
+    Raises:
+        InputError: see :func:`load` and :func:`assign`.
+    """
+    arrays, metadata = load(path)
+    kept = {name: array for name, array in arrays.items() if name.split("/")[0] in PARTS}
+    assign(named_weights(classifier), kept, path)
+    return metadata
+
+
 def assign(named: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray], origin) -> None:
     """Assigns arrays to variables of the same names, all or none.
 

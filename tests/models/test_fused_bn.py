@@ -10,7 +10,8 @@ from medcolor_tf.models import backbones as backbones_module
 from medcolor_tf.models import build_backbone, build_classifier, build_colorizer, set_bn_momentum
 from medcolor_tf.models import classifier as classifier_module
 from medcolor_tf.models import torch_layers as torch_layers_module
-from medcolor_tf.models.fused import FusedBatchNormalization, fuse_batch_norm
+from medcolor_tf.models.fast_layers import use_fast_layers
+from medcolor_tf.models.fused import FusedBatchNormalization
 from medcolor_tf.training import strategies, weights
 
 PIXELS = {"pixel_mean": 0.5, "pixel_std": 0.25}
@@ -244,7 +245,7 @@ def _plain_everywhere(monkeypatch):
     plain = keras.layers.BatchNormalization
     monkeypatch.setattr(torch_layers_module, "batch_normalization", plain)
     for module in (backbones_module, classifier_module):
-        monkeypatch.setattr(module, "fuse_batch_norm", lambda model: model)
+        monkeypatch.setattr(module, "use_fast_layers", lambda model: model)
 
 
 @pytest.mark.parametrize("name", ["deconv", "pixel_shuffle", "color_u"])
@@ -254,14 +255,14 @@ def test_every_colorizer_is_fused(name):
 
 def test_a_nested_model_is_fused_and_shares_its_variables(tiny_backbone):
     model = tiny_backbone()
-    fused = fuse_batch_norm(model)
+    fused = use_fast_layers(model)
     assert _same_variables(model, fused)
     assert fused.name == model.name
     assert [type(layer) for layer in _norms(fused)] == [FusedBatchNormalization]
     assert [type(layer) for layer in _norms(model)] == [keras.layers.BatchNormalization]
     x = _image(2, 12, 8, 3)
     np.testing.assert_allclose(fused(x, training=True), model(x, training=True), atol=1e-5)
-    assert fuse_batch_norm(fused) is fused
+    assert use_fast_layers(fused) is fused
 
 
 def test_sequential_and_shared_layers():
@@ -271,7 +272,7 @@ def test_sequential_and_shared_layers():
     x = keras.layers.Conv2D(4, 3)(image)
     x = keras.layers.Add()([norm(inner(x)), norm(x)])
     model = keras.Model(image, x)
-    fused = fuse_batch_norm(model)
+    fused = use_fast_layers(model)
     assert _same_variables(model, fused)
     assert [type(layer) for layer in _norms(fused)] == [FusedBatchNormalization] * 2
     x = _image(2, 9, 8, 3)
@@ -285,7 +286,7 @@ def test_other_classes_of_batch_normalisation_are_left_alone():
 
     image = keras.Input((None, None, 3))
     model = keras.Model(image, Mine()(image))
-    assert fuse_batch_norm(model) is model
+    assert use_fast_layers(model) is model
 
 
 def test_mobilenet_from_its_file(mobilenet_path, monkeypatch):
@@ -334,7 +335,7 @@ def test_saved_and_exported(tiny_backbone, tmp_path):
 
 
 def test_momentum_is_set_in_fused_layers(tiny_backbone):
-    model = fuse_batch_norm(tiny_backbone())
+    model = use_fast_layers(tiny_backbone())
     set_bn_momentum(model, 0.0)
     norm = next(_norms(model))
     model(_image(2, 8, 8, 3), training=True)

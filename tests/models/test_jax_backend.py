@@ -50,7 +50,7 @@ def test_models_import_no_backend():
     """What keeps them portable is checked even where jax is not installed."""
     for path in MODELS.glob("*.py"):
         text = path.read_text(encoding="utf-8")
-        if path.name == "fused.py":  # the marked fast path, with TensorFlow inside its functions
+        if path.name in ("fused.py", "stem.py"):  # fast paths, TensorFlow inside their functions
             text = re.sub(r"^ +(?:import|from) tensorflow.*", "", text, flags=re.M)
         found = re.findall(r"^\s*(?:import|from) (?:tensorflow|jax|torch|pickle)\b", text, re.M)
         assert not found, f"{path.name}: {found}"

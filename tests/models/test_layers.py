@@ -119,6 +119,21 @@ def test_blur_replicates_left_and_top():
     np.testing.assert_allclose(_numpy(ReplicatePadAveragePool()(x)), expected, atol=1e-6)
 
 
+def test_blur_has_the_transposed_gradient():
+    """<blur(x), dy> equals <x, gradient(dy)> for every dy: what a linear layer's gradient is."""
+    import tensorflow as tf
+
+    x, dy = tf.constant(_random(2, 5, 7, 3)), tf.constant(_random(2, 5, 7, 3, seed=1))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = ReplicatePadAveragePool()(x)
+    gradient = tape.gradient(y, x, output_gradients=dy)
+    basis = np.eye(35, dtype="float32").reshape(35, 5, 7, 1)
+    columns = _numpy(ReplicatePadAveragePool()(basis)).reshape(35, 35)  # row i: blur of pixel i
+    expected = np.einsum("ij,bjc->bic", columns, _numpy(dy).reshape(2, 35, 3)).reshape(dy.shape)
+    np.testing.assert_allclose(_numpy(gradient), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_copy_channels(channels):
     x = _random(2, 3, 4, channels)
