@@ -193,16 +193,22 @@ class Split:
             start_step: number of batches already used.
             shuffle_buffer: encoded records held for shuffling.
         """
-        return self.training_stream(
-            lambda item, crop_key: self._example(item, crop_key)[:2],
-            (batch_size, seed, start_step, shuffle_buffer),
-        )
 
-    def training_stream(self, example, stream, positions: bool | None = None) -> tf.data.Dataset:
-        """What :meth:`training_batches` returns, of examples made in another way.
+        def batched(items, key):
+            examples = items.map(
+                lambda number, item: self._example(item, (*key, number))[:2],
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            return examples.batch(batch_size, drop_remainder=True)
+
+        return self.training_stream(batched, (batch_size, seed, start_step, shuffle_buffer))
+
+    def training_stream(self, batched, stream, positions: bool | None = None) -> tf.data.Dataset:
+        """What :meth:`training_batches` returns, of batches made in another way.
 
         Args:
-            example: called with an item and its crop's key, see :func:`crop_offset`.
+            batched: called with an epoch's (number, item), a dataset, and its key (seed, epoch);
+                returns its batches. Key and number make a crop's key, see :func:`crop_offset`.
             stream: batch_size, seed, start_step and shuffle_buffer, see :meth:`training_batches`.
             positions: items are positions in the order of :meth:`batches` (True), encoded records
                 (False), or what the split's own examples are made from (None).
@@ -213,21 +219,13 @@ class Split:
 
         def epoch(number, skip=0):
             items = self._epoch((seed, number), steps * batch_size, shuffle_buffer, positions)
-            return (
-                items.enumerate()
-                .skip(skip * batch_size)
-                .map(
-                    lambda position, item: example(item, (seed, number, position)),
-                    num_parallel_calls=tf.data.AUTOTUNE,
-                )
-            )
+            return batched(items.enumerate().skip(skip * batch_size), (seed, number))
 
         first = tf.data.Dataset.from_tensors(tf.constant(first_epoch, tf.int64)).flat_map(
             lambda number: epoch(number, skipped)
         )
         later = tf.data.Dataset.range(first_epoch + 1, tf.int64.max).flat_map(epoch)
-        batches = first.concatenate(later).batch(batch_size, drop_remainder=True)
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return first.concatenate(later).prefetch(tf.data.AUTOTUNE)
 
     def training_positions(
         self, batch_size: int, seed: int = 0, first_epoch: int = 0, shuffle_buffer: int = 8192

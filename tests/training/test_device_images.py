@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from medcolor_tf.data import lines as lines_module
 from medcolor_tf.data.lines import Lines
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
@@ -208,10 +208,33 @@ def test_free_memory_of_this_machine_is_plausible():
     assert 2**26 < found.free < 2**50
 
 
-def test_line_numbers_fit_their_type():
-    """All of CheXpert at 320 px, were every image twice as long as wide."""
-    assert np.iinfo(np.int32).max > 224_316 * 640
-    assert lines_module.BLOCK_BYTES < 2**31
+def test_tensorflow_tells_what_its_gpu_has_left(monkeypatch):
+    """With stand-ins for TensorFlow's answers: no machine of the tests has a GPU."""
+    from tensorflow.python.client import device_lib
+
+    limits = {"/device:CPU:0": 9, "/device:GPU:0": 70}
+    found = [SimpleNamespace(name=name, memory_limit=limit) for name, limit in limits.items()]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: found[1:])
+    monkeypatch.setattr(device_lib, "list_local_devices", lambda: found)
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info", {"GPU:0": {"current": 8}}.get)
+    assert accelerator.device() == accelerator.Device("GPU:0", 62, True)
+
+
+@pytest.mark.parametrize(
+    ("told", "free"), [({"bytes_limit": 70, "bytes_in_use": 8}, 62), (None, None), ({}, None)]
+)
+def test_jax_tells_what_its_gpu_has_left(monkeypatch, told, free):
+    gpu = SimpleNamespace(platform="gpu", id=0, memory_stats=lambda: told)
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(local_devices=lambda: [gpu]))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert accelerator.device() == accelerator.Device("GPU:0", free, True)
+
+
+def test_more_lines_than_their_type_can_number_are_refused(small_dataset):
+    split = Split(small_dataset, "train")
+    split.__dict__["sizes"] = np.array([[32, 2**27]] * 16 + [[32, 32]] * 8)
+    with pytest.raises(InputError, match=r"2,147,483,904 lines of pixels; expected at most"):
+        Lines.of(split)
 
 
 JAX_SCRIPT = """
