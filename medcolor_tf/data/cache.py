@@ -1,4 +1,7 @@
-"""Where decoded images are kept while a run trains (--cache), chosen from the sizes."""
+"""Whether the host keeps decoded images while a run trains (--cache), chosen from the sizes.
+
+The accelerator's memory is :mod:`medcolor_tf.training.device_images`' part.
+"""
 
 import os
 from collections.abc import Sequence

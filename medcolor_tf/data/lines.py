@@ -46,13 +46,16 @@ class Lines:
         """Plans the array; reads every record's size.
 
         Raises:
-            InputError: :func:`obstacle` finds one, or there are more lines than int32 can number.
+            InputError: images are cropped before they are scaled, or there are more lines than
+                int32 can number.
         """
-        if why := obstacle(split):
-            raise InputError(why)
         side = split.image_size
-        # Where images are scaled all of them are square, and have no lines beyond S.
         slack = split.sizes.max(axis=1) - split.sizes.min(axis=1)
+        if side != split.info.short_side and slack.any():
+            raise InputError(
+                "images that are not square are cropped before they are scaled from "
+                f"{split.info.short_side} to {side} px, so they cannot be stored scaled"
+            )
         first = np.cumsum([0, *(side + slack)])
         if first[-1] > np.iinfo(np.int32).max:
             raise InputError(f"{first[-1]:,} lines of pixels; expected at most 2**31 - 1")
@@ -147,13 +150,3 @@ class Lines:
                 )
             image = image.swapaxes(0, 1) if self.turned[number] else image
             yield image.reshape(-1, self.width)
-
-
-def obstacle(split: Split) -> str:
-    """Returns why a split's crops cannot be cut from stored lines, or ""; may read all sizes."""
-    if split.image_size == split.info.short_side or (np.diff(split.sizes) == 0).all():
-        return ""
-    return (
-        f"images that are not square are cropped before they are scaled from "
-        f"{split.info.short_side} to {split.image_size} px, so they cannot be stored scaled"
-    )

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from medcolor_tf.data import cache as host
-from medcolor_tf.data.lines import Lines, obstacle
+from medcolor_tf.data.lines import Lines
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.training import accelerator
@@ -142,9 +142,10 @@ def _obstacle(cache: str, train: Split, device: accelerator.Device, replicas: in
     limit = device.free * (host.AUTO_SHARE if cache == "auto" else 1.0)
     needed = host.least_bytes(train, enlarged=True)
     if needed <= limit:  # only then is it worth reading every record's size
-        if why := obstacle(train):
-            return why
-        needed = Lines.of(train).bytes
+        try:
+            needed = Lines.of(train).bytes
+        except InputError as error:
+            return str(error)
     if needed <= limit:
         return ""
     share = "half of " if cache == "auto" else ""
