@@ -1,4 +1,7 @@
-"""Where decoded images are kept while a run trains (--cache), chosen from the sizes."""
+"""Whether the host keeps decoded images while a run trains (--cache), chosen from the sizes.
+
+The accelerator's memory is :mod:`medcolor_tf.training.device_images`' part.
+"""
 
 import os
 from collections.abc import Sequence
@@ -30,21 +33,21 @@ def keep(cache: str, splits: Sequence[Split]) -> str:
         return "cache none: images are read and decoded anew in every epoch"
     free = available_memory()
     limit = free * (AUTO_SHARE if cache == "auto" else 1.0)
-    needed = sum(_least_bytes(split) for split in splits)
+    needed = sum(least_bytes(split) for split in splits)
     if needed <= limit:  # only then is it worth reading every record's size
         needed = sum(decoded_bytes(split) for split in splits)
     images = sum(len(split) for split in splits)
     if needed <= limit:
         for split in splits:
             split.keep_decoded()
-        return f"cache ram: {images:,} images, {_size(needed)} decoded, {_size(free)} were free"
+        return f"cache ram: {images:,} images, {amount(needed)} decoded, {amount(free)} were free"
     if cache == "auto":
         return (
-            f"cache none: {images:,} decoded images are {_size(needed)} or more, beyond half of "
-            f"the {_size(free)} of free memory; they are read and decoded anew in every epoch"
+            f"cache none: {images:,} decoded images are {amount(needed)} or more, beyond half of "
+            f"the {amount(free)} of free memory; they are read and decoded anew in every epoch"
         )
     raise InputError(
-        f"--cache=ram: {images:,} decoded images are {_size(needed)} or more, {_size(free)} of "
+        f"--cache=ram: {images:,} decoded images are {amount(needed)} or more, {amount(free)} of "
         "memory are free; expected a data set that fits, --cache=none or --cache=auto"
     )
 
@@ -78,8 +81,12 @@ def _container_memory() -> float:
         return float("inf")
 
 
-def _least_bytes(split: Split) -> int:
-    side = min(split.image_size, split.info.short_side)
+def least_bytes(split: Split, enlarged: bool = False) -> int:
+    """Returns what the split's images take at least, decoded, without reading any.
+
+    ``enlarged``: images smaller than --image_size are kept at that size.
+    """
+    side = split.image_size if enlarged else min(split.image_size, split.info.short_side)
     return len(split) * side**2 * _pixel_bytes(split)
 
 
@@ -87,7 +94,7 @@ def _pixel_bytes(split: Split) -> int:
     return split.info.channels * split.info.bits // 8
 
 
-def _size(count: float) -> str:
-    """Bytes as text with three digits."""
+def amount(count: float) -> str:
+    """Returns a number of bytes as text with three digits."""
     power = min(int(np.log(max(count, 1)) / np.log(1000)), 4)
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -33,11 +33,15 @@ def square_crop(image, offset, side: int):
     """
     height, width = tf.shape(image)[-3], tf.shape(image)[-2]
     short = tf.minimum(height, width)
-    slack = tf.stack([height - short, width - short])
-    start = tf.cast(tf.round(tf.cast(slack, tf.float32) * offset), tf.int32)
+    start = crop_start(tf.stack([height - short, width - short]), offset)
     square = image[..., start[0] : start[0] + short, start[1] : start[1] + short, :]
     square = resize_pixels(square, side, side)
     return tf.ensure_shape(square, [*image.shape[:-3], side, side, image.shape[-1]])
+
+
+def crop_start(slack, offset):
+    """First pixel of the square: ``slack`` (int32) pixels are left over, ``offset`` 0 to 1."""
+    return tf.cast(tf.round(tf.cast(slack, tf.float32) * offset), tf.int32)
 
 
 def resize_pixels(image, height, width):

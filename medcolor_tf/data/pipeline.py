@@ -148,14 +148,36 @@ class Split:
         """
         if self._resident is not None:
             return
-        decoded = self._items(shuffle_key=None).map(
-            self._decode_to_keep, num_parallel_calls=tf.data.AUTOTUNE
-        )
+        decoded = self.decoded(min(self.image_size, self.info.short_side))
         self._resident = ResidentImages.load(
-            decoded.prefetch(64), self.kept_sizes(), self.info, self.labels, self.patient
+            decoded, self.kept_sizes(), self.info, self.labels, self.patient
         )
         self._kept_records = None
         self.__dict__.pop("_in_order", None)  # it read the records
+
+    def decoded(self, side: int) -> tf.data.Dataset:
+        """Every image once, in order, as stored; square ones are scaled to ``side`` pixels.
+
+        Returns:
+            N times (image (H, W, C) uint8 or uint16, image id).
+        """
+
+        def decode(record):
+            image, _, image_id, _ = self._decode(record)
+            height, width, _ = tf.unstack(tf.shape(image))
+            scaled = tf.cond(
+                height == width, lambda: resize_pixels(image, side, side), lambda: image
+            )
+            return scaled, image_id
+
+        records = self._items(shuffle_key=None)
+        return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(64)
+
+    def release_records(self) -> None:
+        """Frees the encoded records that a small subset keeps in memory; they can be read anew."""
+        if self._kept_records is not None:
+            self._kept_records = self._read(None).cache()
+            self.__dict__.pop("_in_order", None)  # it holds the old ones
 
     def training_batches(
         self, batch_size: int, seed: int = 0, start_step: int = 0, shuffle_buffer: int = 8192
@@ -172,26 +194,38 @@ class Split:
             shuffle_buffer: encoded records held for shuffling.
         """
 
+        def batched(items, key):
+            examples = items.map(
+                lambda number, item: self._example(item, (*key, number))[:2],
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            return examples.batch(batch_size, drop_remainder=True)
+
+        return self.training_stream(batched, (batch_size, seed, start_step, shuffle_buffer))
+
+    def training_stream(self, batched, stream, positions: bool | None = None) -> tf.data.Dataset:
+        """What :meth:`training_batches` returns, of batches made in another way.
+
+        Args:
+            batched: called with an epoch's (number, item), a dataset, and its key (seed, epoch);
+                returns its batches. Key and number make a crop's key, see :func:`crop_offset`.
+            stream: batch_size, seed, start_step and shuffle_buffer, see :meth:`training_batches`.
+            positions: items are positions in the order of :meth:`batches` (True), encoded records
+                (False), or what the split's own examples are made from (None).
+        """
+        batch_size, seed, start_step, shuffle_buffer = stream
         steps = self.steps_per_epoch(batch_size)
         first_epoch, skipped = divmod(start_step, steps)
 
         def epoch(number, skip=0):
-            items = self._epoch((seed, number), steps * batch_size, shuffle_buffer)
-            return (
-                items.enumerate()
-                .skip(skip * batch_size)
-                .map(
-                    lambda position, item: self._example(item, (seed, number, position))[:2],
-                    num_parallel_calls=tf.data.AUTOTUNE,
-                )
-            )
+            items = self._epoch((seed, number), steps * batch_size, shuffle_buffer, positions)
+            return batched(items.enumerate().skip(skip * batch_size), (seed, number))
 
         first = tf.data.Dataset.from_tensors(tf.constant(first_epoch, tf.int64)).flat_map(
             lambda number: epoch(number, skipped)
         )
         later = tf.data.Dataset.range(first_epoch + 1, tf.int64.max).flat_map(epoch)
-        batches = first.concatenate(later).batch(batch_size, drop_remainder=True)
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return first.concatenate(later).prefetch(tf.data.AUTOTUNE)
 
     def training_positions(
         self, batch_size: int, seed: int = 0, first_epoch: int = 0, shuffle_buffer: int = 8192
@@ -311,9 +345,7 @@ class Split:
             image, *others = self._decode(item)
         else:
             image, *others = self._resident.example(item)
-        offset = 0.5
-        if crop_key is not None:
-            offset = tf.random.stateless_uniform([], seed=[_fold(*crop_key[:2]), crop_key[2]])
+        offset = 0.5 if crop_key is None else crop_offset(crop_key)
         return square_crop(image, offset, self.image_size), *others
 
     def _decode(self, record):
@@ -321,17 +353,6 @@ class Split:
         example = tf.io.parse_single_example(record, schema.feature_spec(self.info))
         image = decode_image(example["image"], example["size"], self.info)
         return image, self._label(example["raw_label"]), example["image_id"], example["patient"]
-
-    def _decode_to_keep(self, record):
-        image, _, image_id, _ = self._decode(record)
-        if self.image_size >= self.info.short_side:
-            return image, image_id
-
-        def shrunken():
-            return resize_pixels(image, self.image_size, self.image_size)
-
-        height, width, _ = tf.unstack(tf.shape(image))
-        return tf.cond(height == width, shrunken, lambda: image), image_id
 
     def _label(self, raw):
         """The policy as tensors: the same rule as schema.apply_policy, which the tests compare."""
@@ -376,6 +397,11 @@ def make_dataset(
     if training:
         return opened.training_batches(batch_size, seed=seed)
     return opened.batches(batch_size)
+
+
+def crop_offset(crop_key):
+    """Where the crop lies along the longer side, 0 to 1, as a function of (seed, epoch, number)."""
+    return tf.random.stateless_uniform([], seed=[_fold(*crop_key[:2]), crop_key[2]])
 
 
 def label_counts(labels: np.ndarray, observations) -> Mapping[str, Mapping[str, int]]:

@@ -12,7 +12,7 @@ STRATEGY_NAMES = ("baseline", "color_module", "baseline_all", "all", "last_layer
 COLORIZER_NAMES = ("deconv", "pixel_shuffle", "color_u", "none")
 COLORIZER_INITS = ("paper", "gray")
 AUTO = "auto"
-CACHES = ("auto", "none", "ram")
+CACHES = ("auto", "none", "ram", "device")
 FEATURES = ("auto", "once", "each_step")
 
 
@@ -57,9 +57,9 @@ class Recipe:
 
     cache: str = option(
         AUTO,
-        "Where decoded images stay: ram; none (read and decoded anew in every epoch, whatever the "
-        "data set's size); auto: ram where they take at most half of the free memory. Batches are "
-        "the same.",
+        "Where decoded images stay: ram; device (training images in the accelerator's memory); "
+        "none (read and decoded anew in every epoch, whatever the data set's size); auto: device, "
+        "else ram, where they take at most half of its free memory. Batches are the same.",
         CACHES,
     )
     features: str = option(

@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from medcolor_tf.commandline import command_line
-from medcolor_tf.data import cache
 from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import mean_auc, roc_auc
@@ -20,7 +19,15 @@ from medcolor_tf.evaluation.predictions import predict_split
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.folding import fold_batch_norm
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
-from medcolor_tf.training import callbacks, environment, features, runs, strategies, weights
+from medcolor_tf.training import (
+    callbacks,
+    device_images,
+    environment,
+    features,
+    runs,
+    strategies,
+    weights,
+)
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.config import TrainConfig
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
@@ -45,6 +52,7 @@ class Session:
     classifier: keras.Model
     model: keras.Model
     pooled: features.Features | None = None
+    fed: device_images.Fed | None = None
     best: dict = field(default_factory=lambda: {"auc": float("-inf"), "step": 0})
 
     @property
@@ -76,6 +84,8 @@ class Session:
         stream = config.batch_size, config.seed, start_step, config.shuffle_buffer
         if self.pooled is not None:
             return self.pooled.batches(self.train, *stream)
+        if self.fed is not None:
+            return self.fed.lines.batches(stream)
         return self.train.training_batches(*stream)
 
     def keep_in_memory(self, start: int) -> None:
@@ -85,7 +95,10 @@ class Session:
         if why:
             print(why)
         if not once:
-            print(cache.keep(self.config.cache, (self.train, self.valid)))
+            self.fed, where = device_images.keep(
+                self.config.cache, self.train, self.valid, self.model
+            )
+            print(where)
         elif left:
             self.pooled = features.Features.compute(
                 self.config, self.classifier, self.train, self.valid
@@ -100,7 +113,8 @@ class Session:
             return
         self._execute_together(steps)
         told = [cycle, *told]
-        self.model.fit(
+        model = self.model if self.fed is None else self.fed.model
+        model.fit(
             batches, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=told
         )
 
