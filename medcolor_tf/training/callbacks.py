@@ -56,13 +56,13 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Moves the bar."""
-        step = int(self.model.optimizer.iterations)
+        step = int(self.model.optimizer.iterations.numpy())
         if not math.isfinite(logs["loss"]):
             raise InputError(
                 f"the loss is {logs['loss']} at step {step}: training diverged; start a new run "
                 "with a lower --max_lr. The last checkpoint is kept"
             )
-        rate = float(self.model.optimizer.learning_rate)
+        rate = float(self.model.optimizer.learning_rate.numpy())
         self._bar.set_postfix(loss=f"{logs['loss']:.4f}", lr=f"{rate:.2e}", refresh=False)
         self._bar.update(step * self.batch_size - self._bar.n)
 
@@ -80,7 +80,7 @@ class AtCheckpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Reports the step reached and the interval's mean training loss."""
-        self.action(int(self.model.optimizer.iterations), float(logs["loss"]))
+        self.action(int(self.model.optimizer.iterations.numpy()), float(logs["loss"]))
 
 
 class LossCurve(keras.callbacks.Callback):
@@ -105,7 +105,7 @@ class LossCurve(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Writes a point when it is time."""
         optimizer = self.model.optimizer
-        step = int(optimizer.iterations)
+        step = int(optimizer.iterations.numpy())
         if step % self.every:
             return
         now = time.perf_counter()
@@ -113,8 +113,8 @@ class LossCurve(keras.callbacks.Callback):
             step,
             {
                 "train/loss": self._loss.since_last(logs["loss"], batch + 1),
-                "train/learning_rate": float(optimizer.learning_rate),
-                "train/momentum": float(optimizer.momentum),
+                "train/learning_rate": float(optimizer.learning_rate.numpy()),
+                "train/momentum": float(optimizer.momentum.numpy()),
                 "train/images_per_second": (batch + 1 - self._batches)
                 * self.batch_size
                 / (now - self._since),

@@ -22,6 +22,7 @@ from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.training import callbacks, environment, features, runs, strategies, weights
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.config import TrainConfig
+from medcolor_tf.training.devices import Devices, unsharded
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.optimizer import MomentumSGD
@@ -75,7 +76,7 @@ class Session:
         stream = config.batch_size, config.seed, start_step, config.shuffle_buffer
         if self.pooled is not None:
             return self.pooled.batches(self.train, *stream)
-        return self.train.training_batches(*stream)
+        return unsharded(self.train.training_batches(*stream))
 
     def keep_in_memory(self, start: int) -> None:
         """Computes the features, or keeps the decoded images, that every epoch needs again."""
@@ -167,11 +168,13 @@ class Plan:
     valid: Split
     others: tuple[Split, ...]
     spec: ModelSpec
+    devices: Devices
 
     @classmethod
     def of(cls, config: TrainConfig) -> "Plan":
         """Opens the data and the source; InputError where options, data and source do not fit."""
         features.check(config)
+        devices = Devices.choose(config)  # before anything else makes TensorFlow start
         source = strategies.open_source(config.init_from)
         colorizer, init, backbone = strategies.choose_parts(config, source)
         selection = Selection(
@@ -208,17 +211,24 @@ class Plan:
             pixel_std=normal.pixel_std,
             bn_momentum=config.bn_momentum,
         )
-        return cls(config, source, train, valid, others, spec)
+        return cls(config, source, train, valid, others, spec, devices)
 
     def build(self, run: runs.Run) -> Session:
         """Builds and compiles the model, with the source's weights where the run is new."""
+        with self.devices.scope():
+            return self._build(run)
+
+    def _build(self, run: runs.Run) -> Session:
         config, source = self.config, self.source
+        if self.devices.note:
+            print(self.devices.note)
         # A checkpoint or a source brings E's weights: no download then.
         given = run.started or (source is not None and source.of_part("backbone"))
         classifier = self.spec.build(None if given else config.initial_weights, config.seed)
         if not run.started:
             strategies.load_source(classifier, source)
         strategies.set_trainable(classifier, config.strategy, config.frozen_bn)
+        self.devices.prepare(classifier)
         model = training_model(classifier, self.spec.image_size, config)
         return Session(config, run, self.train, self.valid, self.spec, classifier, model)
 
@@ -306,7 +316,7 @@ def _checkpoint(session: Session, log: Log, step: int, loss: float) -> None:
         about = {"step": step, "valid_mean_auc": mean, "model": _about(spec)}
         weights.save(folder / runs.BEST, named, about)
     per_observation = dict(zip(spec.observations, map(float, auc), strict=True))
-    rate = float(session.model.optimizer.learning_rate)
+    rate = float(session.model.optimizer.learning_rate.numpy())
     row = {"step": step, "loss": loss, "learning_rate": rate, "valid_mean_auc": mean}
     if session.pooled is None or not session.run.read_log():  # a frozen T paints them once
         log.pictures(step, *_sample_pictures(session))

@@ -82,6 +82,6 @@ class OneCycle(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         """Assigns both values for the step to come."""
         optimizer = self.model.optimizer
-        rate, momentum = self.at(int(optimizer.iterations))
+        rate, momentum = self.at(int(optimizer.iterations.numpy()))
         optimizer.learning_rate.assign(rate)
         optimizer.momentum.assign(momentum)
