@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from medcolor_tf import replicas
 from medcolor_tf.data.pipeline import Split
 
 
@@ -65,4 +66,4 @@ def predict_full(model: keras.Model, images, batch_size: int) -> np.ndarray:
     if count < batch_size:
         filler = np.repeat(np.asarray(images)[:1], batch_size - count, axis=0)
         images = np.concatenate([images, filler])
-    return model.predict_on_batch(images)[:count]
+    return replicas.predict_on_batch(model, images)[:count]

@@ -6,6 +6,7 @@ over the activations and casts bfloat16 to float32 and back.
 
 import keras
 
+from medcolor_tf import replicas
 from medcolor_tf.models.layers import register
 
 # Where the kernel takes over: what cuDNN accepts, and what the tests compare.
@@ -28,7 +29,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if mask is not None or not self._is_fast(inputs):
             return super().call(inputs, training=training, mask=mask)
         if training and self.trainable:
-            outputs = self._by_batch(inputs)
+            several = replicas.count() > 1
+            outputs = self._by_global_batch(inputs) if several else self._by_batch(inputs)
         elif training or _is_deterministic():
             outputs = self._by_moving_affine(inputs)
         else:
@@ -45,6 +47,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             and not self.synchronized
             and not getattr(self, "renorm", False)
         )
+
+    def shares_statistics(self):
+        """Whether a built layer by itself normalises by the batch that several replicas share."""
+        shape = (None,) * self.input_spec.ndim
+        return self._is_fast(keras.KerasTensor(shape, self.compute_dtype))
 
     def _scale_and_offset(self):
         """Return gamma and beta, (C,) float32; ones and zeros where the layer has none."""
@@ -64,9 +71,31 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         # The kernel normalises by the biased variance but returns it times n / (n - 1).
         count = tf.cast(tf.size(x, tf.int64) // x.shape[-1], variance.dtype)
         variance *= 1.0 - 1.0 / count
+        self._update_moving(mean, variance)
+        return outputs
+
+    def _by_global_batch(self, x):
+        """As `_by_batch`, by mean and variance of the batch that several replicas share.
+
+        One exchange of (2,C) float32 a layer, and one of their gradients.
+        """
+        ops = keras.ops
+        x = ops.cast(x, "float32")
+        mean, variance = ops.moments(x, axes=(0, 1, 2))
+        # The variance of the replicas' means is a difference of squares. Seen from the moving mean,
+        # which is near and the same on all of them, these are small and their rounding is too.
+        near = ops.convert_to_tensor(self.moving_mean)
+        shift = mean - near
+        moments = replicas.mean(ops.stack([shift, variance + ops.square(shift)]))
+        shift, square = ops.unstack(moments, 2)
+        mean, variance = near + shift, ops.maximum(square - ops.square(shift), 0.0)
+        self._update_moving(mean, variance)
+        scale, offset = self._scale_and_offset()
+        return (x - mean) * (ops.rsqrt(variance + self.epsilon) * scale) + offset
+
+    def _update_moving(self, mean, variance):
         for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
-        return outputs
 
     def _by_moving(self, x):
         """Normalise by the moving statistics where no gradient is asked for.

@@ -13,6 +13,8 @@ import math
 import keras
 from keras import ops
 
+from medcolor_tf import replicas
+
 FILL_MODES = ("reflect", "nearest", "constant")
 
 
@@ -126,7 +128,9 @@ class RandomRotationZoom(keras.layers.Layer):
     def draw(self, shape):
         """Draws (B, 2, 3) matrices for a batch of ``shape`` and advances the generator."""
         batch, height, width = shape[:3]
-        draws = keras.random.uniform((batch, 6), seed=self.seed_generator)
+        # All replicas of a batch draw for all of it: an image's draws depend on its place alone.
+        draws = keras.random.uniform((batch * replicas.count(), 6), seed=self.seed_generator)
+        draws = replicas.own_rows(draws)
         rotate, angle, zoom, scale, focus_x, focus_y = ops.unstack(draws, 6, axis=1)
         limit = math.radians(self.degrees)
         angle = ops.where(rotate < self.probability, (2 * angle - 1) * limit, 0.0)

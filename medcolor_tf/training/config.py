@@ -12,6 +12,7 @@ STRATEGY_NAMES = ("baseline", "color_module", "baseline_all", "all", "last_layer
 COLORIZER_NAMES = ("deconv", "pixel_shuffle", "color_u", "none")
 COLORIZER_INITS = ("paper", "gray")
 AUTO = "auto"
+ALL = "all"
 CACHES = ("auto", "none", "ram", "device")
 FEATURES = ("auto", "once", "each_step")
 
@@ -74,6 +75,12 @@ class Recipe:
         "and used in turn, an approximation of new ones in each epoch; 0: none.",
     )
 
+    devices: str = option(
+        "",
+        "GPUs of this machine that share each batch, with the result of one: all, or how many; not "
+        "set: one. Without a GPU, a number makes that many logical CPU devices, to try it. Where "
+        "features are computed once, only their computing is shared.",
+    )
     checkpoint_every: int = option(
         0, "Steps between evaluations and checkpoints; 0: an epoch, at most 4800."
     )
@@ -106,6 +113,7 @@ class Recipe:
             raise InputError(f"--views={self.views} needs --features=once, got {self.features}")
         if self.max_lr != AUTO:
             self.peak_rate()
+        self.device_count()
 
     def peak_rate(self) -> float | None:
         """Returns --max_lr as a number, None for auto; InputError when it is neither."""
@@ -118,6 +126,14 @@ class Recipe:
         if not 0 < rate < float("inf"):
             raise InputError(f"--max_lr={self.max_lr}: expected a number above zero, or auto")
         return rate
+
+    def device_count(self) -> int | None:
+        """Returns --devices as a number, 1 where not set, None for all; InputError for neither."""
+        if self.devices == ALL:
+            return None
+        if self.devices and not (self.devices.isdecimal() and int(self.devices)):
+            raise InputError(f"--devices={self.devices}: expected a number above zero, or {ALL}")
+        return int(self.devices or 1)
 
     @property
     def augments(self) -> bool:
@@ -193,8 +209,8 @@ class TrainConfig(Recipe):
 def differing_options(there: dict, wanted: dict) -> dict[str, tuple]:
     """Compares the options of two runs, as config.json holds them: name -> (there, wanted).
 
-    Where the files are, what is kept in memory and what is evaluated at the end does not make
-    another run; an option that is younger than the run had its default there.
+    Where the files are, what is kept in memory, how many devices train and what is evaluated at the
+    end does not make another run; an option that is younger than the run had its default there.
     """
     default = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     old, new = (json.loads(json.dumps(default | flags)) for flags in (there, wanted))
@@ -214,7 +230,7 @@ def data_name(data_dir: str) -> str:
     return Path(data_dir).resolve().name
 
 
-_NOT_THE_RUN = {"run_dir", "data_dir", "evaluate", "cache", "steps_per_execution"}
+_NOT_THE_RUN = {"run_dir", "data_dir", "evaluate", "cache", "devices", "steps_per_execution"}
 _RANGES = {
     "train_fraction": (1e-6, 1.0),
     "batch_size": (1, 1_000_000),

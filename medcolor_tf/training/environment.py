@@ -5,6 +5,8 @@ import random
 
 import keras
 
+from medcolor_tf.training import accelerator
+
 
 @contextlib.contextmanager
 def seeded(seed: int):
@@ -43,15 +45,6 @@ def make_deterministic() -> None:
 STEPS_TOGETHER = 32
 
 
-def has_accelerator() -> bool:
-    """Whether the backend computes on anything but a CPU."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
-    return any(not name.startswith("cpu") for name in keras.distribution.list_devices())
-
-
 def steps_together(wanted: int, steps: int) -> int:
     """Returns how many of ``steps`` run in one execution: the largest divisor up to ``wanted``.
 
@@ -60,5 +53,5 @@ def steps_together(wanted: int, steps: int) -> int:
             STEPS_TOGETHER on an accelerator.
         steps: of a Keras epoch; more than are left must never run.
     """
-    wanted = wanted or (STEPS_TOGETHER if has_accelerator() else 1)
+    wanted = wanted or (STEPS_TOGETHER if accelerator.device().accelerator else 1)
     return max(count for count in range(1, min(wanted, steps) + 1) if steps % count == 0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from medcolor_tf import replicas
 from medcolor_tf.data.cache import AUTO_SHARE, available_memory
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
@@ -114,7 +115,8 @@ class Features:
     @classmethod
     def compute(cls, config: TrainConfig, classifier: keras.Model, train: Split, valid: Split):
         """Runs T and E over every image once, or once a view."""
-        extract = keras.Model(classifier.inputs[0], classifier.get_layer("pool").output)
+        with replicas.scope_of(classifier):
+            extract = keras.Model(classifier.inputs[0], classifier.get_layer("pool").output)
         size, seed = config.batch_size, config.seed
 
         def of(batches, change=np.asarray):
@@ -181,7 +183,7 @@ def fit_head(
         callbacks: as for ``fit``; they are not told when a step begins.
     """
     told = keras.callbacks.CallbackList(list(callbacks), model=model)
-    step = int(model.optimizer.iterations)
+    step = int(model.optimizer.iterations.numpy())
     state = _read(model)
     told.on_train_begin()
     for epoch in range(epochs):

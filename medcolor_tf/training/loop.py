@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from medcolor_tf import replicas
 from medcolor_tf.commandline import command_line
 from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
@@ -30,6 +31,7 @@ from medcolor_tf.training import (
 )
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.config import TrainConfig
+from medcolor_tf.training.devices import Devices, unsharded
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.optimizer import MomentumSGD
@@ -86,7 +88,7 @@ class Session:
             return self.pooled.batches(self.train, *stream)
         if self.fed is not None:
             return self.fed.lines.batches(stream)
-        return self.train.training_batches(*stream)
+        return unsharded(self.train.training_batches(*stream))
 
     def keep_in_memory(self, start: int) -> None:
         """Computes the features, or keeps the decoded images, that every epoch needs again."""
@@ -96,7 +98,7 @@ class Session:
             print(why)
         if not once:
             self.fed, where = device_images.keep(
-                self.config.cache, self.train, self.valid, self.model
+                self.config.cache, self.train, self.valid, self.model, replicas.of(self.model)
             )
             print(where)
         elif left:
@@ -111,19 +113,15 @@ class Session:
             every = self.config.log_every
             features.fit_head(self.model, batches, epochs, steps, cycle.at, every, told)
             return
-        self._execute_together(steps)
         told = [cycle, *told]
         model = self.model if self.fed is None else self.fed.model
+        together = environment.steps_together(self.config.steps_per_execution, steps)
+        if together != model.steps_per_execution:
+            model.steps_per_execution = together
+            model.make_train_function(force=True)
         model.fit(
             batches, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=told
         )
-
-    def _execute_together(self, steps: int) -> None:
-        """Sets how many steps run without a return to Python: as many as divide ``steps``."""
-        together = environment.steps_together(self.config.steps_per_execution, steps)
-        if together != self.model.steps_per_execution:
-            self.model.steps_per_execution = together
-            self.model.make_train_function(force=True)
 
     def validate(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns labels and logits of the validation images."""
@@ -190,11 +188,13 @@ class Plan:
     valid: Split
     others: tuple[Split, ...]
     spec: ModelSpec
+    devices: Devices
 
     @classmethod
     def of(cls, config: TrainConfig) -> "Plan":
         """Opens the data and the source; InputError where options, data and source do not fit."""
         features.check(config)
+        devices = Devices.choose(config)  # before anything else makes TensorFlow start
         source = strategies.open_source(config.init_from)
         colorizer, init, backbone = strategies.choose_parts(config, source)
         selection = Selection(
@@ -231,11 +231,17 @@ class Plan:
             pixel_std=normal.pixel_std,
             bn_momentum=config.bn_momentum,
         )
-        return cls(config, source, train, valid, others, spec)
+        return cls(config, source, train, valid, others, spec, devices)
 
     def build(self, run: runs.Run) -> Session:
         """Builds and compiles the model, with the source's weights where the run is new."""
+        with self.devices.scope():
+            return self._build(run)
+
+    def _build(self, run: runs.Run) -> Session:
         config, source = self.config, self.source
+        if self.devices.note:
+            print(self.devices.note)
         # A checkpoint or a source brings E's weights: no download then.
         given = run.started or (source is not None and source.of_part("backbone"))
         classifier = self.spec.build(None if given else config.initial_weights, config.seed)
@@ -244,6 +250,7 @@ class Plan:
         else:
             weights.load_parts(classifier, run.folder / runs.LAST)
         strategies.set_trainable(classifier, config.strategy, config.frozen_bn)
+        self.devices.prepare(classifier)
         model = training_model(classifier, self.spec.image_size, config)
         return Session(config, run, self.train, self.valid, self.spec, classifier, model)
 

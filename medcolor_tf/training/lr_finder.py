@@ -77,8 +77,8 @@ def find_lr(
     ramp = _Ramp(steps, low, high)
     # Followed inside the step: what a callback assigns does not reach it on every backend.
     optimizer = model.optimizer
-    rates = [(ramp.rate(step), float(optimizer.momentum)) for step in range(steps)]
-    optimizer.follow(rates, start=int(optimizer.iterations))
+    rates = [(ramp.rate(step), float(optimizer.momentum.numpy())) for step in range(steps)]
+    optimizer.follow(rates, start=int(optimizer.iterations.numpy()))
     model.steps_per_execution = 1
     model.make_train_function(force=True)
     try:
