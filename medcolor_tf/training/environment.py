@@ -41,6 +41,20 @@ def make_deterministic() -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+def compiled(function):
+    """Returns ``function`` of tensors compiled by XLA, whatever step it becomes a part of.
+
+    On TensorFlow a step is compiled as a whole only where Keras chooses so (not on a CPU, nor where
+    several devices train); on JAX it always is.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    # One program a shape: sizes that XLA knows make the faster one.
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
 # Long enough that the return to Python is lost in it, short enough for a lively progress bar.
 STEPS_TOGETHER = 32
 

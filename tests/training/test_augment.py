@@ -5,8 +5,9 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from medcolor_tf.training.augment import RandomRotationZoom, resample, rotation_zoom
+from medcolor_tf.training.augment import FILL_MODES, RandomRotationZoom, resample, rotation_zoom
 
 
 def gray(count=2, height=24, width=32, seed=0):
@@ -101,3 +102,27 @@ def test_one_resample_is_sharper_than_two():
 def test_impossible_strengths_are_errors():
     with pytest.raises(ValueError, match="max_zoom >= 1"):
         RandomRotationZoom(max_zoom=0.9)
+
+
+def test_the_layer_is_compiled_and_gives_what_the_operations_give():
+    images = np.random.default_rng(0).uniform(0, 255, (5, 24, 17, 2)).astype("float32")
+    layer = RandomRotationZoom(seed=3)
+    matrices = RandomRotationZoom(seed=3).draw(images.shape)
+    step = tf.function(lambda x: layer(x, training=True))
+    # Fused multiply-adds may move a source position by a rounding: 1e-6 of a pixel, 255 apart.
+    np.testing.assert_allclose(step(images), resample(images, matrices), atol=2e-3)
+    other = step.get_concrete_function(tf.constant(images))
+    calls = [op for op in other.graph.get_operations() if "PartitionedCall" in op.type]
+    assert any(op.get_attr("_XlaMustCompile") for op in calls)
+
+
+@pytest.mark.parametrize("fill_mode", FILL_MODES)
+def test_positions_far_outside(fill_mode):
+    """Against numpy's own padding, several image widths away on both sides."""
+    image = np.random.default_rng(0).uniform(size=(1, 3, 4, 1)).astype("float32")
+    mode = {"reflect": "symmetric", "nearest": "edge", "constant": "constant"}[fill_mode]
+    padded = np.pad(image[0, :, :, 0], ((9, 9), (12, 12)), mode)
+    for dx, dy in ((-12, -9), (-5, 4), (0, 0), (7, -2), (11, 9)):
+        shifted = resample(image, np.array([[[1, 0, dx], [0, 1, dy]]], "float32"), fill_mode)
+        expected = padded[9 + dy : 12 + dy, 12 + dx : 16 + dx]
+        np.testing.assert_array_equal(np.asarray(shifted)[0, :, :, 0], expected)
