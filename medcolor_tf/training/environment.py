@@ -55,6 +55,21 @@ def compiled(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
+def xla_note(model: keras.Model) -> str:
+    """Says whether the training step of a compiled model runs through XLA; "" on a CPU.
+
+    Keras decides: not on a CPU, where TensorFlow's own convolutions are faster, and nowhere that a
+    layer says it cannot. Without a word of it a step on a GPU would be slow for no visible reason.
+    """
+    if not accelerator.device().accelerator:
+        return ""
+    if model.jit_compile:
+        return "the training step is compiled by XLA"
+    unfit = [layer.name for layer in model._flatten_layers() if not layer.supports_jit]
+    why = f"layers that XLA cannot compile: {', '.join(unfit)}" if unfit else "Keras chose so"
+    return f"warning: the training step runs WITHOUT XLA ({why}); expect it to be slower"
+
+
 # Long enough that the return to Python is lost in it, short enough for a lively progress bar.
 STEPS_TOGETHER = 32
 

@@ -432,6 +432,8 @@ def _describe(session: Session, start: int, max_lr: float) -> None:
         f"{spec.image_size} px; {session.total_steps:,} steps of {config.batch_size}, "
         f"checkpoint every {session.interval:,}; peak learning rate {max_lr:.3g}"
     )
+    if note := environment.xla_note(session.model):
+        print(note)
     for name, counts in label_counts(train.labels, spec.observations).items():
         if not counts["positive"] or not counts["negative"]:
             print(f"warning: {name} has only one class in the training images: {counts}")

@@ -11,7 +11,7 @@ import pytest
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.training import environment, runs, strategies, weights
+from medcolor_tf.training import accelerator, environment, runs, strategies, weights
 from medcolor_tf.training.config import TrainConfig
 from medcolor_tf.training.loop import Plan, range_test, train
 from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
@@ -154,6 +154,39 @@ def test_several_steps_an_execution_are_the_same_run(config, tmp_path):
 )
 def test_executions_never_run_beyond_a_checkpoint(wanted, steps, expected):
     assert environment.steps_together(wanted, steps) == expected
+
+
+def test_a_step_without_xla_is_never_silent(monkeypatch):
+    """A GPU is stood in for; Keras' choice and the layers are real."""
+    gpu = accelerator.Device("GPU:0", 2**30, True)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(inputs))
+    model.compile("sgd", "mse", jit_compile=True)
+    assert environment.xla_note(model) == "", "nothing to say on a CPU"
+    monkeypatch.setattr(accelerator, "device", lambda: gpu)
+    assert environment.xla_note(model) == "the training step is compiled by XLA"
+    model.get_layer("head").supports_jit = False
+    model.compile("sgd", "mse", jit_compile=False)
+    note = environment.xla_note(model)
+    assert note.startswith("warning: the training step runs WITHOUT XLA")
+    assert "cannot compile: head" in note
+
+
+def test_a_whole_training_step_compiles_under_xla(config):
+    """What a GPU would do: the same loss as without, so that no operation lacks a kernel.
+
+    Random numbers are others there (TensorFlow leaves the algorithm to XLA), so none are drawn.
+    """
+    losses = []
+    config = dataclasses.replace(config, rotation_degrees=1e-9, max_zoom=1.0)
+    for jit in (False, True):
+        session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+        session.classifier.get_layer("backbone").get_layer("dropout").rate = 0.0
+        model = session.model
+        model.compile(model.optimizer, model.loss, jit_compile=jit)
+        told = model.fit(session.batches(0), steps_per_epoch=3, verbose=0, shuffle=False)
+        losses.append(told.history["loss"][0])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_the_same_command_on_a_finished_run_does_nothing(config, capsys):
