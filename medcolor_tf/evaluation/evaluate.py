@@ -13,7 +13,7 @@ from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.auc import mean_auc, roc_auc
 from medcolor_tf.evaluation.pictures import gray_picture, to_picture
-from medcolor_tf.evaluation.predictions import Predictions, predict_split
+from medcolor_tf.evaluation.predictions import Predictions, predict_batch, predict_split
 from medcolor_tf.files import write_atomically
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
@@ -92,7 +92,7 @@ def evaluate_model(
 def _write_pictures(path: Path, colorize, split: Split) -> None:
     """The split's first images, gray, over what T makes of them, as one PNG (Figure 4)."""
     images, _ = next(iter(split.examples().batch(PICTURES).take(1)))
-    colorized = colorize.predict_on_batch(images)
+    colorized = predict_batch(colorize, images)
     rows = (gray_picture(images.numpy()), to_picture(colorized))
     file = io.BytesIO()
     Image.fromarray(np.concatenate([np.hstack(list(row)) for row in rows])).save(file, "PNG")

@@ -65,4 +65,20 @@ def predict_full(model: keras.Model, images, batch_size: int) -> np.ndarray:
     if count < batch_size:
         filler = np.repeat(np.asarray(images)[:1], batch_size - count, axis=0)
         images = np.concatenate([images, filler])
-    return model.predict_on_batch(images)[:count]
+    return predict_batch(model, images)[:count]
+
+
+def predict_batch(model: keras.Model, images) -> np.ndarray:
+    """Returns what the model makes of a batch, computed by this process alone on any backend.
+
+    Keras' JAX backend does not take TensorFlow's tensors, which the data pipeline gives. And where
+    several processes train one model, predict_on_batch would be a step of all of them, on the same
+    images; here each uses its own copy of the weights.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return model.predict_on_batch(images)
+    if keras.distribution.distribution() is None:
+        return model.predict_on_batch(np.asarray(images))
+    from medcolor_tf.training import processes
+
+    return processes.predict_here(model, np.asarray(images))

@@ -16,7 +16,7 @@ from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import mean_auc, roc_auc
 from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model
-from medcolor_tf.evaluation.predictions import predict_split
+from medcolor_tf.evaluation.predictions import predict_batch, predict_split
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.training import callbacks, environment, features, runs, strategies, weights
@@ -332,7 +332,7 @@ def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float)
 
 def _sample_pictures(session: Session) -> tuple[np.ndarray, np.ndarray]:
     images, _ = next(iter(session.valid.examples().batch(PICTURES).take(1)))
-    return images.numpy(), session.colorize.predict_on_batch(images)
+    return images.numpy(), predict_batch(session.colorize, images)
 
 
 def _finish(session: Session, max_lr: float) -> dict:
