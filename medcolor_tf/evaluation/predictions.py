@@ -6,6 +6,8 @@ import keras
 import numpy as np
 
 from medcolor_tf.data.pipeline import Split
+from medcolor_tf.training import processes
+from medcolor_tf.training.processes import ALONE
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def predict_split(
-    classifier: keras.Model, split: Split, batch_size: int, progress=None
+    classifier: keras.Model, split: Split, batch_size: int, progress=None, group=ALONE
 ) -> Predictions:
     """Runs the classifier over a split, every image once, centre crop.
 
@@ -47,16 +49,17 @@ def predict_split(
         split: an opened split of the classifier's image size and observations.
         batch_size: images at a time.
         progress: called with the number of images after each batch.
+        group: the processes that share the images; all get all predictions.
     """
     columns: list[list[np.ndarray]] = [[], [], [], []]
-    for images, labels, image_id, patient in split.identified_batches(batch_size):
+    for images, labels, image_id, patient in split.identified_batches(batch_size, group.part):
         logits = predict_full(classifier, images, batch_size)
         batch = (logits, labels.numpy(), image_id.numpy().astype(str), patient.numpy().astype(str))
         for column, values in zip(columns, batch, strict=True):
             column.append(values)
         if progress:
             progress(len(logits))
-    return Predictions(*(np.concatenate(column) for column in columns))
+    return Predictions(*(group.interleave(column, len(split)) for column in columns))
 
 
 def predict_full(model: keras.Model, images, batch_size: int) -> np.ndarray:
@@ -79,6 +82,4 @@ def predict_batch(model: keras.Model, images) -> np.ndarray:
         return model.predict_on_batch(images)
     if keras.distribution.distribution() is None:
         return model.predict_on_batch(np.asarray(images))
-    from medcolor_tf.training import processes
-
     return processes.predict_here(model, np.asarray(images))

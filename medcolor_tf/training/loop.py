@@ -19,12 +19,21 @@ from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model
 from medcolor_tf.evaluation.predictions import predict_batch, predict_split
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
-from medcolor_tf.training import callbacks, environment, features, runs, strategies, weights
+from medcolor_tf.training import (
+    callbacks,
+    environment,
+    features,
+    processes,
+    runs,
+    strategies,
+    weights,
+)
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.config import TrainConfig
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.optimizer import MomentumSGD
+from medcolor_tf.training.processes import ALONE, Processes
 from medcolor_tf.training.schedule import OneCycle
 from medcolor_tf.training.tensorboard import Log
 
@@ -43,6 +52,7 @@ class Session:
     spec: ModelSpec
     classifier: keras.Model
     model: keras.Model
+    group: Processes = ALONE
     pooled: features.Features | None = None
     best: dict = field(default_factory=lambda: {"auc": float("-inf"), "step": 0})
 
@@ -75,16 +85,19 @@ class Session:
         stream = config.batch_size, config.seed, start_step, config.shuffle_buffer
         if self.pooled is not None:
             return self.pooled.batches(self.train, *stream)
-        return self.train.training_batches(*stream)
+        return self.train.training_batches(*stream, self.group.part)
 
     def keep_in_memory(self, start: int) -> None:
         """Computes the features, or keeps the decoded images, that every epoch needs again."""
         left = self.total_steps - start
-        once, why = features.choose(self.config, self.classifier, self.train, left)
+        once, why = False, ""
+        if self.group.count == 1:  # several would not choose the same; --features=once is refused
+            once, why = features.choose(self.config, self.classifier, self.train, left)
         if why:
             print(why)
         if not once:
-            print(cache.keep(self.config.cache, (self.train, self.valid)))
+            splits = self.train, self.valid
+            print(cache.keep(self.config.cache, splits, self.group.neighbours))
         elif left:
             self.pooled = features.Features.compute(
                 self.config, self.classifier, self.train, self.valid
@@ -114,11 +127,12 @@ class Session:
         """Returns labels and logits of the validation images."""
         if self.pooled is not None:
             return self.pooled.validate(self.classifier)
-        predictions = predict_split(self.classifier, self.valid, self.config.batch_size)
+        size = self.config.batch_size
+        predictions = predict_split(self.classifier, self.valid, size, group=self.group)
         return predictions.labels, predictions.logits
 
 
-def train(config: TrainConfig) -> dict:
+def train(config: TrainConfig) -> dict | None:
     """Trains, or goes on with, the run that ``config`` describes.
 
     Args:
@@ -127,7 +141,7 @@ def train(config: TrainConfig) -> dict:
     Returns:
         The content of ``result.json`` (steps, best step, best validation AUC, ...) and, under
         "evaluations", what :func:`medcolor_tf.evaluation.evaluate.evaluate` says of each split in
-        --evaluate.
+        --evaluate. Of several processes (--hosts) the first returns it, the others None.
 
     Raises:
         InputError: contradictory options, unfit data or weights, or a run folder of another run.
@@ -135,25 +149,43 @@ def train(config: TrainConfig) -> dict:
     config.check()
     if config.deterministic:
         environment.make_deterministic()
-    with environment.precision(config.mixed_precision), environment.seeded(config.seed):
-        plan = Plan.of(config)
-        run = runs.Run(Path(config.run_dir))
-        command = command_line("medcolor_tf.train", config)
-        record = runs.record(config, command, plan.train, plan.source)
-        run.check(record)
-        if run.finished:
-            print(f"{config.run_dir}: already finished")
-            result = runs.read_json(run.folder / runs.RESULT)
-            return result | {"evaluations": [_evaluate_again(config, s) for s in plan.others]}
-        session = plan.build(run)
+    with (
+        environment.precision(config.mixed_precision),
+        environment.seeded(config.seed),
+        processes.joined(config) as group,
+    ):
+        result = _train_among(config, group)
+    return result if group.writes else None
+
+
+def _train_among(config: TrainConfig, group: Processes) -> dict:
+    plan = Plan.of(config)
+    run = runs.Run(Path(config.run_dir))
+    command = command_line("medcolor_tf.train", config)
+    record = runs.record(config, command, plan.train, plan.source)
+    run.check(record)
+    processes.check_same(group, {"data": record["data_fingerprint"], "of": record["init_from"]})
+    processes.check_shared(group, run.folder, run.last_step)
+    group.advise(lambda: _what_is_kept(run))
+    if group.first(lambda: run.finished):
+        if not group.writes:
+            return {}
+        print(f"{config.run_dir}: already finished")
+        result = runs.read_json(run.folder / runs.RESULT)
+        return result | {"evaluations": [_evaluate_again(config, s) for s in plan.others]}
+    session = plan.build(run, group)
+    if group.writes:
         run.claim(record)
         session.spec = run.save_model_spec(session.spec)
+    with group.distribution():
         return _train(session) | {"evaluations": _evaluate(session, plan.others)}
 
 
 def range_test(config: TrainConfig) -> LRCurve:
     """Runs the LR finder for the run that ``config`` describes; writes its curve to --run_dir."""
     config.check()
+    if config.hosts:
+        raise InputError(f"--hosts={','.join(config.hosts)}: the LR finder runs in one process")
     run = runs.Run(Path(config.run_dir))
     if run.folder.is_dir() and any(run.folder.iterdir()):
         raise InputError(f"--run_dir={run.folder}: not empty; give the LR finder a new folder")
@@ -218,7 +250,7 @@ class Plan:
         )
         return cls(config, source, train, valid, others, spec)
 
-    def build(self, run: runs.Run) -> Session:
+    def build(self, run: runs.Run, group: Processes = ALONE) -> Session:
         """Builds and compiles the model, with the source's weights where the run is new."""
         config, source = self.config, self.source
         # A checkpoint or a source brings E's weights: no download then.
@@ -227,11 +259,13 @@ class Plan:
         if not run.started:
             strategies.load_source(classifier, source)
         strategies.set_trainable(classifier, config.strategy, config.frozen_bn)
-        model = training_model(classifier, self.spec.image_size, config)
-        return Session(config, run, self.train, self.valid, self.spec, classifier, model)
+        model = training_model(classifier, self.spec.image_size, config, group)
+        return Session(config, run, self.train, self.valid, self.spec, classifier, model, group)
 
 
-def training_model(classifier: keras.Model, side: int, config: TrainConfig) -> keras.Model:
+def training_model(
+    classifier: keras.Model, side: int, config: TrainConfig, group: Processes = ALONE
+) -> keras.Model:
     """Puts the augmentation before the classifier and compiles; trainable must be set before."""
     inputs = keras.Input((side, side, classifier.input_shape[-1]), dtype="float32")
     augment = RandomRotationZoom(
@@ -239,8 +273,10 @@ def training_model(classifier: keras.Model, side: int, config: TrainConfig) -> k
     )
     model = keras.Model(inputs, classifier(augment(inputs)), name="training")
     rate = config.peak_rate() or 0.01
-    model.compile(MomentumSGD(rate, config.momentum_max), MaskedBinaryCrossentropy())
+    with group.distribution():  # for the metrics, which Keras resets at every epoch
+        model.compile(MomentumSGD(rate, config.momentum_max), MaskedBinaryCrossentropy())
     model.optimizer.build(model.trainable_variables)
+    group.spread([*model.variables, *model.optimizer.variables])
     return model
 
 
@@ -250,8 +286,8 @@ def _train(session: Session) -> dict:
     max_lr = config.peak_rate() or _found_rate(session)
     _describe(session, start, max_lr)
     session.keep_in_memory(start)
-    log = Log(run.folder / runs.TENSORBOARD)
-    if start == 0:
+    log = Log(run.folder / runs.TENSORBOARD) if session.group.writes else None
+    if log and start == 0:
         log.hyper_parameters(config)
     cycle = OneCycle(
         session.total_steps,
@@ -263,18 +299,21 @@ def _train(session: Session) -> dict:
     )
 
     def at_checkpoint(step: int, loss: float) -> None:
-        _checkpoint(session, log, step, loss, cycle.at(step - 1)[0])
+        auc = roc_auc(*session.validate())
+        if log:
+            _checkpoint(session, log, step, loss, cycle.at(step - 1)[0], auc)
+        session.group.exchange(None)  # nobody waits for the file inside a collective operation
 
     total, size = session.total_steps, config.batch_size
     for first, last, interval in _legs(start, total, session.interval):
-        told = [
-            callbacks.LossCurve(first, interval, log, config.log_every, size, cycle.at),
-            callbacks.AtCheckpoint(first, interval, at_checkpoint),
-            callbacks.Progress(first, interval, total, size, cycle.at),
-        ]
+        told = [callbacks.AtCheckpoint(first, interval, at_checkpoint)]
+        if log:
+            curve = callbacks.LossCurve(first, interval, log, config.log_every, size, cycle.at)
+            told = [curve, *told, callbacks.Progress(first, interval, total, size, cycle.at)]
         session.fit(first, (last - first) // interval, interval, cycle, told)
-    log.close()
-    return _finish(session, max_lr)
+    if log:
+        log.close()
+    return _finish(session, max_lr) if session.group.writes else {}
 
 
 def _legs(start: int, total: int, interval: int) -> list[tuple[int, int, int]]:
@@ -298,19 +337,20 @@ def _restore(session: Session) -> int:
 def _found_rate(session: Session) -> float:
     """Peak rate of --max_lr=auto: the one found before, or a new range test."""
     path = session.run.folder / "lr_find.json"
-    if path.is_file():
-        return runs.read_json(path)["suggestion"]
+    before = session.group.first(lambda: path.is_file() and runs.read_json(path)["suggestion"])
+    if before:
+        return before
     print("LR finder:", end=" ", flush=True)
     curve: LRCurve = find_lr(session.model, session.batches(0))
-    curve.save(session.run.folder)
+    if session.group.writes:
+        curve.save(session.run.folder)
     print(f"suggests {curve.suggestion:.3g} (curve: {session.run.folder / 'lr_find.png'})")
     return curve.suggestion
 
 
-def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float) -> None:
-    """Evaluates, keeps the best weights, logs, and last of all saves the full state."""
+def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float, auc) -> None:
+    """Keeps the best weights, logs, and last of all saves the full state."""
     folder, spec = session.run.folder, session.spec
-    auc = roc_auc(*session.validate())
     mean = mean_auc(auc)
     # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
     if not mean <= session.best["auc"]:
@@ -363,7 +403,22 @@ def _evaluate(session: Session, splits: Iterable[Split]) -> list[dict]:
     about = {"run_dir": session.config.run_dir, "weights": "best", "step": metadata["step"]}
     parts = session.spec, session.classifier, session.colorize
     size, folder = session.config.batch_size, session.run.folder
-    return [evaluate_model(*parts, split, size, about, folder) for split in splits]
+    group = session.group
+    return [evaluate_model(*parts, split, size, about, folder, group) for split in splits]
+
+
+def _what_is_kept(run: runs.Run) -> str:
+    """The end of the message when another process is gone."""
+    try:
+        step = run.last_step
+    except InputError:
+        step = 0
+    if step:
+        return (
+            f". The checkpoint of step {step} in {run.folder} is kept: the same command on all "
+            "machines goes on there"
+        )
+    return ". There was no checkpoint yet: the same command on all machines starts anew"
 
 
 def _evaluate_again(config: TrainConfig, split: Split) -> dict:

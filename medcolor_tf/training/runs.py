@@ -72,6 +72,11 @@ class Run:
         """Whether there is a checkpoint to go on from."""
         return (self.folder / LAST).is_file()
 
+    @property
+    def last_step(self) -> int:
+        """Step of the last checkpoint, 0 where there is none."""
+        return weights.load_metadata(self.folder / LAST)["step"] if self.started else 0
+
     def check(self, record: dict) -> None:
         """Checks that the folder is new, or holds this very run.
 
@@ -188,4 +193,8 @@ def versions() -> dict[str, str]:
         import tensorflow as tf
 
         found["tensorflow"] = tf.__version__
+    if found["backend"] == "jax":
+        import jax
+
+        found["jax"] = jax.__version__
     return found

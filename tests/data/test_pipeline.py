@@ -222,8 +222,7 @@ def test_damaged_descriptions_are_named(tmp_path, small_dataset):
         Split(folder, "train")
 
 
-@pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(("count", "kept"), [(4, False), (2, True)])
 def test_parts_of_a_batch_are_its_rows(small_dataset, count, kept):
     """Several processes decode a share each; together they have the batches of one, bit for bit."""
     split = Split(small_dataset, "train", image_size=24)
