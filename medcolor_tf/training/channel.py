@@ -84,11 +84,12 @@ class Channel:
             self._send(number, {"kind": GOODBYE})
         self._close()
 
-    def fail(self, reason: str) -> None:
-        """Tells the others why this process ends."""
+    def fail(self, reason: str, by_chance: bool) -> None:
+        """Tells the others why this process ends, and whether it might not another time."""
         if self._ended.acquire(blocking=False):
+            news = {"kind": FAILED, "who": self.place.number, "reason": reason}
             for number in self._links:
-                self._send(number, {"kind": FAILED, "who": self.place.number, "reason": reason})
+                self._send(number, news | {"by_chance": by_chance})
             self._close()
 
     def name(self, number: int) -> str:
@@ -134,7 +135,8 @@ class Channel:
         time.sleep(0.3)  # a process that ends with unread input resets its lines
         reason = message.get("reason")
         what = f"ended with an error: {reason}" if reason else "was lost"
-        self._stop(f"{self.name(message['who'])} {what}{self.advice()}")
+        advice = self.advice() if message.get("by_chance", True) else ""
+        self._stop(f"{self.name(message['who'])} {what}{advice}")
 
 
 def meet(place: Place, timeout: float, about: dict, stop=stop_process) -> Channel:
@@ -236,6 +238,40 @@ def _join(place, deadline, timeout, hello):
                 "was started there and that its port is open"
             )
         time.sleep(min(0.2, max(left, 0)))
+
+
+def forward(host: str, port: int) -> int:
+    """Opens a local port whose connections lead to ``host:port``; returns its number.
+
+    When that end breaks, the connections stay open and silent. JAX aborts a process, with a page of
+    its own, at the moment it finds its coordinator gone; behind such a port it only finds out after
+    a minute or more, when the line has long said what there is to say.
+    """
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        while True:
+            near, _ = server.accept()
+            try:
+                far = socket.create_connection((host, port), timeout=30)
+                far.settimeout(None)
+            except OSError:
+                near.close()  # JAX tries again
+                continue
+            for arguments in ((near, far, True), (far, near, False)):
+                threading.Thread(target=_copy, args=arguments, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server.getsockname()[1]
+
+
+def _copy(source: socket.socket, target: socket.socket, close: bool) -> None:
+    """Copies until ``source`` ends; what a broken ``target`` does not take is dropped."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(2**16):
+            _quietly(target.sendall, data)
+    if close:
+        _quietly(target.shutdown, socket.SHUT_WR)
 
 
 def _listen_at(place: Place) -> socket.socket:

@@ -186,9 +186,8 @@ class TrainConfig(Recipe):
         "one:9476,two; auto: from Slurm's, Kubernetes' or MEDCOLOR_... variables. Needs "
         "KERAS_BACKEND=jax (docs/hosts.md).",
     )
-    host_number: int | None = option(
-        None,
-        "With a list of --hosts: which one this is, from 0; not set: found by name or address.",
+    host_number: int = option(
+        -1, "With a list of --hosts: which of them this is, from 0; -1: found by name or address."
     )
     hosts_timeout: float = option(300.0, "Seconds to wait for the other processes at the start.")
 
@@ -196,6 +195,11 @@ class TrainConfig(Recipe):
         """Raises InputError for values out of range and options that contradict each other."""
         super().check()
         find_place(self.hosts, self.host_number)
+        if self.hosts and self.features == "once":
+            raise InputError(
+                "--features=once trains C alone, in less time than several processes need to talk; "
+                "expected --features=auto or each_step with --hosts"
+            )
         if self.normalization == "source" and not self.init_from:
             raise InputError("--normalization=source needs --init_from")
         for split in self.evaluate:
@@ -250,6 +254,7 @@ _RANGES = {
     "log_every": (1, 1_000_000_000),
     "steps_per_execution": (0, 10_000),
     "min_steps": (0, 1_000_000_000),
+    "host_number": (-1, 1_000_000),
     "hosts_timeout": (0.1, 1e6),
     "seed": (0, 2**31 - 1),
     "subset_seed": (0, 2**31 - 1),

@@ -50,7 +50,7 @@ class Place:
 
 def find(
     hosts: tuple[str, ...],
-    host_number: int | None = None,
+    host_number: int = -1,
     environment: Mapping[str, str] = os.environ,
     is_here: Callable[[str], bool] | None = None,
 ) -> Place:
@@ -58,7 +58,7 @@ def find(
 
     Args:
         hosts: --hosts; () for one process.
-        host_number: --host_number; None to find it.
+        host_number: --host_number; -1 to find it.
         environment: of the process.
         is_here: says whether a host of the list is this machine; None to ask the system.
 
@@ -66,15 +66,15 @@ def find(
         InputError: contradictory or missing numbers, or a host that cannot be read.
     """
     if not hosts:
-        if host_number is not None:
+        if host_number >= 0:
             raise InputError(f"--host_number={host_number} needs --hosts")
         return Place()
     if AUTO in hosts:
-        if len(hosts) > 1 or host_number is not None:
+        if len(hosts) > 1 or host_number >= 0:
             raise InputError(
                 "--hosts=auto reads everything from the environment; expected it alone, received "
                 f"--hosts={','.join(hosts)}"
-                + (f" --host_number={host_number}" if host_number is not None else "")
+                + (f" --host_number={host_number}" if host_number >= 0 else "")
             )
         return _from_environment(environment)
     return _from_list(hosts, host_number, is_here or is_this_machine)
@@ -129,7 +129,7 @@ def _from_list(hosts, host_number, is_here) -> Place:
                 f"{text}: {other} has another port than {hosts[0]}; all connect to the first host, "
                 "so that only its port counts"
             )
-    if host_number is None:
+    if host_number < 0:
         here = [number for number, name in enumerate(names) if is_here(name)]
         if len(here) != 1:
             which = f"{len(here)} of them are" if here else "none of them is"
@@ -138,7 +138,7 @@ def _from_list(hosts, host_number, is_here) -> Place:
                 f"--host_number=0 to {len(names) - 1}, another one for each process"
             )
         host_number = here[0]
-    if not 0 <= host_number < len(names):
+    if host_number >= len(names):
         raise InputError(
             f"--host_number={host_number}: expected 0 to {len(names) - 1} for the {len(names)} "
             f"hosts of {text}"

@@ -399,6 +399,7 @@ def _evaluate(session: Session, splits: Iterable[Split]) -> list[dict]:
     """Evaluates the best weights, in the model that is built already."""
     path = session.run.folder / runs.BEST
     arrays, metadata = weights.load(path)
+    processes.check_same(session.group, {"the best weights of step": metadata["step"]})
     weights.assign(weights.named_weights(session.classifier), arrays, path)
     about = {"run_dir": session.config.run_dir, "weights": "best", "step": metadata["step"]}
     parts = session.spec, session.classifier, session.colorize

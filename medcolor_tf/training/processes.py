@@ -5,12 +5,14 @@ step sees the whole batch, so that loss, batch normalisation and the augmentatio
 of one process. JAX is imported only where there are several processes.
 """
 
+import atexit
 import base64
 import contextlib
 import dataclasses
 import hashlib
 import os
 import socket
+import sys
 import time
 import uuid
 import weakref
@@ -97,8 +99,9 @@ class Processes:
     def spread(self, variables: Iterable[keras.Variable]) -> None:
         """Makes variables those of all processes, with the values that process 0 has.
 
-        Keras does so where they are made in :meth:`distribution`, by two collective operations and
-        a compilation each, which takes minutes for a large model.
+        Keras does so for variables that are made in :meth:`distribution`, but there JAX compares
+        each of them between all processes, and ends the run where a random draw or a processor has
+        rounded differently.
         """
         if self.count == 1:
             return
@@ -111,7 +114,7 @@ class Processes:
         digest = hashlib.sha256()
         for value in values:
             digest.update(np.ascontiguousarray(value))
-        if len(set(self.exchange(digest.hexdigest()))) > 1:  # random draws may round differently
+        if len(set(self.exchange(digest.hexdigest()))) > 1:
             values = [_from_json(self.first(lambda v=value: _to_json(v))) for value in values]
         for variable, value in zip(variables, values, strict=True):
             variable.assign(_global_array(value, everywhere))
@@ -146,7 +149,9 @@ def joined(config: TrainConfig) -> Iterator[Processes]:
     line = channel.meet(place, config.hosts_timeout, {"visible": visible})
     processes = Processes(line)
     try:
-        _check_options(processes, config)
+        flags = dataclasses.asdict(config)
+        common = sorted(flags.keys() - _EACH_HIS_OWN)
+        check_same(processes, {f"--{name}": flags[name] for name in common})
         _start_jax(processes, line)
         _check_devices(processes, config)
         with contextlib.ExitStack() as quiet:
@@ -159,18 +164,32 @@ def joined(config: TrainConfig) -> Iterator[Processes]:
                 quiet.enter_context(contextlib.redirect_stderr(nowhere))
             yield processes
     except BaseException as error:
-        # The loss of another process may show up here first, as an error of a collective
-        # operation: time for the line to find out, which then ends this process.
-        if not isinstance(error, InputError):
-            time.sleep(AFTERMATH_SECONDS)
-        line.fail(
-            f"{error}" if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        )
+        _part_in_anger(line, error)
         raise
     line.leave()
     import jax
 
     jax.distributed.shutdown()
+
+
+def _part_in_anger(line: channel.Channel, error: BaseException) -> None:
+    """Tells the others of this process' error, and does not wait for them when it exits."""
+    expected = isinstance(error, InputError)
+    reason = str(error) if expected else f"{type(error).__name__}: {error}"
+    if isinstance(error, Exception) and not expected:
+        # The loss of another process may show here first, as an error of a collective operation:
+        # time for the line to find out, which then ends this process.
+        time.sleep(AFTERMATH_SECONDS)
+    line.fail(reason, by_chance=not expected)
+    status = 2 if expected else 1 if isinstance(error, Exception) else 130
+
+    def leave():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    # JAX would wait for the others, who are gone, and then abort. Registered later, called sooner.
+    atexit.register(leave)
 
 
 def check_shared(processes: Processes, folder: Path, step: int) -> None:
@@ -275,19 +294,6 @@ def check_same(processes: Processes, own: dict) -> None:
             )
 
 
-def _check_options(processes: Processes, config: TrainConfig) -> None:
-    """Checks what the common steps hang on."""
-    flags = dataclasses.asdict(config)
-    check_same(
-        processes, {f"--{name}": flags[name] for name in sorted(flags.keys() - _EACH_HIS_OWN)}
-    )
-    if config.features == "once":
-        raise InputError(
-            "--features=once trains C alone, in less time than several processes need to talk; "
-            "expected --features=auto or each_step with --hosts"
-        )
-
-
 # Machines may see the data elsewhere. One that sees the run elsewhere is told by check_shared.
 _EACH_HIS_OWN = {"hosts", "host_number", "hosts_timeout", "data_dir", "run_dir", "cache"}
 
@@ -301,14 +307,18 @@ def _start_jax(processes: Processes, line: channel.Channel) -> None:
 
     host, own = line.place.host, line.about[processes.number]
     port = processes.first(_free_port)
+    near = host in channel.LOOPBACK
+    address = f"[{host}]" if ":" in host else host
     mates = [number for number, other in enumerate(line.about) if other == own]
+    # Else JAX keeps SIGTERM from ending the process.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        f"{address}:{port}" if processes.writes else f"127.0.0.1:{channel.forward(host, port)}",
         processes.count,
         processes.number,
         local_device_ids=[mates.index(processes.number)] if len(mates) > 1 else None,
         cluster_detection_method="deactivate",
-        coordinator_bind_address=f"{host}:{port}" if host in channel.LOOPBACK[:2] else None,
+        coordinator_bind_address=f"{address}:{port}" if near else None,
         **JAX_SECONDS,
     )
 
