@@ -90,9 +90,14 @@ class Processes:
         return machines.count(machines[self.number])
 
     def distribution(self):
-        """Returns a context in which Keras makes variables for all processes and splits batches."""
+        """Returns a context in which Keras makes variables for all processes and splits batches.
+
+        All begin it together, since JAX gives the first common operation half a minute, and models
+        are not built equally fast everywhere.
+        """
         if self.count == 1:
             return contextlib.nullcontext()
+        self.exchange(None)
         names = [f"{device.platform}:{device.id}" for device in _all_devices()]
         return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope()
 
