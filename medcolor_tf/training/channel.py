@@ -185,7 +185,7 @@ def _gather(place, deadline, timeout, hello):
             link.settimeout(HELLO_SECONDS)
             try:
                 other = receive(link, HELLO_BYTES)
-                problem = _contradiction(place, about, other)
+                problem = _contradiction(place, links, about, other)
             except (OSError, ValueError, KeyError, TypeError):  # a stranger, not one of ours
                 link.close()
                 continue
@@ -199,7 +199,7 @@ def _gather(place, deadline, timeout, hello):
     return links, everyone
 
 
-def _contradiction(place, about, other) -> str:
+def _contradiction(place, links, about, other) -> str:
     if other["hello"] != HELLO:
         raise ValueError("a stranger")
     number, count, machine = other["number"], other["count"], other["about"]["machine"]
@@ -208,7 +208,7 @@ def _contradiction(place, about, other) -> str:
             f"process {number} ({machine}) counts {count} processes, process 0 {place.count}; "
             "expected the same --hosts everywhere"
         )
-    if number in about:
+    if number in links and _is_open(links[number]):
         return (
             f"two processes are number {number}: on {about[number]['machine']} and on {machine}; "
             "expected another --host_number for each"
@@ -216,17 +216,28 @@ def _contradiction(place, about, other) -> str:
     return ""
 
 
+def _is_open(link: socket.socket) -> bool:
+    """Says whether the other side is still there: one that was started again may take its place."""
+    link.setblocking(False)
+    try:
+        return bool(link.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
 def _join(place, deadline, timeout, hello):
     """The others: connect to process 0, which may come later, and wait for its word."""
     while True:
-        left = deadline - time.monotonic()
+        left, answer, problem = deadline - time.monotonic(), None, "it hung up"
         try:
             link = socket.create_connection((place.host, place.port), timeout=max(left, 0.01))
             link.settimeout(max(left, 0.01) + HELLO_SECONDS)
             send(link, hello)
             answer = receive(link)
         except (OSError, UnicodeError, ValueError) as error:
-            answer, problem = None, error
+            problem = error
         if answer:
             if "refused" in answer:
                 raise InputError(answer["refused"])
@@ -234,7 +245,7 @@ def _join(place, deadline, timeout, hello):
         if left <= 0:
             raise InputError(
                 f"process {place.number} of {place.count} found no process 0 at {place.address} "
-                f"within {timeout:g} s (--hosts_timeout): {problem or 'it hung up'}; see that it "
+                f"within {timeout:g} s (--hosts_timeout): {problem}; see that it "
                 "was started there and that its port is open"
             )
         time.sleep(min(0.2, max(left, 0)))
