@@ -165,7 +165,7 @@ def _train_among(config: TrainConfig, group: Processes) -> dict:
     record = runs.record(config, command, plan.train, plan.source)
     run.check(record)
     processes.check_same(group, {"data": record["data_fingerprint"], "of": record["init_from"]})
-    processes.check_shared(group, run.folder, run.last_step)
+    processes.check_shared(group, run.folder, lambda: run.last_step)
     group.advise(lambda: _what_is_kept(run))
     if group.first(lambda: run.finished):
         if not group.writes:

@@ -31,6 +31,8 @@ JAX_SECONDS = {"heartbeat_timeout_seconds": 100, "shutdown_timeout_seconds": 20}
 # A shared file system may show a new file late: NFS caches a folder for up to a minute.
 SHARED_SECONDS = 75.0
 AFTERMATH_SECONDS = 3.0
+# Beginning of the name of a file that shows whether a folder is the same everywhere.
+MARK = ".shared-"
 
 
 class Processes:
@@ -169,7 +171,7 @@ def joined(config: TrainConfig) -> Iterator[Processes]:
                 quiet.enter_context(contextlib.redirect_stderr(nowhere))
             yield processes
     except BaseException as error:
-        _part_in_anger(line, error)
+        _part_on_error(line, error)
         raise
     line.leave()
     import jax
@@ -177,7 +179,7 @@ def joined(config: TrainConfig) -> Iterator[Processes]:
     jax.distributed.shutdown()
 
 
-def _part_in_anger(line: channel.Channel, error: BaseException) -> None:
+def _part_on_error(line: channel.Channel, error: BaseException) -> None:
     """Tells the others of this process' error, and does not wait for them when it exits."""
     expected = isinstance(error, InputError)
     reason = str(error) if expected else f"{type(error).__name__}: {error}"
@@ -197,13 +199,13 @@ def _part_in_anger(line: channel.Channel, error: BaseException) -> None:
     atexit.register(leave)
 
 
-def check_shared(processes: Processes, folder: Path, step: int) -> None:
+def check_shared(processes: Processes, folder: Path, last_step: Callable[[], int]) -> None:
     """Checks that all processes see the same run folder.
 
     Args:
         processes: all of them.
         folder: of the run; it need not be there yet.
-        step: of the last checkpoint that this process sees there; 0 for none.
+        last_step: returns that of the last checkpoint that this process sees there; 0 for none.
 
     Raises:
         InputError: in all processes, when one sees another folder or an older state.
@@ -212,16 +214,17 @@ def check_shared(processes: Processes, folder: Path, step: int) -> None:
         return
     if processes.writes:
         folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / processes.first(lambda: f".shared-{uuid.uuid4().hex}")
+    mark = folder / processes.first(lambda: f"{MARK}{uuid.uuid4().hex}")
     if processes.writes:
         mark.touch()
     processes.exchange(None)
     deadline = time.monotonic() + SHARED_SECONDS
     while not (seen := mark.name in _names(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    found = processes.exchange([seen, step])
+    found = processes.exchange([seen, last_step() if seen else 0])
     if processes.writes:
-        mark.unlink()
+        for name in filter(lambda name: name.startswith(MARK), _names(folder)):
+            (folder / name).unlink()
         with contextlib.suppress(OSError):  # as it was, should nothing come of the run
             folder.rmdir()
     for number, (seen, other) in enumerate(found):

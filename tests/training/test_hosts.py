@@ -327,19 +327,28 @@ class Twin(processes.Processes):
         return [value, self.other(value)]
 
 
+def test_a_mark_that_a_crash_left_does_not_make_a_folder_somebody_elses(tmp_path):
+    (tmp_path / f"{processes.MARK}1234").touch()
+    runs.Run(tmp_path).check({})
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(InputError, match="not empty and no run"):
+        runs.Run(tmp_path).check({})
+
+
 def test_a_run_folder_that_is_not_shared(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "SHARED_SECONDS", 0.1)
-    processes.check_shared(Twin(), tmp_path / "run", 0)
+    processes.check_shared(Twin(), tmp_path / "run", lambda: 0)
     assert not (tmp_path / "run").exists(), "as it was"
 
     def sees(answer):
         return Twin(lambda value: answer if isinstance(value, list) else value)
 
     with pytest.raises(InputError, match=r"process 1 sees another folder .* machines share"):
-        processes.check_shared(sees([False, 0]), tmp_path / "run", 0)
+        processes.check_shared(sees([False, 0]), tmp_path / "run", lambda: 0)
     (tmp_path / "config.json").touch()
+    (tmp_path / f"{processes.MARK}left-by-a-crash").touch()
     with pytest.raises(InputError, match=r"process 1 sees a last checkpoint of step 3, .* step 6"):
-        processes.check_shared(sees([True, 3]), tmp_path, 6)
+        processes.check_shared(sees([True, 3]), tmp_path, lambda: 6)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
