@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "medcolor_tf/__init__.py").read_text())[1]
 
 DICOM = ["pydicom>=3.0"]
+JAX = ["jax>=0.10"]
 
 setup(
     name="medcolor_tf",
@@ -37,7 +38,8 @@ setup(
     ],
     extras_require={
         "dicom": DICOM,
-        "dev": [*DICOM, "pytest", "hypothesis", "ruff"],
+        "jax": JAX,
+        "dev": [*DICOM, *JAX, "pytest", "hypothesis", "ruff"],
         "bench": ["torch>=2.13"],
     },
 )

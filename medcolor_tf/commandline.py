@@ -149,7 +149,10 @@ def import_tensorflow():
         kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(silent, 2)
-            importlib.import_module("tensorflow").config.list_physical_devices()
+            config = importlib.import_module("tensorflow").config
+            config.list_physical_devices()
+            if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+                config.set_visible_devices([], "GPU")  # it only reads data then, and would take all
         finally:
             os.dup2(kept, 2)
             os.close(kept)

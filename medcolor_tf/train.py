@@ -22,11 +22,14 @@ on where it stopped. Example:
 
 
 def _train(config: TrainConfig) -> None:
+    config.check()  # before the imports, which take their time
     commandline.import_tensorflow()
     from medcolor_tf.evaluation.evaluate import table
     from medcolor_tf.training.loop import train
 
     result = train(config)
+    if result is None:  # one of several processes, the first of which reports
+        return
     auc = result["best_valid_mean_auc"]
     print(
         f"best validation mean AUC {'undefined' if auc is None else format(auc, '.4f')} at step "

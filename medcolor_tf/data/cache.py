@@ -16,12 +16,13 @@ from medcolor_tf.errors import InputError
 AUTO_SHARE = 0.5
 
 
-def keep(cache: str, splits: Sequence[Split]) -> str:
+def keep(cache: str, splits: Sequence[Split], sharers: int = 1) -> str:
     """Keeps the decoded images of the splits where ``cache`` says; the batches stay the same.
 
     Args:
         cache: "none", "ram" or "auto".
         splits: what will be read over and over.
+        sharers: processes on this machine that do the same.
 
     Returns:
         What was done and why, for the log.
@@ -31,7 +32,7 @@ def keep(cache: str, splits: Sequence[Split]) -> str:
     """
     if cache == "none":
         return "cache none: images are read and decoded anew in every epoch"
-    free = available_memory()
+    free = available_memory() / sharers
     limit = free * (AUTO_SHARE if cache == "auto" else 1.0)
     needed = sum(least_bytes(split) for split in splits)
     if needed <= limit:  # only then is it worth reading every record's size

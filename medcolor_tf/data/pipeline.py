@@ -20,6 +20,8 @@ from medcolor_tf.data.images import decode_image, resize_pixels, square_crop
 from medcolor_tf.data.resident import ResidentImages
 from medcolor_tf.errors import InputError
 
+# All images; another part is (index, count): the images of one of several processes.
+WHOLE = (0, 1)
 # The records of a subset of at most this size are kept in memory, encoded, and shuffled as a whole;
 # a larger one is filtered from the stream, which costs reading but no memory.
 SUBSET_CACHE_BYTES = 2 * 2**30
@@ -99,6 +101,7 @@ class Split:
         self._resident: ResidentImages | None = None
         self._shuffle_whole = self._subset and self._encoded_bytes() <= SUBSET_CACHE_BYTES
         self._kept_records = self._read(None).cache() if self._shuffle_whole else None
+        self._ordered: dict[tuple[int, int], tf.data.Dataset] = {}
 
     def __len__(self):
         return len(self.labels)
@@ -110,20 +113,27 @@ class Split:
         """
         return self.examples().batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
-    def identified_batches(self, batch_size: int) -> tf.data.Dataset:
-        """As :meth:`batches`, with (B,) keyed image and patient ids: (images, labels, ids, ids)."""
-        return self._in_order.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    def identified_batches(self, batch_size: int, part=WHOLE) -> tf.data.Dataset:
+        """As :meth:`batches`, with (B,) keyed image and patient ids: (images, labels, ids, ids).
+
+        ``part`` (index, count) has the images index, index + count, ... alone; the others are not
+        decoded.
+        """
+        return self._in_order(part).batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     def examples(self) -> tf.data.Dataset:
         """As :meth:`batches`, one image at a time."""
-        return self._in_order.map(lambda image, label, *ids: (image, label))
+        return self._in_order().map(lambda image, label, *ids: (image, label))
 
-    @cached_property
-    def _in_order(self) -> tf.data.Dataset:
+    def _in_order(self, part=WHOLE) -> tf.data.Dataset:
         """Every image once, centre crop; kept, since tracing it takes longer than a small split."""
-        return self._items(shuffle_key=None).map(
-            lambda item: self._example(item, crop_key=None), num_parallel_calls=tf.data.AUTOTUNE
-        )
+        if part not in self._ordered:
+            index, count = part
+            items = self._items(shuffle_key=None)
+            self._ordered[part] = (items.shard(count, index) if count > 1 else items).map(
+                lambda item: self._example(item, crop_key=None), num_parallel_calls=tf.data.AUTOTUNE
+            )
+        return self._ordered[part]
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -153,7 +163,7 @@ class Split:
             decoded, self.kept_sizes(), self.info, self.labels, self.patient
         )
         self._kept_records = None
-        self.__dict__.pop("_in_order", None)  # it read the records
+        self._ordered.clear()  # they read the records
 
     def decoded(self, side: int) -> tf.data.Dataset:
         """Every image once, in order, as stored; square ones are scaled to ``side`` pixels.
@@ -177,10 +187,15 @@ class Split:
         """Frees the encoded records that a small subset keeps in memory; they can be read anew."""
         if self._kept_records is not None:
             self._kept_records = self._read(None).cache()
-            self.__dict__.pop("_in_order", None)  # it holds the old ones
+            self._ordered.clear()  # they hold the old ones
 
     def training_batches(
-        self, batch_size: int, seed: int = 0, start_step: int = 0, shuffle_buffer: int = 8192
+        self,
+        batch_size: int,
+        seed: int = 0,
+        start_step: int = 0,
+        shuffle_buffer: int = 8192,
+        part: tuple[int, int] = WHOLE,
     ) -> tf.data.Dataset:
         """An endless stream of full batches from step ``start_step`` on, epoch after epoch.
 
@@ -192,14 +207,25 @@ class Split:
             seed: of order and crops.
             start_step: number of batches already used.
             shuffle_buffer: encoded records held for shuffling.
+            part: (index, count): of each batch the rows of that of ``count`` equal parts alone, bit
+                for bit those of the whole batch; the images of the others are not decoded.
+
+        Raises:
+            ValueError: ``batch_size`` is no multiple of the number of parts.
         """
+        index, count = part
+        if batch_size % count:
+            raise ValueError(f"{count} equal parts of a batch of {batch_size}")
+        rows = batch_size // count
 
         def batched(items, key):
+            if count > 1:
+                items = items.filter(lambda number, item: number % batch_size // rows == index)
             examples = items.map(
                 lambda number, item: self._example(item, (*key, number))[:2],
                 num_parallel_calls=tf.data.AUTOTUNE,
             )
-            return examples.batch(batch_size, drop_remainder=True)
+            return examples.batch(rows, drop_remainder=True)
 
         return self.training_stream(batched, (batch_size, seed, start_step, shuffle_buffer))
 

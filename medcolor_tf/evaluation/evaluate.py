@@ -13,11 +13,12 @@ from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.auc import mean_auc, roc_auc
 from medcolor_tf.evaluation.pictures import gray_picture, to_picture
-from medcolor_tf.evaluation.predictions import Predictions, predict_split
+from medcolor_tf.evaluation.predictions import Predictions, predict_batch, predict_split
 from medcolor_tf.files import write_atomically
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.training import runs
+from medcolor_tf.training.processes import ALONE
 
 PICTURES = 4
 
@@ -56,7 +57,14 @@ def evaluate(
 
 
 def evaluate_model(
-    spec: ModelSpec, classifier, colorize, split: Split, batch_size: int, about: dict, out
+    spec: ModelSpec,
+    classifier,
+    colorize,
+    split: Split,
+    batch_size: int,
+    about: dict,
+    out,
+    group=ALONE,
 ) -> dict:
     """Evaluates a model that is built already; see :func:`evaluate`.
 
@@ -68,10 +76,11 @@ def evaluate_model(
         batch_size: images at a time.
         about: "run_dir", "weights" and "step", kept with the result.
         out: folder for the files.
+        group: the processes that share the images; the first of them writes the files.
     """
     _check_input(spec, split, about["run_dir"])
     with tqdm(total=len(split), unit=" images", disable=len(split) < 1000) as bar:
-        predictions = predict_split(classifier, split, batch_size, bar.update)
+        predictions = predict_split(classifier, split, batch_size, bar.update, group)
     result = summarize(spec, predictions) | about
     result |= {
         "data_dir": str(split.folder),
@@ -79,6 +88,8 @@ def evaluate_model(
         "split": split.split,
         "uncertain_policy": dict(split.policy),
     }
+    if not group.writes:
+        return result
     folder, name = Path(out), split.split
     folder.mkdir(parents=True, exist_ok=True)
     # The summary last: where it is, the others are complete.
@@ -92,7 +103,7 @@ def evaluate_model(
 def _write_pictures(path: Path, colorize, split: Split) -> None:
     """The split's first images, gray, over what T makes of them, as one PNG (Figure 4)."""
     images, _ = next(iter(split.examples().batch(PICTURES).take(1)))
-    colorized = colorize.predict_on_batch(images)
+    colorized = predict_batch(colorize, images)
     rows = (gray_picture(images.numpy()), to_picture(colorized))
     file = io.BytesIO()
     Image.fromarray(np.concatenate([np.hstack(list(row)) for row in rows])).save(file, "PNG")

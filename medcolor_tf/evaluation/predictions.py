@@ -7,6 +7,8 @@ import numpy as np
 
 from medcolor_tf import replicas
 from medcolor_tf.data.pipeline import Split
+from medcolor_tf.training import processes
+from medcolor_tf.training.processes import ALONE
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def predict_split(
-    classifier: keras.Model, split: Split, batch_size: int, progress=None
+    classifier: keras.Model, split: Split, batch_size: int, progress=None, group=ALONE
 ) -> Predictions:
     """Runs the classifier over a split, every image once, centre crop.
 
@@ -48,16 +50,17 @@ def predict_split(
         split: an opened split of the classifier's image size and observations.
         batch_size: images at a time.
         progress: called with the number of images after each batch.
+        group: the processes that share the images; all get all predictions.
     """
     columns: list[list[np.ndarray]] = [[], [], [], []]
-    for images, labels, image_id, patient in split.identified_batches(batch_size):
+    for images, labels, image_id, patient in split.identified_batches(batch_size, group.part):
         logits = predict_full(classifier, images, batch_size)
         batch = (logits, labels.numpy(), image_id.numpy().astype(str), patient.numpy().astype(str))
         for column, values in zip(columns, batch, strict=True):
             column.append(values)
         if progress:
             progress(len(logits))
-    return Predictions(*(np.concatenate(column) for column in columns))
+    return Predictions(*(group.interleave(column, len(split)) for column in columns))
 
 
 def predict_full(model: keras.Model, images, batch_size: int) -> np.ndarray:
@@ -66,4 +69,18 @@ def predict_full(model: keras.Model, images, batch_size: int) -> np.ndarray:
     if count < batch_size:
         filler = np.repeat(np.asarray(images)[:1], batch_size - count, axis=0)
         images = np.concatenate([images, filler])
-    return replicas.predict_on_batch(model, images)[:count]
+    return predict_batch(model, images)[:count]
+
+
+def predict_batch(model: keras.Model, images) -> np.ndarray:
+    """Returns what the model makes of a batch, computed by this process alone on any backend.
+
+    Keras' JAX backend does not take TensorFlow's tensors, which the data pipeline gives. And where
+    several processes train one model, predict_on_batch would be a step of all of them, on the same
+    images; here each uses its own copy of the weights.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return replicas.predict_on_batch(model, images)
+    if keras.distribution.distribution() is None:
+        return model.predict_on_batch(np.asarray(images))
+    return processes.predict_here(model, np.asarray(images))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
+from medcolor_tf.training.hosts import find as find_place
 
 STRATEGY_NAMES = ("baseline", "color_module", "baseline_all", "all", "last_layer")
 COLORIZER_NAMES = ("deconv", "pixel_shuffle", "color_u", "none")
@@ -195,10 +196,26 @@ class TrainConfig(Recipe):
     evaluate: tuple[str, ...] = option(
         (), "Splits on which the best weights are evaluated at the end: test, valid, train."
     )
+    hosts: tuple[str, ...] = option(
+        (),
+        "Machines that train together, a process each, the first with a port if wanted: "
+        "one:9476,two; auto: from Slurm's, Kubernetes' or MEDCOLOR_... variables. Needs "
+        "KERAS_BACKEND=jax (docs/hosts.md).",
+    )
+    host_number: int = option(
+        -1, "With a list of --hosts: which of them this is, from 0; -1: found by name or address."
+    )
+    hosts_timeout: float = option(300.0, "Seconds to wait for the other processes at the start.")
 
     def check(self) -> None:
         """Raises InputError for values out of range and options that contradict each other."""
         super().check()
+        find_place(self.hosts, self.host_number)
+        if self.hosts and self.features == "once":
+            raise InputError(
+                "--features=once trains C alone, in less time than several processes need to talk; "
+                "expected --features=auto or each_step with --hosts"
+            )
         if self.normalization == "source" and not self.init_from:
             raise InputError("--normalization=source needs --init_from")
         for split in self.evaluate:
@@ -230,7 +247,10 @@ def data_name(data_dir: str) -> str:
     return Path(data_dir).resolve().name
 
 
-_NOT_THE_RUN = {"run_dir", "data_dir", "evaluate", "cache", "devices", "steps_per_execution"}
+_NOT_THE_RUN = {
+    *("run_dir", "data_dir", "evaluate", "cache", "steps_per_execution"),
+    *("devices", "hosts", "host_number", "hosts_timeout"),
+}
 _RANGES = {
     "train_fraction": (1e-6, 1.0),
     "batch_size": (1, 1_000_000),
@@ -250,6 +270,8 @@ _RANGES = {
     "log_every": (1, 1_000_000_000),
     "steps_per_execution": (0, 10_000),
     "min_steps": (0, 1_000_000_000),
+    "host_number": (-1, 1_000_000),
+    "hosts_timeout": (0.1, 1e6),
     "seed": (0, 2**31 - 1),
     "subset_seed": (0, 2**31 - 1),
 }

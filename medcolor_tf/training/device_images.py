@@ -96,7 +96,12 @@ class Fed:
 
 
 def keep(
-    cache: str, train: Split, valid: Split, model: keras.Model, replicas: int = 1
+    cache: str,
+    train: Split,
+    valid: Split,
+    model: keras.Model,
+    replicas: int = 1,
+    sharers: int = 1,
 ) -> tuple[Fed | None, str]:
     """Keeps decoded images where ``cache`` says: on the device, in RAM or nowhere.
 
@@ -107,6 +112,7 @@ def keep(
         valid: validation images.
         model: the compiled training model, images to logits.
         replicas: copies of the model; each would hold all images, so with several auto takes RAM.
+        sharers: processes on this machine that keep images as well.
 
     Returns:
         (what to train instead of ``model``, or None; what was done and why, for the log).
@@ -115,21 +121,21 @@ def keep(
         InputError: "device" or "ram", and the images do not fit there or cannot be kept there.
     """
     if cache not in ("auto", "device"):
-        return None, host.keep(cache, (train, valid))
+        return None, host.keep(cache, (train, valid), sharers)
     device = accelerator.device()
     if cache == "auto" and not device.accelerator:
-        return None, host.keep(cache, (train, valid))
+        return None, host.keep(cache, (train, valid), sharers)
     if why := _obstacle(cache, train, device, replicas):
         if cache == "device":
             raise InputError(f"--cache=device: {why}; expected --cache=ram, none or auto")
-        return None, f"{host.keep(cache, (train, valid))}; not on {device.name}: {why}"
+        return None, f"{host.keep(cache, (train, valid), sharers)}; not on {device.name}: {why}"
     lines = Lines.of(train)
     fed = Fed.load(lines, model)
     free = "" if device.free is None else f", {host.amount(device.free)} were free"
     own = "" if device.accelerator else " (no accelerator: the machine's own memory)"
     return fed, (
         f"cache device: {len(train):,} training images, {host.amount(lines.bytes)} decoded, on "
-        f"{device.name}{own}{free}; validation: {host.keep('auto', (valid,))}"
+        f"{device.name}{own}{free}; validation: {host.keep('auto', (valid,), sharers)}"
     )
 
 

@@ -1,11 +1,14 @@
 """What a run changes in its process, and puts back: seeds, precision, determinism."""
 
 import contextlib
+import os
 import random
 
 import keras
 
 from medcolor_tf.training import accelerator
+
+XLA_DETERMINISM = "xla_gpu_deterministic_ops"
 
 
 @contextlib.contextmanager
@@ -34,11 +37,15 @@ def precision(mixed: bool):
 
 
 def make_deterministic() -> None:
-    """Makes TensorFlow's operations give the same bits in every run."""
+    """Makes the backend's operations give the same bits in every run."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+    if keras.backend.backend() == "jax":  # read when JAX first looks for devices
+        flags = os.environ.get("XLA_FLAGS", "")
+        if XLA_DETERMINISM not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --{XLA_DETERMINISM}=true".strip()
 
 
 def compiled(function):

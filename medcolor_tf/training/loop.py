@@ -16,7 +16,7 @@ from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import mean_auc, roc_auc
 from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model
-from medcolor_tf.evaluation.predictions import predict_split
+from medcolor_tf.evaluation.predictions import predict_batch, predict_split
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.folding import fold_batch_norm
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
@@ -25,6 +25,7 @@ from medcolor_tf.training import (
     device_images,
     environment,
     features,
+    processes,
     runs,
     strategies,
     weights,
@@ -35,6 +36,7 @@ from medcolor_tf.training.devices import Devices, unsharded
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.optimizer import MomentumSGD
+from medcolor_tf.training.processes import ALONE, Processes
 from medcolor_tf.training.schedule import OneCycle
 from medcolor_tf.training.tensorboard import Log
 
@@ -53,6 +55,7 @@ class Session:
     spec: ModelSpec
     classifier: keras.Model
     model: keras.Model
+    group: Processes = ALONE
     pooled: features.Features | None = None
     fed: device_images.Fed | None = None
     best: dict = field(default_factory=lambda: {"auc": float("-inf"), "step": 0})
@@ -88,17 +91,25 @@ class Session:
             return self.pooled.batches(self.train, *stream)
         if self.fed is not None:
             return self.fed.lines.batches(stream)
-        return unsharded(self.train.training_batches(*stream))
+        return unsharded(self.train.training_batches(*stream, self.group.part))
 
     def keep_in_memory(self, start: int) -> None:
         """Computes the features, or keeps the decoded images, that every epoch needs again."""
         left = self.total_steps - start
-        once, why = features.choose(self.config, self.classifier, self.train, left)
+        once, why = False, ""
+        if self.group.count == 1:  # several would not choose the same; --features=once is refused
+            once, why = features.choose(self.config, self.classifier, self.train, left)
         if why:
             print(why)
         if not once:
+            copies = max(replicas.of(self.model), self.group.count)
             self.fed, where = device_images.keep(
-                self.config.cache, self.train, self.valid, self.model, replicas.of(self.model)
+                self.config.cache,
+                self.train,
+                self.valid,
+                self.model,
+                copies,
+                self.group.neighbours,
             )
             print(where)
         elif left:
@@ -127,11 +138,12 @@ class Session:
         """Returns labels and logits of the validation images."""
         if self.pooled is not None:
             return self.pooled.validate(self.classifier)
-        predictions = predict_split(self.classifier, self.valid, self.config.batch_size)
+        size = self.config.batch_size
+        predictions = predict_split(self.classifier, self.valid, size, group=self.group)
         return predictions.labels, predictions.logits
 
 
-def train(config: TrainConfig) -> dict:
+def train(config: TrainConfig) -> dict | None:
     """Trains, or goes on with, the run that ``config`` describes.
 
     Args:
@@ -140,7 +152,7 @@ def train(config: TrainConfig) -> dict:
     Returns:
         The content of ``result.json`` (steps, best step, best validation AUC, ...) and, under
         "evaluations", what :func:`medcolor_tf.evaluation.evaluate.evaluate` says of each split in
-        --evaluate.
+        --evaluate. Of several processes (--hosts) the first returns it, the others None.
 
     Raises:
         InputError: contradictory options, unfit data or weights, or a run folder of another run.
@@ -148,25 +160,43 @@ def train(config: TrainConfig) -> dict:
     config.check()
     if config.deterministic:
         environment.make_deterministic()
-    with environment.precision(config.mixed_precision), environment.seeded(config.seed):
-        plan = Plan.of(config)
-        run = runs.Run(Path(config.run_dir))
-        command = command_line("medcolor_tf.train", config)
-        record = runs.record(config, command, plan.train, plan.source)
-        run.check(record)
-        if run.finished:
-            print(f"{config.run_dir}: already finished")
-            result = runs.read_json(run.folder / runs.RESULT)
-            return result | {"evaluations": [_evaluate_again(config, s) for s in plan.others]}
-        session = plan.build(run)
+    with (
+        environment.precision(config.mixed_precision),
+        environment.seeded(config.seed),
+        processes.joined(config) as group,
+    ):
+        result = _train_among(config, group)
+    return result if group.writes else None
+
+
+def _train_among(config: TrainConfig, group: Processes) -> dict:
+    plan = Plan.of(config)
+    run = runs.Run(Path(config.run_dir))
+    command = command_line("medcolor_tf.train", config)
+    record = runs.record(config, command, plan.train, plan.source)
+    run.check(record)
+    processes.check_same(group, {"data": record["data_fingerprint"], "of": record["init_from"]})
+    processes.check_shared(group, run.folder, lambda: run.last_step)
+    group.advise(lambda: _what_is_kept(run))
+    if group.first(lambda: run.finished):
+        if not group.writes:
+            return {}
+        print(f"{config.run_dir}: already finished")
+        result = runs.read_json(run.folder / runs.RESULT)
+        return result | {"evaluations": [_evaluate_again(config, s) for s in plan.others]}
+    session = plan.build(run, group)
+    if group.writes:
         run.claim(record)
         session.spec = run.save_model_spec(session.spec)
+    with group.distribution():
         return _train(session) | {"evaluations": _evaluate(session, plan.others)}
 
 
 def range_test(config: TrainConfig) -> LRCurve:
     """Runs the LR finder for the run that ``config`` describes; writes its curve to --run_dir."""
     config.check()
+    if config.hosts:
+        raise InputError(f"--hosts={','.join(config.hosts)}: the LR finder runs in one process")
     run = runs.Run(Path(config.run_dir))
     if run.folder.is_dir() and any(run.folder.iterdir()):
         raise InputError(f"--run_dir={run.folder}: not empty; give the LR finder a new folder")
@@ -233,12 +263,12 @@ class Plan:
         )
         return cls(config, source, train, valid, others, spec, devices)
 
-    def build(self, run: runs.Run) -> Session:
+    def build(self, run: runs.Run, group: Processes = ALONE) -> Session:
         """Builds and compiles the model, with the source's weights where the run is new."""
         with self.devices.scope():
-            return self._build(run)
+            return self._build(run, group)
 
-    def _build(self, run: runs.Run) -> Session:
+    def _build(self, run: runs.Run, group: Processes) -> Session:
         config, source = self.config, self.source
         if self.devices.note:
             print(self.devices.note)
@@ -251,11 +281,13 @@ class Plan:
             weights.load_parts(classifier, run.folder / runs.LAST)
         strategies.set_trainable(classifier, config.strategy, config.frozen_bn)
         self.devices.prepare(classifier)
-        model = training_model(classifier, self.spec.image_size, config)
-        return Session(config, run, self.train, self.valid, self.spec, classifier, model)
+        model = training_model(classifier, self.spec.image_size, config, group)
+        return Session(config, run, self.train, self.valid, self.spec, classifier, model, group)
 
 
-def training_model(classifier: keras.Model, side: int, config: TrainConfig) -> keras.Model:
+def training_model(
+    classifier: keras.Model, side: int, config: TrainConfig, group: Processes = ALONE
+) -> keras.Model:
     """Puts the augmentation before the classifier and compiles; trainable must be set before.
 
     What is frozen on moving statistics is computed by a folded copy of its weights as they are now.
@@ -269,8 +301,10 @@ def training_model(classifier: keras.Model, side: int, config: TrainConfig) -> k
         x = (part if part.trainable else fold_batch_norm(part))(x)
     model = keras.Model(inputs, x, name="training")
     rate = config.peak_rate() or 0.01
-    model.compile(MomentumSGD(rate, config.momentum_max), MaskedBinaryCrossentropy())
+    with group.distribution():  # for the metrics, which Keras resets at every epoch
+        model.compile(MomentumSGD(rate, config.momentum_max), MaskedBinaryCrossentropy())
     model.optimizer.build(model.trainable_variables)
+    group.spread([*classifier.variables, *model.variables, *model.optimizer.variables])
     return model
 
 
@@ -280,8 +314,8 @@ def _train(session: Session) -> dict:
     max_lr = config.peak_rate() or _found_rate(session)
     _describe(session, start, max_lr)
     session.keep_in_memory(start)
-    log = Log(run.folder / runs.TENSORBOARD)
-    if start == 0:
+    log = Log(run.folder / runs.TENSORBOARD) if session.group.writes else None
+    if log and start == 0:
         log.hyper_parameters(config)
     cycle = OneCycle(
         session.total_steps,
@@ -293,18 +327,21 @@ def _train(session: Session) -> dict:
     )
 
     def at_checkpoint(step: int, loss: float) -> None:
-        _checkpoint(session, log, step, loss, cycle.at(step - 1)[0])
+        auc = roc_auc(*session.validate())
+        if log:
+            _checkpoint(session, log, step, loss, cycle.at(step - 1)[0], auc)
+        session.group.exchange(None)  # nobody waits for the file inside a collective operation
 
     total, size = session.total_steps, config.batch_size
     for first, last, interval in _legs(start, total, session.interval):
-        told = [
-            callbacks.LossCurve(first, interval, log, config.log_every, size, cycle.at),
-            callbacks.AtCheckpoint(first, interval, at_checkpoint),
-            callbacks.Progress(first, interval, total, size, cycle.at),
-        ]
+        told = [callbacks.AtCheckpoint(first, interval, at_checkpoint)]
+        if log:
+            curve = callbacks.LossCurve(first, interval, log, config.log_every, size, cycle.at)
+            told = [curve, *told, callbacks.Progress(first, interval, total, size, cycle.at)]
         session.fit(first, (last - first) // interval, interval, cycle, told)
-    log.close()
-    return _finish(session, max_lr)
+    if log:
+        log.close()
+    return _finish(session, max_lr) if session.group.writes else {}
 
 
 def _legs(start: int, total: int, interval: int) -> list[tuple[int, int, int]]:
@@ -328,24 +365,25 @@ def _restore(session: Session) -> int:
 def _found_rate(session: Session) -> float:
     """Peak rate of --max_lr=auto: the one found before, or a new range test."""
     path = session.run.folder / "lr_find.json"
-    if path.is_file():
-        return runs.read_json(path)["suggestion"]
+    before = session.group.first(lambda: path.is_file() and runs.read_json(path)["suggestion"])
+    if before:
+        return before
     print("LR finder:", end=" ", flush=True)
     curve: LRCurve = find_lr(session.model, session.batches(0))
-    curve.save(session.run.folder)
+    if session.group.writes:
+        curve.save(session.run.folder)
     print(f"suggests {curve.suggestion:.3g} (curve: {session.run.folder / 'lr_find.png'})")
     return curve.suggestion
 
 
-def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float) -> None:
-    """Evaluates, keeps the best weights, logs, and last of all saves the full state."""
+def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float, auc) -> None:
+    """Keeps the best weights, logs, and last of all saves the full state."""
     folder, spec = session.run.folder, session.spec
     state = weights.to_arrays(weights.named_state(session.model, session.classifier))
     # The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
     for name, array in state.items():
         if not np.isfinite(array).all():
             raise callbacks.diverged(f"{name} is not finite", step)
-    auc = roc_auc(*session.validate())
     mean = mean_auc(auc)
     # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
     if not mean <= session.best["auc"]:
@@ -366,7 +404,7 @@ def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float)
 
 def _sample_pictures(session: Session) -> tuple[np.ndarray, np.ndarray]:
     images, _ = next(iter(session.valid.examples().batch(PICTURES).take(1)))
-    return images.numpy(), session.colorize.predict_on_batch(images)
+    return images.numpy(), predict_batch(session.colorize, images)
 
 
 def _finish(session: Session, max_lr: float) -> dict:
@@ -392,10 +430,26 @@ def _finish(session: Session, max_lr: float) -> dict:
 def _evaluate(session: Session, splits: Iterable[Split]) -> list[dict]:
     """Evaluates the best weights, in the model that is built already."""
     metadata = weights.load_parts(session.classifier, session.run.folder / runs.BEST)
+    processes.check_same(session.group, {"the best weights of step": metadata["step"]})
     about = {"run_dir": session.config.run_dir, "weights": "best", "step": metadata["step"]}
     parts = session.spec, session.classifier, session.colorize
     size, folder = session.config.batch_size, session.run.folder
-    return [evaluate_model(*parts, split, size, about, folder) for split in splits]
+    group = session.group
+    return [evaluate_model(*parts, split, size, about, folder, group) for split in splits]
+
+
+def _what_is_kept(run: runs.Run) -> str:
+    """The end of the message when another process is gone."""
+    try:
+        step = run.last_step
+    except InputError:
+        step = 0
+    if step:
+        return (
+            f". The checkpoint of step {step} in {run.folder} is kept: the same command on all "
+            "machines goes on there"
+        )
+    return ". There was no checkpoint yet: the same command on all machines starts anew"
 
 
 def _evaluate_again(config: TrainConfig, split: Split) -> dict:

@@ -11,6 +11,7 @@ import numpy as np
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_json
+from medcolor_tf.training.processes import placed_like
 
 SMOOTHING = 0.9
 DIVERGED = 4.0
@@ -88,7 +89,7 @@ def find_lr(
         optimizer.follow(None)
         model.make_train_function(force=True)
         for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
+            variable.assign(placed_like(variable, value))
     if len(ramp.losses) < 5:
         raise InputError(
             f"the LR finder's loss was not finite after {len(ramp.losses)} steps at rates from "

@@ -29,6 +29,7 @@ from medcolor_tf.files import read_json, write_atomically, write_json
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.training import weights
 from medcolor_tf.training.config import changed_options
+from medcolor_tf.training.processes import MARK
 
 CONFIG, MODEL, LOG, RESULT = "config.json", "model.json", "log.csv", "result.json"
 LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safetensors"
@@ -72,6 +73,11 @@ class Run:
         """Whether there is a checkpoint to go on from."""
         return (self.folder / LAST).is_file()
 
+    @property
+    def last_step(self) -> int:
+        """Step of the last checkpoint, 0 where there is none."""
+        return weights.load_metadata(self.folder / LAST)["step"] if self.started else 0
+
     def check(self, record: dict) -> None:
         """Checks that the folder is new, or holds this very run.
 
@@ -84,7 +90,9 @@ class Run:
         if path.is_file():
             if self.started or self.finished:
                 self._check_same(read_json(path), record)
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.is_dir() and any(
+            not path.name.startswith(MARK) for path in self.folder.iterdir()
+        ):
             raise InputError(
                 f"--run_dir={self.folder}: not empty and no run; expected a new folder, or one "
                 "that this command made"
@@ -185,4 +193,8 @@ def versions() -> dict[str, str]:
         import tensorflow as tf
 
         found["tensorflow"] = tf.__version__
+    if found["backend"] == "jax":
+        import jax
+
+        found["jax"] = jax.__version__
     return found

@@ -1,5 +1,6 @@
 """Weights and training state as safetensors files: names, arrays, no pickle, no partial file."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.numpy import save as serialize
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
+from medcolor_tf.training.processes import placed_like
 
 PARTS = ("colorizer", "backbone", "head")
 METADATA_KEY = "medcolor_tf"
@@ -84,16 +86,27 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     Raises:
         InputError: no such file, cut, or not written by :func:`save`.
     """
+    with _opened(path) as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return arrays, json.loads((file.metadata() or {})[METADATA_KEY])
+
+
+def load_metadata(path: str | Path) -> dict:
+    """As :func:`load`, without the arrays."""
+    with _opened(path) as file:
+        return json.loads((file.metadata() or {})[METADATA_KEY])
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path):
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected weights saved by medcolor_tf.train")
     try:
         with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
+            yield file
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not weights saved by medcolor_tf ({error})") from None
-    return arrays, metadata
 
 
 def load_parts(classifier: keras.Model, path: str | Path) -> dict:
@@ -127,7 +140,7 @@ def assign(named: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]
                 f"{origin}: {name} has shape {arrays[name].shape}, expected {tuple(variable.shape)}"
             )
     for name, variable in named.items():
-        variable.assign(arrays[name])
+        variable.assign(placed_like(variable, arrays[name]))
 
 
 def _some(what: str, names: list[str]) -> str:

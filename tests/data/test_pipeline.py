@@ -220,3 +220,60 @@ def test_damaged_descriptions_are_named(tmp_path, small_dataset):
     path.write_text("{")
     with pytest.raises(InputError, match=r"not a data set description"):
         Split(folder, "train")
+
+
+@pytest.mark.parametrize(("count", "kept"), [(4, False), (2, True)])
+def test_parts_of_a_batch_are_its_rows(small_dataset, count, kept):
+    """Several processes decode a share each; together they have the batches of one, bit for bit."""
+    split = Split(small_dataset, "train", image_size=24)
+    if kept:
+        split.keep_decoded()
+    # 24 images: three batches an epoch, begun in the middle, so that an epoch's end is passed.
+    stream = {"batch_size": 8, "seed": 3, "start_step": 2}
+    whole = numpy_batches(split.training_batches(**stream), 5)
+    parts = [
+        numpy_batches(split.training_batches(**stream, part=(index, count)), 5)
+        for index in range(count)
+    ]
+    joined = [
+        tuple(np.concatenate(columns) for columns in zip(*rows, strict=True))
+        for rows in zip(*parts, strict=True)
+    ]
+    assert same(whole, joined)
+    assert len(parts[0][0][0]) == 8 // count
+
+
+def test_parts_in_order_have_every_image_once(small_dataset):
+    split = Split(small_dataset, "valid")
+    whole = numpy_batches(split.identified_batches(12))[0]
+    for index in range(5):
+        part = numpy_batches(split.identified_batches(2, part=(index, 5)))
+        columns = [np.concatenate(column) for column in zip(*part, strict=True)]
+        assert same([[column[index::5] for column in whole]], [columns])
+
+
+def test_only_a_parts_images_are_decoded(small_dataset, monkeypatch):
+    """Decoding any other image of the first epoch is an error here."""
+    allowed, decode = [], Split._decode
+
+    def guarded(self, record):
+        image, label, image_id, patient = decode(self, record)
+        known = tf.reduce_any(tf.constant(allowed) == image_id)
+        with tf.control_dependencies([tf.debugging.assert_equal(known, True)]):
+            return tf.identity(image), label, image_id, patient
+
+    split = Split(small_dataset, "train")
+    order = next(iter(split.training_positions(8))).numpy().reshape(3, 4, 2)
+    monkeypatch.setattr(Split, "_decode", guarded)
+    allowed[:] = [f"traini{position}" for position in order[:, 1].ravel()]
+    assert len(numpy_batches(split.training_batches(8, part=(1, 4)), 3)) == 3
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        numpy_batches(split.training_batches(8, part=(2, 4)), 3)
+
+    allowed[:] = [f"traini{position}" for position in range(1, 24, 3)]
+    assert len(numpy_batches(split.identified_batches(2, part=(1, 3)))) == 4
+
+
+def test_a_batch_that_parts_cannot_share(small_dataset):
+    with pytest.raises(ValueError, match="3 equal parts of a batch of 8"):
+        Split(small_dataset, "train").training_batches(8, part=(0, 3))
