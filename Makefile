@@ -66,7 +66,7 @@ bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run
 
 bench-quick: $(VENV)/.torch
-	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --rounds=3 \
+	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --rounds=3 --seconds=3 \
 		"--leave_out=DenseNet121:torch compile"
 
 lint: $(VENV)/.installed

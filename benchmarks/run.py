@@ -98,13 +98,14 @@ def benchmark(config: BenchConfig) -> None:
     if results.load > BUSY:
         print(f"load average {results.load:.1f}: {BUSY_NOTE}", file=sys.stderr)
     print("\n".join(HEAD), flush=True)
-    for row in chosen:
-        lines = measure_row(row, config, results)
-        print("\n".join(lines), flush=True)
-        results.lines += lines
-        if row.note:
-            results.notes.append(f"{row.name}: {row.note}.")
-        results.write()
+    with tempfile.TemporaryDirectory() as data:
+        for row in chosen:
+            lines = measure_row(row, config, results, Path(data))
+            print("\n".join(lines), flush=True)
+            results.lines += lines
+            if row.note:
+                results.notes.append(f"{row.name}: {row.note}.")
+            results.write()
     print(f"written to {results.path}")
 
 
@@ -123,10 +124,22 @@ def _check(config: BenchConfig, rows: list[Row]) -> None:
             )
 
 
-def measure_row(row: Row, config: BenchConfig, results: Results) -> list[str]:
-    """Measures one row in turns; returns its lines of the table."""
+def measure_row(row: Row, config: BenchConfig, results: Results, data: Path) -> list[str]:
+    """Measures one row in turns; returns its lines of the table.
+
+    Args:
+        row: what is measured.
+        config: how.
+        results: gets the reasons of what is left out.
+        data: folder for the rows' data sets.
+    """
+    try:
+        specs = _specs(row, config, results, data)
+    except (OSError, RuntimeError) as error:
+        results.left_out.append(f"{row.name}: its data could not be made, {error}")
+        print(f"  {results.left_out[-1]}", flush=True)
+        return []
     with contextlib.ExitStack() as stack:
-        specs = _specs(row, config, results, stack)
         started = [Variant(name, spec, config.timeout) for name, spec in specs.items()]
         for variant in started:
             stack.callback(variant.close)
@@ -146,7 +159,7 @@ def measure_row(row: Row, config: BenchConfig, results: Results) -> list[str]:
         return table_lines(row.name, working, row.rivals)
 
 
-def _specs(row: Row, config, results: Results, stack: contextlib.ExitStack) -> dict[str, dict]:
+def _specs(row: Row, config: BenchConfig, results: Results, data: Path) -> dict[str, dict]:
     """The row's variants without those that are not wanted, and its data in a folder."""
     specs = dict(row.specs)
     for pattern in config.leave_out:
@@ -156,8 +169,10 @@ def _specs(row: Row, config, results: Results, stack: contextlib.ExitStack) -> d
             results.left_out.append(f"{row.name}, {variant}: --leave_out")
     if row.prepare is None:
         return specs
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    row.prepare(folder)
+    folder = data / row.name.split("/")[0]  # rows of one kind share it
+    if not folder.exists():
+        folder.mkdir()
+        row.prepare(folder)
     return {name: spec | {"folder": str(folder)} for name, spec in specs.items()}
 
 

@@ -124,6 +124,53 @@ def test_worker_that_hangs_is_given_up(monkeypatch, tmp_path):
     assert variant._process.poll() is not None
 
 
+CHILD = """
+import os, time
+
+def build(spec):
+    ask, tell = os.pipe()
+    done, say = os.pipe()
+    if os.fork() == 0:
+        os.close(tell)
+        block = bytearray(b"x") * (50 << 20)
+        while os.read(ask, 1):
+            end = time.process_time() + 0.1
+            while time.process_time() < end:
+                pass
+            os.write(say, b"x")
+        os._exit(0)
+
+    def run(steps):
+        for _ in range(steps):
+            os.write(tell, b"x")
+            os.read(done, 1)
+
+    return run
+"""
+
+
+def test_a_loaders_processes_count(monkeypatch, tmp_path):
+    variant = a_worker(monkeypatch, tmp_path, CHILD)
+    assert variant.ready
+    assert variant.measure(2)
+    assert variant.processor[0] > 40  # ms: the child burns 100 a step of two images
+    assert variant.peak > 50 << 20
+    variant.close()
+
+
+def test_data_that_cannot_be_made_are_reported(tmp_path):
+    def fails(folder):
+        raise RuntimeError("disk full")
+
+    config = run.BenchConfig()
+    results = run.Results(config, tmp_path / "results.md")
+    row = rows.Row("input/files", 1, {OURS: {}}, prepare=fails)
+    assert run.measure_row(row, config, results, tmp_path) == []
+    results.write()
+    expected = "- input/files: its data could not be made, disk full"
+    assert expected in results.path.read_text()
+
+
 def test_one_row_from_end_to_end(tmp_path, monkeypatch, capsys):
     """Data preparation needs neither framework; the other rows differ in their workers alone."""
     all_rows = rows.all_rows
