@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from benchmarks import machine
 from benchmarks.rows import BACKBONES, PRECISIONS, STRATEGIES
 from benchmarks.table import OURS
 from medcolor_tf import commandline
@@ -23,6 +24,7 @@ TensorFlow runs independent operations at the same time, above all a convolution
 and backward weights, each then on a part of the cores: its sums may exceed the step's time, its
 GFLOP/s are lower than alone, and its rest may be below zero. PyTorch runs one after the other.
 """
+VERBOSE = {"ONEDNN_VERBOSE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 DIRECTIONS = {
     "forward_training": "forward",
     "forward_inference": "forward",
@@ -114,7 +116,7 @@ def run(spec: Mapping, steps: int) -> tuple[float, list[Call]]:
     found = subprocess.run(
         [sys.executable, "-m", "benchmarks.worker"],
         input=f"{json.dumps(spec)}\n{steps}\n",
-        env=os.environ | {"ONEDNN_VERBOSE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**machine.waiting(machine.busy_share()), **os.environ, **VERBOSE},
         capture_output=True,
         text=True,
         errors="replace",

@@ -1,15 +1,14 @@
 """Speed side by side: ``python -m benchmarks.run`` (``make bench``, ``make bench-quick``)."""
 
 import contextlib
-import importlib.metadata
 import os
-import platform
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import machine
 from benchmarks.rows import Row, all_rows, choose, has_parts
 from benchmarks.table import HEAD, table_lines
 from benchmarks.variant import Variant
@@ -25,14 +24,6 @@ PyTorch variant and to stock Keras in each round (median, and the range over rou
 and peak memory; writes them to benchmarks/results.
 """
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("tensorflow", "keras", "torch", "numpy", "pillow")
-# PyTorch's OpenMP threads wait for each other in busy loops; another process on their cores slows
-# them many times over, TensorFlow's thread pool in proportion.
-BUSY = 0.5
-BUSY_NOTE = (
-    "the machine is busy, which costs PyTorch far more than TensorFlow; do not believe ratios"
-)
-ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_ENABLE_ONEDNN_OPTS", "LD_PRELOAD")
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,6 @@ class Results:
     notes: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     threads: dict[str, int] = field(default_factory=dict)
-    load: float = field(default_factory=lambda: os.getloadavg()[1])
 
     def write(self) -> None:
         """Writes the file."""
@@ -95,8 +85,6 @@ def benchmark(config: BenchConfig) -> None:
     others = [row.name for row in rows if row not in chosen]
     if others:
         results.left_out.append(f"not asked for (--rows): {', '.join(others)}")
-    if results.load > BUSY:
-        print(f"load average {results.load:.1f}: {BUSY_NOTE}", file=sys.stderr)
     print("\n".join(HEAD), flush=True)
     with tempfile.TemporaryDirectory() as data:
         for row in chosen:
@@ -139,24 +127,42 @@ def measure_row(row: Row, config: BenchConfig, results: Results, data: Path) -> 
         results.left_out.append(f"{row.name}: its data could not be made, {error}")
         print(f"  {results.left_out[-1]}", flush=True)
         return []
+    environment = _environment(row, results)
     with contextlib.ExitStack() as stack:
-        started = [Variant(name, spec, config.timeout) for name, spec in specs.items()]
+        started = [Variant(name, spec, config.timeout, environment) for name, spec in specs.items()]
         for variant in started:
             stack.callback(variant.close)
-        working = [variant for variant in started if variant.ready]
-        working = [variant for variant in working if variant.calibrate(config.seconds)]
-        for turn in range(config.rounds):
-            # Every other round backwards: who comes after whom should not matter.
-            for variant in working if turn % 2 == 0 else working[::-1]:
-                variant.measure(variant.steps)
-            working = [variant for variant in working if not variant.problem]
-        for variant in started:
-            if variant.problem:
-                results.left_out.append(f"{row.name}, {variant.name}: {variant.problem}")
-                print(f"  {results.left_out[-1]}", flush=True)
-            else:
-                results.threads[variant.spec["module"]] = variant.threads
-        return table_lines(row.name, working, row.rivals)
+        working = _in_turns(started, config)
+    for variant in started:
+        if variant.problem:
+            results.left_out.append(f"{row.name}, {variant.name}: {variant.problem}")
+            print(f"  {results.left_out[-1]}", flush=True)
+        else:
+            results.threads[variant.spec["module"]] = variant.threads
+    return table_lines(row.name, working, row.rivals)
+
+
+def _in_turns(started: list[Variant], config: BenchConfig) -> list[Variant]:
+    """Lets the workers work in turns; returns those that did all rounds."""
+    working = [variant for variant in started if variant.ready]
+    working = [variant for variant in working if variant.calibrate(config.seconds)]
+    for turn in range(config.rounds):
+        # Every other round backwards: who comes after whom should not matter.
+        for variant in working if turn % 2 == 0 else working[::-1]:
+            variant.measure(variant.steps)
+        working = [variant for variant in working if not variant.problem]
+    return working
+
+
+def _environment(row: Row, results: Results) -> dict[str, str]:
+    """What the workers' environment needs where others use the machine; the results tell."""
+    busy = machine.busy_share()
+    environment = machine.waiting(busy)
+    if environment:
+        settings = ", ".join(f"{name}={value}" for name, value in environment.items())
+        results.notes.append(f"{row.name}: others used {busy:.0%} of the cores; {settings}.")
+        print(f"  {results.notes[-1]}", flush=True)
+    return environment
 
 
 def _specs(row: Row, config: BenchConfig, results: Results, data: Path) -> dict[str, dict]:
@@ -177,27 +183,23 @@ def _specs(row: Row, config: BenchConfig, results: Results, data: Path) -> dict[
 
 
 def _default_file() -> Path:
-    machine = "".join(c if c.isalnum() else "-" for c in _processor()).strip("-")
-    return RESULTS / f"{time.strftime('%Y-%m-%d')}-{machine}.md"
+    name = "".join(c if c.isalnum() else "-" for c in machine.processor()).strip("-")
+    return RESULTS / f"{time.strftime('%Y-%m-%d')}-{name}.md"
 
 
 def _about(results: Results) -> str:
     """What was measured with what, for the results' head."""
     config, cores = results.config, len(os.sched_getaffinity(0))
     threads = ", ".join(f"{name} {count}" for name, count in results.threads.items())
-    environment = [f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
-    load = f"{results.load:.2f}" + (f" ({BUSY_NOTE})" if results.load > BUSY else "")
     minutes = (time.monotonic() - results.begin) / 60
     return "\n".join(
         [
-            f"# {_processor()}, {cores} processors",
+            f"# {machine.processor()}, {cores} processors",
             "",
             f"`{commandline.command_line('benchmarks.run', config)}`",
             "",
-            f"{time.strftime('%Y-%m-%d')}, {minutes:.0f} minutes. {platform.platform()}, "
-            f"Python {platform.python_version()}, {', '.join(map(_version, PACKAGES))}. Threads of "
-            f"an operation: {threads}. Set in the environment: {', '.join(environment) or 'none'}. "
-            f"Load average of the five minutes before: {load}.",
+            f"{time.strftime('%Y-%m-%d')}, {minutes:.0f} minutes. {machine.software()} Threads of "
+            f"an operation: {threads}.",
             "",
             f"Models: PixelShuffle colorizer (none in baselines), ResNet18 at {config.size} px, "
             f"DenseNet121 at {config.densenet_size} px; batch {config.batch}. {config.rounds} "
@@ -207,21 +209,6 @@ def _about(results: Results) -> str:
             "highest median. Processor time and peak memory include a loader's own processes.",
         ]
     )
-
-
-def _version(name: str) -> str:
-    try:
-        return f"{name} {importlib.metadata.version(name)}"
-    except importlib.metadata.PackageNotFoundError:
-        return f"no {name}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

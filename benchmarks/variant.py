@@ -22,6 +22,7 @@ class Variant:
         name: as in the table.
         spec: what the worker's module builds, with "module", and "batch" images a step.
         timeout: seconds to wait for any one answer, compiling included.
+        environment: variables for the worker, where they are not set already.
 
     Attributes:
         rates: images/s of each round.
@@ -31,7 +32,7 @@ class Variant:
         problem: why it stopped working; "" while it works.
     """
 
-    def __init__(self, name: str, spec: dict, timeout: float):
+    def __init__(self, name: str, spec: dict, timeout: float, environment: dict | None = None):
         self.name, self.spec, self.timeout = name, spec, timeout
         self.rates: list[float] = []
         self.processor: list[float] = []
@@ -43,7 +44,7 @@ class Variant:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            env={"TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {}), **os.environ},
             text=True,
             errors="replace",
         )

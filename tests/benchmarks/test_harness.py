@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from benchmarks import rows, run
+from benchmarks import machine, rows, run
 from benchmarks.profile import Call, report
 from benchmarks.table import OURS, STOCK, ratio, table_lines
 from benchmarks.variant import Variant
@@ -58,14 +58,14 @@ def test_table_without_rivals_has_no_ratios():
     assert cells(line) == ["row", OURS, "1,234", "", "", "2.00", "1.00"]
 
 
-def a_worker(monkeypatch, tmp_path, code, **spec):
+def a_worker(monkeypatch, tmp_path, code, environment=None):
     """A variant whose module is `code`, imported as benchmarks.made_up."""
     (tmp_path / "made_up.py").write_text(code)
     (tmp_path / "sitecustomize.py").write_text(
         f"import benchmarks; benchmarks.__path__.append({str(tmp_path)!r})"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{run.RESULTS.parents[1]}")
-    return Variant("made up", {"module": "made_up", "batch": 2, **spec}, timeout=10)
+    return Variant("made up", {"module": "made_up", "batch": 2}, 60, environment)
 
 
 def test_worker_that_works_is_measured(monkeypatch, tmp_path):
@@ -156,6 +156,20 @@ def test_a_loaders_processes_count(monkeypatch, tmp_path):
     assert variant.processor[0] > 40  # ms: the child burns 100 a step of two images
     assert variant.peak > 50 << 20
     variant.close()
+
+
+def test_threads_wait_asleep_where_others_use_the_machine(monkeypatch, tmp_path):
+    code = "import os\ndef build(spec): raise ValueError(os.environ.get('OMP_WAIT_POLICY'))"
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for user, idle, found in ((5, 95, "None"), (60, 40, "PASSIVE")):
+        times = iter([[0] * 8, [user, 0, 0, idle, 0, 0, 0, 0]])
+        monkeypatch.setattr(machine, "_times", lambda times=times: next(times))
+        busy = machine.busy_share(0)
+        assert busy == pytest.approx(user / 100)
+        variant = a_worker(monkeypatch, tmp_path, code, machine.waiting(busy))
+        assert not variant.ready
+        assert variant.problem == f"ValueError: {found}"
+        variant.close()
 
 
 def test_data_that_cannot_be_made_are_reported(tmp_path):
