@@ -58,6 +58,7 @@ test: $(VENV)/.installed
 # takes minutes to compile; the results say so.
 QUICK_ROWS := color_module/ResNet18,all/ResNet18,inference/ResNet18/float32
 QUICK_ROWS := $(QUICK_ROWS),color_module/DenseNet121/bfloat16,augmentation,input,preparation
+
 $(VENV)/.torch: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
@@ -66,8 +67,8 @@ bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run
 
 bench-quick: $(VENV)/.torch
-	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --rounds=3 --seconds=3 \
-		"--leave_out=DenseNet121:torch compile"
+	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --images=1024 --rounds=3 \
+		--seconds=3 "--leave_out=DenseNet121:torch compile"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

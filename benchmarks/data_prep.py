@@ -61,9 +61,11 @@ def bench(config: BenchConfig) -> None:
     {"speed": speed, "accuracy": accuracy, "memory": memory}[config.what](config)
 
 
-def grainy_phantoms(count: int, short_side: int) -> Iterator[np.ndarray]:
+def grainy_phantoms(
+    count: int, short_side: int, rng: np.random.Generator | None = None
+) -> Iterator[np.ndarray]:
     """Yields (H, W) uint8 phantoms with grain."""
-    rng = np.random.default_rng(0)
+    rng = rng or np.random.default_rng(0)
     options = phantom.PhantomConfig(out="-", images=max(4, count), short_side=short_side)
     for _, _, pixels in itertools.islice(phantom.draw_all(options), count):
         yield _with_grain(pixels, rng)
@@ -71,9 +73,9 @@ def grainy_phantoms(count: int, short_side: int) -> Iterator[np.ndarray]:
 
 def draw_pictures(config: BenchConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, (H, W) uint8): phantoms, and enlarged pictures with letters on them."""
-    for pixels in grainy_phantoms(config.pictures, config.side):
+    rng = np.random.default_rng(0)
+    for pixels in grainy_phantoms(config.pictures, config.side, rng):
         yield "phantom", pixels
-    rng = np.random.default_rng(1)
     files = sorted(Path(config.images).iterdir())[::100] if config.images else []
     for file in files[: config.pictures]:
         image = Image.open(file).convert("L")

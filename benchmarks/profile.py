@@ -85,6 +85,9 @@ class Call:
 
 def profile(config: ProfileConfig) -> None:
     """Prints what both take."""
+    for name in ("size", "batch", "steps"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name}={getattr(config, name)}: expected a number above zero")
     shared = {
         "strategy": config.strategy,
         "backbone": config.backbone,
@@ -174,17 +177,5 @@ def _sums(calls: list[Call], steps: int) -> str:
     return f"{milliseconds:9.1f}{gflop:9.2f}{speed:9.0f}{len(calls) / steps:7.0f}"
 
 
-def main(argv=None) -> int:
-    """Runs the command."""
-    return commandline.run(ProfileConfig, _checked, DESCRIPTION, argv)
-
-
-def _checked(config: ProfileConfig) -> None:
-    for name in ("size", "batch", "steps"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name}={getattr(config, name)}: expected a number above zero")
-    profile(config)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commandline.run(ProfileConfig, profile, DESCRIPTION))
