@@ -6,6 +6,7 @@ with grain, and with --images=FOLDER those of a folder, enlarged. Run it from th
 """
 
 import io
+import itertools
 import json
 import os
 import statistics
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,15 +61,21 @@ def bench(config: BenchConfig) -> None:
     {"speed": speed, "accuracy": accuracy, "memory": memory}[config.what](config)
 
 
+def grainy_phantoms(
+    count: int, short_side: int, rng: np.random.Generator | None = None
+) -> Iterator[np.ndarray]:
+    """Yields (H, W) uint8 phantoms with grain."""
+    rng = rng or np.random.default_rng(0)
+    options = phantom.PhantomConfig(out="-", images=max(4, count), short_side=short_side)
+    for _, _, pixels in itertools.islice(phantom.draw_all(options), count):
+        yield _with_grain(pixels, rng)
+
+
 def draw_pictures(config: BenchConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, (H, W) uint8): phantoms, and enlarged pictures with letters on them."""
     rng = np.random.default_rng(0)
-    count = max(4, config.pictures)
-    options = phantom.PhantomConfig(out="-", images=count, short_side=config.side)
-    for number, (_, _, pixels) in enumerate(phantom.draw_all(options)):
-        if number == config.pictures:
-            break
-        yield "phantom", _with_grain(pixels, rng)
+    for pixels in grainy_phantoms(config.pictures, config.side, rng):
+        yield "phantom", pixels
     files = sorted(Path(config.images).iterdir())[::100] if config.images else []
     for file in files[: config.pictures]:
         image = Image.open(file).convert("L")
@@ -109,26 +116,37 @@ def ours(path: Path, short_side: int) -> bytes:
     return encode_image(read_image(path, short_side), "png")
 
 
+def ways(short_side: int) -> dict[str, Callable[[Path], bytes]]:
+    """Returns what is compared by `speed`, each a function of a file."""
+    return {
+        "plain, LANCZOS": lambda path: plain(path, short_side, LANCZOS),
+        "plain, BILINEAR": lambda path: plain(path, short_side, BILINEAR),
+        "plain, thumbnail()": lambda path: thumbnail(path, short_side),
+        "data_prep": lambda path: ours(path, short_side),
+        # What no way around Pillow's decoder can be faster than: the entropy decoding.
+        "decode at 1/8 only": _decode_at_eighth,
+    }
+
+
+def save_pictures(config: BenchConfig, folder: Path) -> tuple[list[Path], list[str]]:
+    """Draws the pictures into JPEG files; returns their paths and kinds."""
+    paths, kinds = [], []
+    for number, (kind, pixels) in enumerate(draw_pictures(config)):
+        paths.append(folder / f"{number}.jpg")
+        kinds.append(kind)
+        Image.fromarray(pixels).save(paths[-1], quality=config.quality)
+    return paths, kinds
+
+
 def speed(config: BenchConfig) -> None:
     """Prints milliseconds of a core a picture, and ratios of interleaved rounds."""
-    ways = {
-        "plain, LANCZOS": lambda path: plain(path, config.short_side, LANCZOS),
-        "plain, BILINEAR": lambda path: plain(path, config.short_side, BILINEAR),
-        "plain, thumbnail()": lambda path: thumbnail(path, config.short_side),
-        "data_prep": lambda path: ours(path, config.short_side),
-        # What no way around Pillow's decoder can be faster than: the entropy decoding.
-        "decode at 1/8 only": lambda path: _decode_at_eighth(path),
-    }
+    compared = ways(config.short_side)
     with tempfile.TemporaryDirectory() as folder:
-        paths, kinds = [], []
-        for number, (kind, pixels) in enumerate(draw_pictures(config)):
-            paths.append(Path(folder) / f"{number}.jpg")
-            kinds.append(kind)
-            Image.fromarray(pixels).save(paths[-1], quality=config.quality)
-        times = {kind: {name: [] for name in ways} for kind in dict.fromkeys(kinds)}
+        paths, kinds = save_pictures(config, Path(folder))
+        times = {kind: {name: [] for name in compared} for kind in dict.fromkeys(kinds)}
         for _ in range(config.rounds):
             for kind in times:
-                for name, way in ways.items():
+                for name, way in compared.items():
                     chosen = [path for path, of in zip(paths, kinds, strict=True) if of == kind]
                     begin = time.process_time()
                     bytes_made = sum(len(way(path)) for path in chosen)

@@ -1,200 +1,214 @@
 """Speed side by side: ``python -m benchmarks.run`` (``make bench``, ``make bench-quick``)."""
 
-import json
+import contextlib
 import os
-import platform
-import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks import machine
+from benchmarks.rows import Row, all_rows, choose, has_parts
+from benchmarks.table import HEAD, table_lines
+from benchmarks.variant import Variant
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
+from medcolor_tf.errors import InputError
 
 DESCRIPTION = """
-Measures this project's training step and inference beside PyTorch's and beside the same with Keras'
-own batch normalisation: every variant in a process of its own, working in turns, so that the
-machine's noise falls on all alike. Prints images/s, the ratio to the best PyTorch variant in each
-round (median, and the range over rounds) and peak memory; writes them to benchmarks/results.
+Measures this project beside PyTorch and beside stock Keras: training steps, inference,
+augmentation, input pipeline and data preparation. Every variant is a process of its own; they work
+in turns, so that the machine's noise falls on all alike. Prints images/s, the ratio to the best
+PyTorch variant and to stock Keras in each round (median, and the range over rounds), processor time
+and peak memory; writes them to benchmarks/results.
 """
 RESULTS = Path(__file__).parent / "results"
-TORCH = ("torch eager", "torch compile")
 
 
 @dataclass(frozen=True)
 class BenchConfig:
     """Options of the command."""
 
-    strategies: tuple[str, ...] = option(
-        ("color_module", "all", "baseline_all"), "Rows; inference is added to them."
+    rows: tuple[str, ...] = option(
+        (),
+        "Rows to measure, each named by its parts: color_module/ResNet18/float32, or fewer of "
+        "them (ResNet18: all with it), inference, augmentation, input, preparation; not set: all.",
     )
-    precisions: tuple[str, ...] = option(("float32", "bfloat16"), "Of every row.")
-    size: int = option(160, "Pixels.")
+    leave_out: tuple[str, ...] = option(
+        (), "Variants to leave out, as DenseNet121:torch compile (row, colon, variant)."
+    )
+    size: int = option(320, "Pixels of ResNet18's images.")
+    densenet_size: int = option(
+        160, "Pixels of DenseNet121's; four variants at 320 need more memory than 23 GiB."
+    )
     batch: int = option(16, "Images a step.")
+    image_side: int = option(320, "Short side of the images of augmentation and input.")
+    images: int = option(2048, "Images of the input's data set.")
+    distinct: int = option(256, "Different ones among them; the others are copies.")
+    picture_side: int = option(2320, "Short side of the JPEGs of the preparation.")
+    pictures: int = option(3, "Number of those.")
     rounds: int = option(5, "Turns of every variant.")
-    seconds: float = option(4.0, "Length of a turn, about.")
+    seconds: float = option(4.0, "Length of a turn, about; at least one step.")
+    timeout: float = option(1800.0, "Seconds to wait for a worker, compiling included.")
     out: str = option("", "File of the results; not set: benchmarks/results/DATE-MACHINE.md.")
 
 
-class Variant:
-    """A worker process."""
+@dataclass
+class Results:
+    """What is there so far; the file is written anew after every row."""
 
-    def __init__(self, name: str, spec: dict):
-        self.name, self.spec = name, spec
-        self.rates: list[float] = []
-        self.processor: list[float] = []
-        self.peak = 0
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
-        )
-        self._tell(json.dumps(spec))
+    config: BenchConfig
+    path: Path
+    begin: float = field(default_factory=time.monotonic)
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    threads: dict[str, int] = field(default_factory=dict)
 
-    @cached_property
-    def problem(self) -> str:
-        """Waits until the worker is warm; returns why it cannot work, or ""."""
-        answer = self._hear()
-        return "" if answer.get("ready") else answer.get("error", "ended without an answer")
-
-    def _tell(self, line: str) -> None:
-        print(line, file=self.process.stdin, flush=True)
-
-    def _hear(self) -> dict:
-        return json.loads(self.process.stdout.readline() or "{}")
-
-    def measure(self, steps: int) -> float:
-        """Does some steps; returns and keeps images/s."""
-        self._tell(str(steps))
-        answer = self._hear()
-        images = steps * self.spec["batch"]
-        self.rates.append(images / answer["seconds"])
-        self.processor.append(1000 * answer["processor_seconds"] / images)
-        self.peak = max(self.peak, answer["peak_bytes"])
-        return self.rates[-1]
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-
-
-def variants(strategy: str, precision: str, config: BenchConfig) -> list[Variant]:
-    """Starts the workers of a row; those that cannot run say why and are left out."""
-    shared = {
-        "strategy": "" if strategy == "inference" else strategy,
-        "size": config.size,
-        "batch": config.batch,
-        "bfloat16": precision == "bfloat16",
-    }
-    specs = {
-        "medcolor_tf": {"module": "keras_step", "stock_bn": False},
-        "stock Keras BN": {"module": "keras_step", "stock_bn": True},
-        "torch eager": {"module": "torch_step", "compile": False},
-        "torch compile": {"module": "torch_step", "compile": True},
-    }
-    started = [Variant(name, shared | spec) for name, spec in specs.items()]
-    for variant in started:
-        if variant.problem:
-            print(f"  {variant.name}: left out, {variant.problem}", flush=True)
-    return [variant for variant in started if not variant.problem]
-
-
-def measure_row(strategy: str, precision: str, config: BenchConfig) -> list[str]:
-    """Measures one row in turns; returns its lines of the table."""
-    row = variants(strategy, precision, config)
-    for variant in row:  # a first turn finds how many steps fill the time
-        rate = variant.measure(2)
-        variant.steps = max(2, round(rate / config.batch * config.seconds))
-        variant.rates.clear()
-        variant.processor.clear()
-    for turn in range(config.rounds):
-        # Every other round backwards: who comes after whom should not matter.
-        for variant in row if turn % 2 == 0 else row[::-1]:
-            variant.measure(variant.steps)
-    lines = table_lines(f"{strategy}, {precision}", row)
-    for variant in row:
-        variant.close()
-    return lines
-
-
-def table_lines(title: str, row: list[Variant]) -> list[str]:
-    """A line a variant: images/s and the ratio to the best PyTorch variant, round by round."""
-    torch = [variant for variant in row if variant.name in TORCH]
-    best = max(torch, key=lambda variant: np.median(variant.rates)) if torch else None
-    lines = []
-    for variant in row:
-        ratio = "-"
-        if best:
-            ratios = np.array(variant.rates) / np.array(best.rates)
-            ratio = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
-        lines.append(
-            f"| {title} | {variant.name} | {np.median(variant.rates):.1f} | {ratio} | "
-            f"{np.median(variant.processor):.1f} | {variant.peak / 2**30:.2f} |"
-        )
-    return lines
+    def write(self) -> None:
+        """Writes the file."""
+        parts = [_about(self), "\n".join([*HEAD, *self.lines])]
+        for title, found in (("Notes", self.notes), ("Left out", self.left_out)):
+            if found:
+                parts.append("\n".join([f"{title}:", "", *(f"- {line}" for line in found)]))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def benchmark(config: BenchConfig) -> None:
-    """Runs all rows, prints the table and writes it."""
-    head = [
-        "| work | variant | images/s | ratio to the best PyTorch (range) | processor ms an image | "
-        "peak GiB |",
-        "|---|---|---|---|---|---|",
-    ]
-    print("\n".join(head), flush=True)
-    lines = []
-    for precision in config.precisions:
-        for strategy in (*config.strategies, "inference"):
-            found = measure_row(strategy, precision, config)
-            print("\n".join(found), flush=True)
-            lines += found
-    out = Path(config.out) if config.out else _default_file()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join([*_about(config), "", *head, *lines]) + "\n", encoding="utf-8")
-    print(f"written to {out}")
+    """Runs the rows, prints the table and writes it."""
+    rows = all_rows(config)
+    chosen = choose(rows, config.rows)
+    _check(config, rows)
+    results = Results(config, Path(config.out) if config.out else _default_file())
+    others = [row.name for row in rows if row not in chosen]
+    if others:
+        results.left_out.append(f"not asked for (--rows): {', '.join(others)}")
+    print("\n".join(HEAD), flush=True)
+    with tempfile.TemporaryDirectory() as data:
+        for row in chosen:
+            lines = measure_row(row, config, results, Path(data))
+            print("\n".join(lines), flush=True)
+            results.lines += lines
+            if row.note:
+                results.notes.append(f"{row.name}: {row.note}.")
+            results.write()
+    print(f"written to {results.path}")
+
+
+def _check(config: BenchConfig, rows: list[Row]) -> None:
+    for pattern in config.leave_out:
+        name, _, variant = pattern.partition(":")
+        if not any(variant in row.specs for row in choose(rows, (name,))):
+            raise InputError(f"--leave_out={pattern}: expected ROW:VARIANT, no row has that one")
+    for name in ("batch", "images", "distinct", "pictures", "rounds", "seconds", "timeout"):
+        if getattr(config, name) <= 0:
+            raise InputError(f"--{name}={getattr(config, name)}: expected a number above zero")
+    for name in ("size", "densenet_size", "image_side"):
+        if getattr(config, name) < 32 or getattr(config, name) % 4:
+            raise InputError(
+                f"--{name}={getattr(config, name)}: expected a multiple of 4 from 32 on"
+            )
+
+
+def measure_row(row: Row, config: BenchConfig, results: Results, data: Path) -> list[str]:
+    """Measures one row in turns; returns its lines of the table.
+
+    Args:
+        row: what is measured.
+        config: how.
+        results: gets the reasons of what is left out.
+        data: folder for the rows' data sets.
+    """
+    try:
+        specs = _specs(row, config, results, data)
+    except (OSError, RuntimeError) as error:
+        results.left_out.append(f"{row.name}: its data could not be made, {error}")
+        print(f"  {results.left_out[-1]}", flush=True)
+        return []
+    environment = _environment(row, results)
+    with contextlib.ExitStack() as stack:
+        started = [Variant(name, spec, config.timeout, environment) for name, spec in specs.items()]
+        for variant in started:
+            stack.callback(variant.close)
+        working = _in_turns(started, config)
+    for variant in started:
+        if variant.problem:
+            results.left_out.append(f"{row.name}, {variant.name}: {variant.problem}")
+            print(f"  {results.left_out[-1]}", flush=True)
+        else:
+            results.threads[variant.spec["module"]] = variant.threads
+    return table_lines(row.name, working, row.rivals)
+
+
+def _in_turns(started: list[Variant], config: BenchConfig) -> list[Variant]:
+    """Lets the workers work in turns; returns those that did all rounds."""
+    working = [variant for variant in started if variant.ready]
+    working = [variant for variant in working if variant.calibrate(config.seconds)]
+    for turn in range(config.rounds):
+        # Every other round backwards: who comes after whom should not matter.
+        for variant in working if turn % 2 == 0 else working[::-1]:
+            variant.measure(variant.steps)
+        working = [variant for variant in working if not variant.problem]
+    return working
+
+
+def _environment(row: Row, results: Results) -> dict[str, str]:
+    """What the workers' environment needs where others use the machine; the results tell."""
+    busy = machine.busy_share()
+    environment = machine.waiting(busy)
+    if environment:
+        settings = ", ".join(f"{name}={value}" for name, value in environment.items())
+        results.notes.append(f"{row.name}: others used {busy:.0%} of the cores; {settings}.")
+        print(f"  {results.notes[-1]}", flush=True)
+    return environment
+
+
+def _specs(row: Row, config: BenchConfig, results: Results, data: Path) -> dict[str, dict]:
+    """The row's variants without those that are not wanted, and its data in a folder."""
+    specs = dict(row.specs)
+    for pattern in config.leave_out:
+        name, _, variant = pattern.partition(":")
+        if variant in specs and has_parts(row, name):
+            del specs[variant]
+            results.left_out.append(f"{row.name}, {variant}: --leave_out")
+    if row.prepare is None:
+        return specs
+    folder = data / row.name.split("/")[0]  # rows of one kind share it
+    if not folder.exists():
+        folder.mkdir()
+        row.prepare(folder)
+    return {name: spec | {"folder": str(folder)} for name, spec in specs.items()}
 
 
 def _default_file() -> Path:
-    machine = "".join(c if c.isalnum() else "-" for c in _processor()).strip("-")
-    return RESULTS / f"{time.strftime('%Y-%m-%d')}-{machine}.md"
+    name = "".join(c if c.isalnum() else "-" for c in machine.processor()).strip("-")
+    return RESULTS / f"{time.strftime('%Y-%m-%d')}-{name}.md"
 
 
-def _about(config: BenchConfig) -> list[str]:
+def _about(results: Results) -> str:
     """What was measured with what, for the results' head."""
-    import importlib.metadata as metadata
-
-    found = []
-    for name in ("tensorflow", "keras", "torch"):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            found.append(f"no {name}")
-    return [
-        f"# {_processor()}, {os.cpu_count()} threads",
-        "",
-        commandline.command_line("benchmarks.run", config),
-        "",
-        f"{', '.join(found)}. PixelShuffle colorizer and ResNet18, {config.size} px, batch "
-        f"{config.batch}, {config.rounds} rounds of {config.seconds:g} s in turns; images/s is the "
-        "median, the ratio is taken round by round.",
-    ]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    config, cores = results.config, len(os.sched_getaffinity(0))
+    threads = ", ".join(f"{name} {count}" for name, count in results.threads.items())
+    minutes = (time.monotonic() - results.begin) / 60
+    return "\n".join(
+        [
+            f"# {machine.processor()}, {cores} processors",
+            "",
+            f"`{commandline.command_line('benchmarks.run', config)}`",
+            "",
+            f"{time.strftime('%Y-%m-%d')}, {minutes:.0f} minutes. {machine.software()} Threads of "
+            f"an operation: {threads}.",
+            "",
+            f"Models: PixelShuffle colorizer (none in baselines), ResNet18 at {config.size} px, "
+            f"DenseNet121 at {config.densenet_size} px; batch {config.batch}. {config.rounds} "
+            f"rounds of turns of {config.seconds:g} s or one step; "
+            "images/s is the median over rounds. A ratio above 1 means faster; it is taken round "
+            "by round: median (lowest to highest). The best of PyTorch is the variant with the "
+            "highest median. Processor time and peak memory include a loader's own processes.",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,157 @@
+"""What is measured: every row, its variants, and the data that it needs."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import data_prep, input_data
+from benchmarks.table import OURS, STOCK
+from medcolor_tf.errors import InputError
+
+STRATEGIES = ("color_module", "all", "baseline_all", "last_layer")
+BACKBONES = ("ResNet18", "DenseNet121")
+PRECISIONS = ("float32", "bfloat16")
+TORCH = ("torch eager", "torch compile")
+MARKED = {"eager": False, "compile": True}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One work that several variants do.
+
+    Attributes:
+        name: its parts, joined by "/"; see :func:`choose`.
+        batch: images a step.
+        specs: name of the variant -> what its worker builds, see the modules' ``build``.
+        rivals: variants whose best is compared with.
+        prepare: makes the data in a folder, whose name then is in every spec ("folder").
+        note: what a reader must know of it.
+    """
+
+    name: str
+    batch: int
+    specs: dict[str, dict]
+    rivals: tuple[str, ...] = TORCH
+    prepare: Callable[[Path], None] | None = None
+    note: str = ""
+
+
+def all_rows(config) -> list[Row]:
+    """Returns all rows, in the order in which they are measured.
+
+    Args:
+        config: size, densenet_size and batch of the models; image_side, images and distinct of
+            the input; picture_side and pictures of the preparation.
+    """
+    models = [
+        _model_row(strategy, backbone, precision, config)
+        for backbone, precision in itertools.product(BACKBONES, PRECISIONS)
+        for strategy in (*STRATEGIES, "inference")
+    ]
+    return [
+        _augmentation(config),
+        _input_files(config),
+        _input_memory(config),
+        _preparation(config),
+        *models,
+    ]
+
+
+def choose(rows: list[Row], wanted: tuple[str, ...]) -> list[Row]:
+    """Returns the rows that have all parts of one of the wanted names; all where none is named.
+
+    Raises:
+        InputError: a name that no row has.
+    """
+    found = {name: {id(row) for row in rows if has_parts(row, name)} for name in wanted}
+    for name, fitting in found.items():
+        if not fitting:
+            parts = dict.fromkeys(part for row in rows for part in row.name.split("/"))
+            raise InputError(f"--rows={name}: no such row; its parts are {', '.join(parts)}")
+    chosen = set().union(*found.values())
+    return [row for row in rows if not wanted or id(row) in chosen]
+
+
+def has_parts(row: Row, name: str) -> bool:
+    """Says whether a row has all parts of a name."""
+    return set(name.split("/")) <= set(row.name.split("/"))
+
+
+def _model_row(strategy, backbone, precision, config) -> Row:
+    shared = {
+        "strategy": "" if strategy == "inference" else strategy,
+        "backbone": backbone,
+        "size": config.densenet_size if backbone == "DenseNet121" else config.size,
+        "batch": config.batch,
+        "bfloat16": precision == "bfloat16",
+    }
+    specs = {
+        OURS: {"module": "keras_step", "stock": False},
+        STOCK: {"module": "keras_step", "stock": True},
+        **{f"torch {k}": {"module": "torch_step", "compile": v} for k, v in MARKED.items()},
+    }
+    name = f"{strategy}/{backbone}/{precision}"
+    return Row(name, config.batch, {variant: shared | spec for variant, spec in specs.items()})
+
+
+def _augmentation(config) -> Row:
+    shared = {"size": config.image_side, "batch": config.batch}
+    specs = {
+        OURS: {"module": "keras_augment", "stock": False},
+        STOCK: {"module": "keras_augment", "stock": True},
+        **{f"torch {k}": {"module": "torch_augment", "compile": v} for k, v in MARKED.items()},
+    }
+    note = f"rotation and zoom of {config.image_side} px float32; stock Keras resamples twice"
+    specs = {name: shared | spec for name, spec in specs.items()}
+    return Row("augmentation", config.batch, specs, note=note)
+
+
+def _input_files(config) -> Row:
+    specs = {
+        OURS: {"module": "keras_input", "cache": "none"},
+        "torch 2 workers": {"module": "torch_input", "keep": False, "workers": 2},
+    }
+    return _input("files", specs, "from JPEG: TFRecords here, files and DataLoader there", config)
+
+
+def _input_memory(config) -> Row:
+    specs = {
+        OURS: {"module": "keras_input", "cache": "ram"},
+        "torch no worker": {"module": "torch_input", "keep": True, "workers": 0},
+        "torch 2 workers": {"module": "torch_input", "keep": True, "workers": 2},
+    }
+    return _input("memory", specs, "decoded images in memory (--cache=ram here)", config)
+
+
+def _input(name, specs, note, config) -> Row:
+    def prepare(folder: Path) -> None:
+        input_data.make(folder, config.images, config.distinct, config.image_side)
+
+    # Batches that were made ahead while others worked must not count.
+    shared = {"batch": config.batch, "unmeasured": 32}
+    specs = {variant: shared | spec for variant, spec in specs.items()}
+    note = f"shuffled, random {config.image_side} px crops, {note}"
+    rivals = tuple(variant for variant in specs if variant != OURS)
+    return Row(f"input/{name}", config.batch, specs, rivals, prepare, note)
+
+
+def _preparation(config) -> Row:
+    def prepare(folder: Path) -> None:
+        options = {"side": config.picture_side, "pictures": config.pictures}
+        data_prep.save_pictures(data_prep.BenchConfig(what="speed", **options), folder)
+
+    names = {
+        OURS: "data_prep",
+        "Pillow LANCZOS": "plain, LANCZOS",
+        "Pillow BILINEAR": "plain, BILINEAR",
+        "Pillow thumbnail": "plain, thumbnail()",
+    }
+    shared = {"module": "preparation", "batch": config.pictures, "first": 1}
+    specs = {name: shared | {"way": way} for name, way in names.items()}
+    note = (
+        f"JPEGs of {config.picture_side} px to 320, a core, beside Pillow in PyTorch's place; "
+        "thumbnail() loses more and is not counted"
+    )
+    rivals = ("Pillow LANCZOS", "Pillow BILINEAR")
+    return Row("preparation", config.pictures, specs, rivals, prepare, note)

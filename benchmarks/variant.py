@@ -1,0 +1,135 @@
+"""A worker process seen from the command: started, told to work, timed, and watched."""
+
+import collections
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from functools import cached_property
+
+
+class WorkerError(Exception):
+    """The worker cannot go on; says why."""
+
+
+class Variant:
+    """A worker process and what was measured of it.
+
+    Args:
+        name: as in the table.
+        spec: what the worker's module builds, with "module", and "batch" images a step.
+        timeout: seconds to wait for any one answer, compiling included.
+        environment: variables for the worker, where they are not set already.
+
+    Attributes:
+        rates: images/s of each round.
+        processor: processor milliseconds an image of each round.
+        peak: bytes.
+        threads: that an operation of the worker may use.
+        problem: why it stopped working; "" while it works.
+    """
+
+    def __init__(self, name: str, spec: dict, timeout: float, environment: dict | None = None):
+        self.name, self.spec, self.timeout = name, spec, timeout
+        self.rates: list[float] = []
+        self.processor: list[float] = []
+        self.peak = self.threads = 0
+        self.steps = 1
+        self.problem = ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {}), **os.environ},
+            text=True,
+            errors="replace",
+        )
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._said: collections.deque[str] = collections.deque(maxlen=20)
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+        self._tell(json.dumps(spec))
+
+    @cached_property
+    def ready(self) -> bool:
+        """Waits until the worker is warm; False, with a problem, where it cannot work."""
+        try:
+            self.threads = self._hear()["threads"]
+        except WorkerError as error:
+            self._fail(error)
+        return not self.problem
+
+    def measure(self, steps: int) -> bool:
+        """Does some steps and keeps the rate; False, with a problem, where the worker failed."""
+        try:
+            self._tell(str(steps))
+            answer = self._hear()
+        except WorkerError as error:
+            self._fail(error)
+            return False
+        images = steps * self.spec["batch"]
+        self.rates.append(images / answer["seconds"])
+        self.processor.append(1000 * answer["processor_seconds"] / images)
+        self.peak = max(self.peak, answer["peak_bytes"])
+        return True
+
+    def calibrate(self, seconds: float) -> bool:
+        """Finds how many steps fill a turn; nothing of it is kept."""
+        for _ in range(2):  # the first one may still be slow from the start
+            if not self.measure(self.steps):
+                return False
+            step = self.spec["batch"] / self.rates[-1]
+            self.steps = max(1, round(seconds / step))
+        self.rates.clear()
+        self.processor.clear()
+        return True
+
+    def close(self) -> None:
+        """Ends the process."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=60 if not self.problem else 0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _listen(self) -> None:
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")  # the end
+
+    def _read_errors(self) -> None:
+        self._said.extend(line.strip() for line in self._process.stderr if line.strip())
+
+    def _tell(self, line: str) -> None:
+        # A worker that has ended says so, or why, in what it answered before.
+        with contextlib.suppress(OSError):
+            print(line, file=self._process.stdin, flush=True)
+
+    def _hear(self) -> dict:
+        try:
+            line = self._answers.get(timeout=self.timeout)
+        except queue.Empty:
+            raise WorkerError(f"no answer in {self.timeout:g} s") from None
+        if not line:
+            raise WorkerError(self._last_words())
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def _last_words(self) -> str:
+        status = self._process.wait(timeout=60)
+        self._reader.join(timeout=10)
+        said = self._said[-1] if self._said else "nothing on standard error"
+        return f"ended with status {status}: {said[:200]}"
+
+    def _fail(self, error: WorkerError) -> None:
+        self.problem = str(error)
+        self._process.kill()
