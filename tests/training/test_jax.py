@@ -28,8 +28,8 @@ class Killed(BaseException):
 def test_a_run_begun_on_tensorflow_goes_on_alike_on_jax(small_dataset, tmp_path, monkeypatch):
     """From one checkpoint, since each backend draws its own initial weights (and augmentation).
 
-    The kernels sum in another order: 1e-7 a step, which the steps magnify; with a colorizer, to
-    2e-5 after five.
+    The kernels sum in another order: 1e-7 a step, which the steps magnify (with a colorizer, to
+    2e-5 after four).
     """
     inputs = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(8, 3, strides=4, padding="same", name="conv1")(inputs)
