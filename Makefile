@@ -52,7 +52,7 @@ study: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 # Side by side with PyTorch, which only this needs. The quick one leaves out the one variant that
 # takes minutes to compile; the results say so.

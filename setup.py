@@ -39,7 +39,7 @@ setup(
     extras_require={
         "dicom": DICOM,
         "jax": JAX,
-        "dev": [*DICOM, *JAX, "pytest", "hypothesis", "ruff"],
+        "dev": [*DICOM, *JAX, "pytest", "pytest-xdist", "hypothesis", "ruff"],
         "bench": ["torch>=2.13"],
     },
 )
