@@ -40,7 +40,7 @@ class BenchConfig:
     )
     size: int = option(320, "Pixels of ResNet18's images.")
     densenet_size: int = option(
-        160, "Pixels of DenseNet121's; four variants at 320 need more memory than 23 GiB."
+        160, "Pixels of DenseNet121's; by extrapolation four variants at 320 take some 40 GiB."
     )
     batch: int = option(16, "Images a step.")
     image_side: int = option(320, "Short side of the images of augmentation and input.")
