@@ -31,7 +31,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if training and self.trainable:
             several = replicas.count() > 1
             outputs = self._by_global_batch(inputs) if several else self._by_batch(inputs)
-        elif training or _is_deterministic():
+        elif training or is_deterministic():
             outputs = self._by_moving_affine(inputs)
         else:
             outputs = self._by_moving(inputs)
@@ -174,7 +174,10 @@ def is_plain_batch_norm(layer):
     )
 
 
-def _is_deterministic():
+def is_deterministic():
+    """Say whether TensorFlow was told to give the same bits in every run; False elsewhere."""
+    if keras.backend.backend() != "tensorflow":
+        return False
     from tensorflow.python.framework.config import is_op_determinism_enabled  # as Keras does
 
     return is_op_determinism_enabled()

@@ -6,6 +6,7 @@ import random
 
 import keras
 
+from medcolor_tf.models import fused
 from medcolor_tf.training import accelerator
 
 XLA_DETERMINISM = "xla_gpu_deterministic_ops"
@@ -73,7 +74,9 @@ def xla_note(model: keras.Model) -> str:
     if model.jit_compile:
         return "the training step is compiled by XLA"
     unfit = [layer.name for layer in model._flatten_layers() if not layer.supports_jit]
-    why = f"layers that XLA cannot compile: {', '.join(unfit)}" if unfit else "Keras chose so"
+    why = f"layers that XLA cannot compile: {', '.join(unfit)}" if unfit else "Keras' choice"
+    if fused.is_deterministic():
+        why = "--deterministic: some of its operations are not"
     return f"warning: the training step runs WITHOUT XLA ({why}); expect it to be slower"
 
 

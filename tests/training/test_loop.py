@@ -170,6 +170,8 @@ def test_a_step_without_xla_is_never_silent(monkeypatch):
     note = environment.xla_note(model)
     assert note.startswith("warning: the training step runs WITHOUT XLA")
     assert "cannot compile: head" in note
+    environment.make_deterministic()
+    assert "--deterministic" in environment.xla_note(model)
 
 
 def test_a_whole_training_step_compiles_under_xla(config):

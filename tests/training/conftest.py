@@ -1,0 +1,12 @@
+"""Puts back what a run may change in its process for good."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_determinism_left():
+    """--deterministic holds for the life of a process; a run has one for itself, tests share one."""
+    yield
+    from tensorflow.python.framework import config
+
+    config.disable_op_determinism()
