@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def no_determinism_left():
-    """--deterministic holds for the life of a process; a run has one for itself, tests share one."""
+    """--deterministic holds for the life of a process. A run has its own; tests share one."""
     yield
     from tensorflow.python.framework import config
 
