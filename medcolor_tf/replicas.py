@@ -45,17 +45,27 @@ def predict_on_batch(model: keras.Model, images) -> np.ndarray:
 
     Args:
         model: built in a strategy's scope, or not.
-        images: as many as the strategy's replicas can share evenly.
+        images: any number; where the replicas cannot share them evenly, some are computed twice.
     """
     strategy = _strategy_of(model)
     if strategy is None:
         return model.predict_on_batch(images)
-    parts = np.split(np.asarray(images), strategy.num_replicas_in_sync)
+    replicas = strategy.num_replicas_in_sync
+    even = -(-len(images) // replicas) * replicas
+    parts = np.split(np.asarray(filled_up(images, even)), replicas)
     shared = strategy.experimental_distribute_values_from_function(
         lambda context: ops.convert_to_tensor(parts[context.replica_id_in_sync_group])
     )
     model.make_predict_function()
-    return ops.convert_to_numpy(model.predict_function([(shared,)]))
+    return ops.convert_to_numpy(model.predict_function([(shared,)]))[: len(images)]
+
+
+def filled_up(images, count: int):
+    """Returns a batch of at least ``count`` images, the first one repeated where they are fewer."""
+    if len(images) >= count:
+        return images
+    filler = np.repeat(np.asarray(images)[:1], count - len(images), axis=0)
+    return np.concatenate([images, filler])
 
 
 def of(model: keras.Model) -> int:

@@ -65,11 +65,7 @@ def predict_split(
 
 def predict_full(model: keras.Model, images, batch_size: int) -> np.ndarray:
     """Predicts a batch; a short last one is filled up, since a new shape is traced anew."""
-    count = len(images)
-    if count < batch_size:
-        filler = np.repeat(np.asarray(images)[:1], batch_size - count, axis=0)
-        images = np.concatenate([images, filler])
-    return predict_batch(model, images)[:count]
+    return predict_batch(model, replicas.filled_up(images, batch_size))[: len(images)]
 
 
 def predict_batch(model: keras.Model, images) -> np.ndarray:

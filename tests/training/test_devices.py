@@ -119,6 +119,11 @@ def test_each_device_predicts_its_part_of_a_batch(seen):
     assert set(seen["rows"]) == {3}
 
 
+def test_a_batch_that_devices_cannot_share_evenly_is_predicted(seen):
+    """As the four pictures for TensorBoard on three or eight devices."""
+    assert seen["uneven"] == [[2.0 * i] for i in range(5)]
+
+
 def test_normalisation_and_its_gradient_are_those_of_the_whole_batch(seen):
     """Values around 100, where float32 has steps of 8e-6 and E[x^2] - E[x]^2 fails by 3e-4."""
     one, two = seen["normalized"]["one"], seen["normalized"]["two"]
