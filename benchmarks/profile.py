@@ -1,4 +1,4 @@
-"""Where a training step's time goes: ``python -m benchmarks.profile --strategy=color_module``."""
+"""Where a step's time goes: ``python -m benchmarks.profile --rows=color_module/ResNet18``."""
 
 import collections
 import json
@@ -8,42 +8,51 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.rows import BACKBONES, PRECISIONS, STRATEGIES
+from benchmarks.rows import Row, choose, model_rows
 from benchmarks.table import OURS
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 
 DESCRIPTION = """
-Runs training steps of this project and of eager PyTorch, one after the other, with oneDNN's own
-timings (ONEDNN_VERBOSE=1), and prints seconds a step, time and GFLOP/s of the convolutions by
-direction, the shapes that take longest, and the rest. Timings of single primitives are wall time.
-TensorFlow runs independent operations at the same time, above all a convolution's backward data
-and backward weights, each then on a part of the cores: its sums may exceed the step's time, its
-GFLOP/s are lower than alone, and its rest may be below zero. PyTorch runs one after the other.
+Runs the steps of the benchmark's rows in this project and in PyTorch, one after the other, with
+oneDNN's own timings (ONEDNN_VERBOSE=1), and prints seconds a step, time and GFLOP/s of the
+convolutions by direction, the shapes that take longest, and the rest. TensorFlow runs one operation
+after the other here, as PyTorch does, so that a convolution's time is its own on all cores; left
+alone, it runs a convolution's two gradients side by side, which makes its step somewhat faster than
+the one printed. PyTorch is eager, and compiled where nothing in front of the head trains.
 """
-VERBOSE = {"ONEDNN_VERBOSE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+VERBOSE = {"ONEDNN_VERBOSE": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTEROP_THREADS": "1"}
 DIRECTIONS = {
     "forward_training": "forward",
     "forward_inference": "forward",
     "backward_data": "backward data",
     "backward_weights": "backward weights",
 }
+HEAD = (
+    "| work | variant | ms a step | convolutions: ms | GFLOP | GFLOP/s | reorder | normalisation "
+    "| other oneDNN | outside oneDNN | PyTorch's step to these convolutions |",
+    "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+)
 
 
 @dataclass(frozen=True)
 class ProfileConfig:
     """Options of the command."""
 
-    strategy: str = option("color_module", "What trains.", STRATEGIES)
-    backbone: str = option("ResNet18", "Backbone E.", BACKBONES)
-    precision: str = option("float32", "Precision.", PRECISIONS)
-    size: int = option(160, "Pixels.")
+    rows: tuple[str, ...] = option(
+        ("color_module/ResNet18/float32",),
+        "Rows to profile, named as in benchmarks.run: all/ResNet18/bfloat16, or fewer parts.",
+    )
+    size: int = option(160, "Pixels of ResNet18's images.")
+    densenet_size: int = option(160, "Pixels of DenseNet121's.")
     batch: int = option(16, "Images a step.")
     steps: int = option(3, "Steps that are counted, after two that are not.")
     shapes: int = option(8, "Shapes of convolutions to print, the slowest first.")
+    out: str = option("", "Markdown file for the table of all rows.")
 
 
 @dataclass(frozen=True)
@@ -83,31 +92,84 @@ class Call:
         return product
 
 
+@dataclass(frozen=True)
+class Profile:
+    """What one variant of a row took, a step.
+
+    Attributes:
+        milliseconds: of the step.
+        kinds: kind of a primitive -> milliseconds.
+        gflop: of the convolutions.
+    """
+
+    milliseconds: float
+    kinds: Mapping[str, float]
+    gflop: float
+
+    @classmethod
+    def of(cls, seconds: float, calls: Iterable[Call], steps: int) -> "Profile":
+        """Sums the calls of some steps."""
+        kinds, flops = collections.Counter(), 0.0
+        for call in calls:
+            kinds[call.kind] += call.milliseconds / steps
+            flops += call.flops / steps if call.kind == "convolution" else 0.0
+        return cls(1000 * seconds, kinds, flops / 1e9)
+
+    def cells(self, rival: "Profile | None") -> list[str]:
+        """The numbers of the table's line; the last is the most that a ratio could be."""
+        named = [self.kinds.get(k, 0.0) for k in ("convolution", "reorder", "batch_normalization")]
+        known = sum(self.kinds.values())
+        convolutions, reorder, norm = named
+        most = rival.milliseconds / convolutions if rival and convolutions else None
+        speed = 1000 * self.gflop / convolutions if convolutions else 0.0
+        return [
+            f"{self.milliseconds:.0f}",
+            f"{convolutions:.0f}",
+            f"{self.gflop:.1f}",
+            f"{speed:.0f}",
+            f"{reorder:.0f}",
+            f"{norm:.0f}",
+            f"{known - sum(named):.0f}",
+            f"{self.milliseconds - known:.0f}",
+            "" if most is None else f"{most:.2f}",
+        ]
+
+
 def profile(config: ProfileConfig) -> None:
-    """Prints what both take."""
-    for name in ("size", "batch", "steps"):
+    """Prints what both take, row by row, and the table of all rows."""
+    for name in ("size", "densenet_size", "batch", "steps"):
         if getattr(config, name) < 1:
             raise InputError(f"--{name}={getattr(config, name)}: expected a number above zero")
-    shared = {
-        "strategy": config.strategy,
-        "backbone": config.backbone,
-        "size": config.size,
-        "batch": config.batch,
-        "bfloat16": config.precision == "bfloat16",
-    }
-    specs = {
-        OURS: {"module": "keras_step", "stock": False},
-        "torch eager": {"module": "torch_step", "compile": False},
-    }
-    print(commandline.command_line("benchmarks.profile", config))
-    for name, spec in specs.items():
+    command = commandline.command_line("benchmarks.profile", config)
+    print(command)
+    lines = list(HEAD)
+    for row in choose(model_rows(config), config.rows):
+        lines += _profile_row(row, config)
+    print("\n" + "\n".join(lines))
+    if config.out:
+        text = (f"# {machine.processor()}", f"`{command}`. {machine.software()}")
+        text = "\n\n".join((*text, DESCRIPTION.strip(), "\n".join(lines)))
+        Path(config.out).write_text(text + "\n", encoding="utf-8")
+
+
+def _profile_row(row: Row, config: ProfileConfig) -> list[str]:
+    """Prints the row's profiles; returns its lines of the table."""
+    rival = "torch compile" if row.name.startswith(("last_layer", "inference")) else "torch eager"
+    print(f"\n{row.name}", flush=True)
+    found: dict[str, Profile] = {}
+    for name in (OURS, rival):
         try:
-            seconds, calls = run(shared | spec, config.steps)
+            seconds, calls = run(row.specs[name], config.steps)
         except RuntimeError as error:
-            print(f"\n{name}: left out, {error}")
+            print(f"{name}: left out, {error}")
             continue
-        print("\n" + "\n".join(report(name, seconds, calls, config.steps, config.shapes)))
-    print("\n" + DESCRIPTION.strip())
+        found[name] = Profile.of(seconds, calls, config.steps)
+        print("\n".join(report(name, seconds, calls, config.steps, config.shapes)), flush=True)
+    return [
+        f"| {row.name if name == OURS else ''} | {name} | "
+        f"{' | '.join(one.cells(found.get(rival)))} |"
+        for name, one in found.items()
+    ]
 
 
 def run(spec: Mapping, steps: int) -> tuple[float, list[Call]]:

@@ -44,17 +44,21 @@ def all_rows(config) -> list[Row]:
         config: size, densenet_size and batch of the models; image_side, images and distinct of
             the input; picture_side and pictures of the preparation.
     """
-    models = [
-        _model_row(strategy, backbone, precision, config)
-        for backbone, precision in itertools.product(BACKBONES, PRECISIONS)
-        for strategy in (*STRATEGIES, "inference")
-    ]
     return [
         _augmentation(config),
         _input_files(config),
         _input_memory(config),
         _preparation(config),
-        *models,
+        *model_rows(config),
+    ]
+
+
+def model_rows(config) -> list[Row]:
+    """Returns the rows of training steps and inference; see :func:`all_rows`."""
+    return [
+        _model_row(strategy, backbone, precision, config)
+        for backbone, precision in itertools.product(BACKBONES, PRECISIONS)
+        for strategy in (*STRATEGIES, "inference")
     ]
 
 
