@@ -44,7 +44,7 @@ def main(argv=None) -> None:
 def _session(options, run_dir: Path):
     from medcolor_tf.training import runs
     from medcolor_tf.training.config import TrainConfig
-    from medcolor_tf.training.loop import Plan
+    from medcolor_tf.training.session import Plan
 
     config = TrainConfig(
         data_dir=options.data_dir,

@@ -13,7 +13,7 @@ from benchmarks import stock_models
 from benchmarks.work import LABELS, TRAINS, batch_of
 from medcolor_tf.models import build_classifier
 from medcolor_tf.training.config import TrainConfig
-from medcolor_tf.training.loop import training_model
+from medcolor_tf.training.session import training_model
 from medcolor_tf.training.strategies import set_trainable
 
 

@@ -16,7 +16,8 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.training import exchange, runs, strategies, weights
 from medcolor_tf.training.config import TrainConfig
-from medcolor_tf.training.loop import Plan, train
+from medcolor_tf.training.loop import train
+from medcolor_tf.training.session import Plan
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -139,7 +139,7 @@ def test_all_views_are_used_in_turn(square):
 
 def chosen(config, **changes):
     """What `auto`, or another choice, comes to."""
-    from medcolor_tf.training.loop import Plan
+    from medcolor_tf.training.session import Plan
 
     config = dataclasses.replace(config, **changes)
     session = Plan.of(config).build(runs.Run(Path(config.run_dir)))

@@ -12,7 +12,7 @@ from medcolor_tf.models import build_backbone, build_colorizer
 from medcolor_tf.models.torch_weights import _COLORIZER_NAMES, _RESNET_NAMES, torch_variables
 from medcolor_tf.training import exchange, runs, strategies, weights
 from medcolor_tf.training.config import TrainConfig
-from medcolor_tf.training.loop import Plan
+from medcolor_tf.training.session import Plan
 
 
 def torch_state(model, names, prefix):

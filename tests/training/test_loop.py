@@ -13,8 +13,9 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.training import accelerator, environment, runs, strategies, weights
 from medcolor_tf.training.config import TrainConfig
-from medcolor_tf.training.loop import Plan, range_test, train
+from medcolor_tf.training.loop import range_test, train
 from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
+from medcolor_tf.training.session import Plan
 
 
 @pytest.fixture(scope="module")
