@@ -12,6 +12,7 @@ import tensorflow as tf
 from benchmarks import stock_models
 from benchmarks.work import LABELS, TRAINS, batch_of
 from medcolor_tf.models import build_classifier
+from medcolor_tf.models.folding import fold_batch_norm
 from medcolor_tf.training.config import TrainConfig
 from medcolor_tf.training.session import training_model
 from medcolor_tf.training.strategies import set_trainable
@@ -31,7 +32,10 @@ def build(spec: dict):
     make = stock if spec["stock"] else ours
     classifier, compiled = make(spec["strategy"] or "all", spec["backbone"], spec["size"])
     arrays = batch_of(spec)
-    return _training(compiled(), arrays) if spec["strategy"] else _inference(classifier, arrays[0])
+    if spec["strategy"]:
+        return _training(compiled(), arrays)
+    # What medcolor_tf.predict and medcolor_tf.evaluate do.
+    return _inference(classifier if spec["stock"] else fold_batch_norm(classifier), arrays[0])
 
 
 def threads() -> int:

@@ -25,6 +25,9 @@ class EvaluateConfig:
     uncertain_policy: str = option("", "Another policy than the data set's, as for training.")
     batch_size: int = option(32, "Images at a time.")
     out: str = option("", "Folder for the two files; not set: the run's.")
+    mixed_precision: bool = option(
+        False, "Compute T and E in bfloat16: faster where the processor has it, less exact."
+    )
 
 
 def _evaluate(config: EvaluateConfig) -> None:

@@ -36,6 +36,9 @@ class PredictConfig:
     )
     weights: str = option("best", "best by validation mean AUC, or last.", ("best", "last"))
     batch_size: int = option(32, "Images at a time.")
+    mixed_precision: bool = option(
+        False, "Compute T and E in bfloat16: faster where the processor has it, less exact."
+    )
 
 
 def _predict(config: PredictConfig) -> int:

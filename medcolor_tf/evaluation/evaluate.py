@@ -31,6 +31,7 @@ def evaluate(
     uncertain_policy: str = "",
     batch_size: int = 32,
     out: str = "",
+    mixed_precision: bool = False,
 ) -> dict:
     """Evaluates a run: ``evaluation-``, ``predictions-`` and ``colorized-SPLIT``.
 
@@ -42,6 +43,7 @@ def evaluate(
         uncertain_policy: another policy than the data set's.
         batch_size: images at a time.
         out: folder for the files; "" for the run's.
+        mixed_precision: compute T and E in bfloat16.
 
     Returns:
         The JSON file's content.
@@ -49,9 +51,10 @@ def evaluate(
     Raises:
         InputError: no such run, or a data set that does not fit it.
     """
-    spec, classifier, step = runs.load_classifier(run_dir, weights)
+    spec, classifier, step = runs.load_predictor(run_dir, weights, mixed_precision)
     opened = Split(data_dir, split, Selection(spec.observations, uncertain_policy), spec.image_size)
     about = {"run_dir": run_dir, "weights": weights, "step": step}
+    about["mixed_precision"] = mixed_precision
     colorize = colorize_model(classifier)
     return evaluate_model(spec, classifier, colorize, opened, batch_size, about, out or run_dir)
 
@@ -74,7 +77,7 @@ def evaluate_model(
         colorize: raw images to T's output.
         split: images and labels.
         batch_size: images at a time.
-        about: "run_dir", "weights" and "step", kept with the result.
+        about: "run_dir", "weights", "step" and "mixed_precision", kept with the result.
         out: folder for the files.
         group: the processes that share the images; the first of them writes the files.
     """

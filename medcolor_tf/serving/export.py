@@ -30,7 +30,7 @@ def export(config) -> Path:
     out = Path(config.out or Path(config.run_dir) / "saved_model")
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new folder")
-    spec, classifier, step = runs.load_classifier(config.run_dir, config.weights)
+    spec, classifier, step = runs.load_predictor(config.run_dir, config.weights)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     _archive(spec, classifier).write_out(str(temporary), verbose=False)

@@ -61,7 +61,9 @@ def predict(config) -> tuple[int, int]:
     out = Path(config.out)
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new file")
-    spec, classifier, _ = runs.load_classifier(config.run_dir, config.weights)
+    spec, classifier, _ = runs.load_predictor(
+        config.run_dir, config.weights, config.mixed_precision
+    )
     items = list_items(config.inputs, config.path_column, spec.input_channels)
     drawings = _drawings(config, spec, classifier, items)
     # E's feature map is fetched from the device only for those who draw it.

@@ -220,9 +220,11 @@ def _evaluate(session: Session, splits: Iterable[Split]) -> list[dict]:
     """Evaluates the best weights, in the model that is built already."""
     metadata = weights.load_parts(session.classifier, session.run.folder / runs.BEST)
     processes.check_same(session.group, {"the best weights of step": metadata["step"]})
-    about = {"run_dir": session.config.run_dir, "weights": "best", "step": metadata["step"]}
+    config = session.config
+    about = {"run_dir": config.run_dir, "weights": "best", "step": metadata["step"]}
+    about["mixed_precision"] = config.mixed_precision
     parts = session.spec, session.classifier, session.colorize
-    size, folder = session.config.batch_size, session.run.folder
+    size, folder = config.batch_size, session.run.folder
     group = session.group
     return [evaluate_model(*parts, split, size, about, folder, group) for split in splits]
 

@@ -26,8 +26,9 @@ from pathlib import Path
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json, write_atomically, write_json
+from medcolor_tf.models.folding import fold_batch_norm
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
-from medcolor_tf.training import weights
+from medcolor_tf.training import environment, weights
 from medcolor_tf.training.config import changed_options
 from medcolor_tf.training.processes import MARK
 
@@ -175,6 +176,22 @@ def load_classifier(folder: str | Path, which: str = "best"):
         raise InputError(f"{path}: no such file; the run has not reached its first checkpoint")
     classifier = spec.build()
     return spec, classifier, weights.load_parts(classifier, path)["step"]
+
+
+def load_predictor(folder: str | Path, which: str = "best", mixed_precision: bool = False):
+    """Loads a run's classifier for inference: :func:`load_classifier`, folded.
+
+    Args:
+        folder: a run folder.
+        which: "best" or "last".
+        mixed_precision: compute T and E in bfloat16.
+
+    Returns:
+        (spec, classifier that cannot be trained, step of the weights).
+    """
+    with environment.precision(mixed_precision):
+        spec, classifier, step = load_classifier(folder, which)
+        return spec, fold_batch_norm(classifier), step
 
 
 def versions() -> dict[str, str]:

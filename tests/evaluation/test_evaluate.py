@@ -73,6 +73,21 @@ def test_an_observation_of_one_class_is_named_and_left_out(
     assert "no AUC (needs a positive and a negative image): Cardiomegaly" in capsys.readouterr().out
 
 
+def test_bfloat16_is_near_and_recorded(run_dir, small_dataset, tmp_path):
+    found = []
+    for flag in ("--nomixed_precision", "--mixed_precision"):
+        out = tmp_path / flag
+        arguments = [f"--run_dir={run_dir}", f"--data_dir={small_dataset}", f"--out={out}", flag]
+        assert main(arguments) == 0
+        mixed = json.loads((out / "evaluation-test.json").read_text())["mixed_precision"]
+        assert mixed is (flag == "--mixed_precision")
+        with open(out / "predictions-test.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        found.append([float(row["probability Edema"]) for row in rows])
+    np.testing.assert_allclose(*found, atol=0.02)
+    assert found[0] != found[1]
+
+
 def test_data_of_another_label_set_or_kind_is_refused(
     run_dir, tmp_path, write_small_dataset, capsys
 ):

@@ -102,6 +102,36 @@ def test_the_export_equals_the_keras_model(exported, model):
     assert np.ptp(answer["probabilities"].numpy()) > 0.05
 
 
+def test_inference_runs_folded_weights(tmp_path):
+    """The moving statistics are in the convolutions: no pass over the images for them."""
+    run_dir = make_run(tmp_path / "run", colorizer="pixel_shuffle")
+    spec, folded, step = runs.load_predictor(run_dir)
+    plain_spec, plain, plain_step = runs.load_classifier(run_dir)
+    assert (spec, step) == (plain_spec, plain_step)
+    assert not folded.trainable_variables
+    images = np.stack([pixels(32, 32, seed=i) for i in range(3)])[..., None]
+    expected = plain.predict_on_batch(images)
+    np.testing.assert_allclose(folded.predict_on_batch(images), expected, rtol=1e-4, atol=1e-5)
+    exported = tf.saved_model.load(export(ExportConfig(run_dir=str(run_dir))))
+    for model in (folded, exported):
+        # Kernel, scale, shift, mean and variance of a convolution became kernel and bias.
+        assert len(model.variables) < 0.6 * len(plain.variables)
+
+
+def test_predict_in_bfloat16_is_near_and_leaves_the_precision_as_it_was(run_dir, tmp_path):
+    Image.fromarray(pixels(40, 36)).save(tmp_path / "x.png")
+    chances = []
+    for mixed in (False, True):
+        out = str(tmp_path / f"{mixed}.csv")
+        config = PredictConfig(str(run_dir), (str(tmp_path / "x.png"),), out, mixed_precision=mixed)
+        assert predict(config) == (1, 0)
+        with open(out, newline="") as file:
+            chances.append(float(next(csv.DictReader(file))["Edema"]))
+    assert chances[0] != chances[1]
+    assert chances[0] == pytest.approx(chances[1], abs=0.02)
+    assert keras.config.dtype_policy().name == "float32"
+
+
 def test_the_export_takes_16_bits(exported):
     signatures = tf.saved_model.load(exported).signatures
     image = pixels(32, 32)[None, ..., None]
