@@ -68,7 +68,7 @@ bench: $(VENV)/.torch
 
 bench-quick: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --images=1024 --rounds=3 \
-		--seconds=3 "--leave_out=DenseNet121:torch compile,all/ResNet18:torch compile"
+		--seconds=2 "--leave_out=DenseNet121:torch compile,all/ResNet18:torch compile"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from benchmarks import machine, rows, run
-from benchmarks.profile import Call, report
+from benchmarks import machine, passes, profile, rows, run
+from benchmarks.profile import Call, ProfileConfig, report
 from benchmarks.table import OURS, STOCK, ratio, table_lines
 from benchmarks.variant import Variant
 from medcolor_tf import commandline
@@ -263,3 +263,82 @@ def test_profile_reads_and_sums_oneDNN_lines():
         assert f"  {name:<20}{numbers:>9}" in text
     assert f"  {'reorder':<20}{'0.2':>9}" in text
     assert f"  {'outside oneDNN':<20}{'7.8':>9}" in text
+
+
+def test_profile_of_a_row_says_how_much_faster_its_convolutions_alone_would_be(
+    monkeypatch, tmp_path, capsys
+):
+    """PyTorch's step of 20 ms against 8 ms of ours in convolutions: at most 2.5 times as fast."""
+    shape = "mb2_ic4oc8_ih6oh5kh3sh1dh0ph0"
+    calls = {
+        "keras_step": [
+            Call("convolution", "forward", shape, 16.0),  # of two steps
+            Call("batch_normalization", "forward", "", 2.0),
+            Call("reorder", "", "", 4.0),
+            Call("pooling", "", "", 2.0),
+        ],
+        "torch_step": [Call("convolution", "forward", shape, 20.0)],
+    }
+    seconds = {"keras_step": 0.015, "torch_step": 0.020}
+    asked = []
+
+    def run_worker(spec, steps):
+        asked.append((spec["module"], spec.get("compile"), spec["size"], steps))
+        return seconds[spec["module"]], calls[spec["module"]]
+
+    monkeypatch.setattr(profile, "run", run_worker)
+    out = tmp_path / "profile.md"
+    rows_named = ("all/ResNet18/float32", "last_layer/DenseNet121/bfloat16")
+    config = ProfileConfig(rows=rows_named, size=64, densenet_size=32, steps=2, out=str(out))
+    profile.profile(config)
+    # PyTorch is compiled where only the head trains: there that is its faster variant.
+    assert asked == [
+        ("keras_step", None, 64, 2),
+        ("torch_step", False, 64, 2),
+        ("keras_step", None, 32, 2),
+        ("torch_step", True, 32, 2),
+    ]
+    lines = [cells(line) for line in out.read_text().splitlines() if line.startswith("| ")]
+    ours, theirs = lines[1], lines[2]
+    numbers = ["15", "8", "0.0", "0", "2", "1", "1", "3", "2.50"]
+    assert ours == ["all/ResNet18/float32", OURS, *numbers]
+    assert theirs[1:4] == ["torch eager", "20", "10"]
+    assert theirs[-1] == "2.00"
+    assert lines[4][1] == "torch compile"
+    assert "outside oneDNN" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"--rows=ResNet50: no such row"):
+        profile.profile(ProfileConfig(rows=("ResNet50",)))
+    with pytest.raises(InputError, match=r"--steps=0: expected a number above zero"):
+        profile.profile(ProfileConfig(steps=0))
+
+
+def test_passes_count_bytes_and_leave_out_what_calling_takes(monkeypatch, capsys):
+    """2 x 4 x 4 x 8 float32 are 1,024 bytes; a copy moves them twice, in a microsecond."""
+    timed = []
+
+    def in_turns(work, config):
+        for one in work:
+            one.run()  # every pass is one that TensorFlow takes
+        timed.extend(work)
+        return {one.name: 3e-6 for one in work} | {"copy": 2e-6, passes.CALL: 1e-6}
+
+    monkeypatch.setattr(passes, "in_turns", in_turns)
+    passes.passes(passes.PassesConfig(sides=("4",), channels=("8",), batch=2))
+    lines = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert lines[1] == ["2x4x4x8", "0.0", "copy", "0.00", "2.0", "100%"]
+    found = {line[2]: line[3:] for line in lines[1:]}
+    assert found["FusedBatchNormGrad"] == ["0.00", "2.6", "125%"]  # five trips in two microseconds
+    assert len(found) == len(timed) - 1
+    assert passes.CALL not in found
+    for wrong in ({"sides": ("4", "2")}, {"sides": ("4",), "channels": ("x",)}):
+        with pytest.raises(InputError, match="--channels="):
+            passes.passes(passes.PassesConfig(**({"channels": ("8",)} | wrong)))
+
+
+def test_passes_are_timed_in_turns():
+    order = []
+    work = [passes.Pass(name, 1, lambda name=name: order.append(name)) for name in "ab"]
+    seconds = passes.in_turns(work, passes.PassesConfig(rounds=3, seconds=1e-9))
+    assert set(seconds) == {"a", "b"}
+    assert all(value > 0 for value in seconds.values())
+    assert "".join(order) == "aaaaabbbbb" + "ab" * 3
