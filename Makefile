@@ -67,7 +67,7 @@ bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run
 
 bench-quick: $(VENV)/.torch
-	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --images=1024 --rounds=3 \
+	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --images=1024 --rounds=5 \
 		--seconds=2 "--leave_out=DenseNet121:torch compile,all/ResNet18:torch compile"
 
 lint: $(VENV)/.installed
