@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from benchmarks import machine, passes, profile, rows, run
+from benchmarks import machine, operations, passes, profile, rows, run
 from benchmarks.profile import Call, ProfileConfig, report
 from benchmarks.table import OURS, STOCK, ratio, table_lines
 from benchmarks.variant import Variant
@@ -342,3 +342,30 @@ def test_passes_are_timed_in_turns():
     assert set(seconds) == {"a", "b"}
     assert all(value > 0 for value in seconds.values())
     assert "".join(order) == "aaaaabbbbb" + "ab" * 3
+
+
+def test_operations_are_summed_by_kind_without_what_contains_them():
+    events = [
+        ("Process", 90.0),
+        ("_MklNativeConv2D", 5.0),
+        ("_MklNativeConv2D", 4.0),
+        ("Slice", 3.0),
+        ("AddN", 1.0),
+        ("Mul", 0.5),
+        ("TFE_Py_ExecuteCancelable", 90.0),
+        ("multi_step_on_iterator", 90.0),
+    ]
+    found = operations.table(events, shown=2)
+    assert list(found.items()) == [("Conv2D", (9.0, 2)), ("Slice", (3.0, 1)), ("others", (1.5, 2))]
+
+
+def test_operations_of_a_real_step(monkeypatch, capsys):
+    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "1")
+    config = operations.OperationsConfig(row="all/ResNet18/float32", size=32, batch=2, steps=2)
+    operations.operations(config)
+    lines = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    found = {line[0]: float(line[2]) for line in lines[1:]}
+    gradients = [calls for name, calls in found.items() if name.startswith("Conv2DBackpropFilter")]
+    assert sum(gradients) == 38  # 18 convolutions of T, 20 of E
+    with pytest.raises(InputError, match="several rows"):
+        operations.operations(operations.OperationsConfig(row="ResNet18"))
