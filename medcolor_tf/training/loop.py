@@ -246,12 +246,20 @@ def _what_is_kept(run: runs.Run) -> str:
 def _evaluate_again(config: TrainConfig, split: Split) -> dict:
     """Reads the evaluation of a finished run, or makes it where it is missing or another's."""
     path = Path(config.run_dir) / f"evaluation-{split.split}.json"
+    wanted = {
+        "weights": "best",
+        "uncertain_policy": dict(split.policy),
+        "mixed_precision": config.mixed_precision,
+    }
     if path.is_file():
         found = runs.read_json(path)
-        if (found["weights"], found["uncertain_policy"]) == ("best", dict(split.policy)):
+        if all(found.get(name) == value for name, value in wanted.items()):
             return found
-    policy = config.uncertain_policy
-    return evaluate(config.run_dir, config.data_dir, split.split, "best", policy, config.batch_size)
+    policy, size = config.uncertain_policy, config.batch_size
+    chosen = split.split, "best", policy, size
+    return evaluate(
+        config.run_dir, config.data_dir, *chosen, mixed_precision=config.mixed_precision
+    )
 
 
 def _about(spec: ModelSpec) -> dict:

@@ -455,6 +455,9 @@ def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
     assert main(words) == 0  # a power cut after the training: only what is missing is made
     assert runs.read_json(path) == at_the_end
     assert evaluate(config.run_dir, config.data_dir)["mean_auc"] == at_the_end["mean_auc"]
+    evaluate(config.run_dir, config.data_dir, mixed_precision=True)
+    assert main(words) == 0  # what is there now is not the run's own
+    assert runs.read_json(path) == at_the_end
 
 
 def test_few_images_train_for_at_least_min_steps(config):
