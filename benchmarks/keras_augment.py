@@ -1,10 +1,5 @@
 """Random rotation and zoom of a batch: this project's layer, and Keras' own two."""
 
-import os
-
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import keras
 import tensorflow as tf
 

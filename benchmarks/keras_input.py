@@ -1,9 +1,5 @@
 """This project's input pipeline: shuffled training batches with random crops."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 from pathlib import Path
 
 from benchmarks.input_data import RECORDS

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.rows import choose, model_rows
+from benchmarks.rows import check_above_zero, choose, model_rows
 from benchmarks.table import OURS
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 
-STEP = "Process"  # the executor's event around all operations of a step
 # Events that contain others.
-AROUND = (STEP, "Run", "EagerExecute", "EagerKernelExecute", "ParallelFor", "FunctionRun")
+AROUND = ("Process", "Run", "EagerExecute", "EagerKernelExecute", "ParallelFor", "FunctionRun")
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,7 @@ class OperationsConfig:
 
 def operations(config: OperationsConfig) -> None:
     """Prints the milliseconds and the number of calls of every kind of operation, a step."""
-    for name in ("size", "densenet_size", "batch", "steps"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name}={getattr(config, name)}: expected a number above zero")
+    check_above_zero(config, "size", "densenet_size", "batch", "steps")
     row, *others = choose(model_rows(config), (config.row,))
     if others:
         raise InputError(f"--row={config.row}: several rows; expected one, as {row.name}")

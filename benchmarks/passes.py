@@ -65,13 +65,14 @@ def passes(config: PassesConfig) -> None:
         work, size = make(shape, config.precision)
         times = in_turns(work, config)
         calling = times.pop(CALL)
-        times = {name: seconds - calling for name, seconds in times.items()}
-        rates = {one.name: one.trips * size / times[one.name] / 1e9 for one in work[:-1]}
-        copy = rates[work[0].name]
+        title, copy = ("x".join(map(str, shape)), f"{size / 1e6:.1f}"), None
         for one in work[:-1]:
-            cells = (f"{1000 * times[one.name]:.2f}", f"{rates[one.name]:.1f}")
-            title = ("x".join(map(str, shape)), f"{size / 1e6:.1f}") if one is work[0] else ("", "")
-            print(f"| {' | '.join((*title, one.name, *cells))} | {rates[one.name] / copy:.0%} |")
+            seconds = times[one.name] - calling
+            rate = one.trips * size / seconds / 1e9
+            copy = copy or rate
+            cells = (one.name, f"{1000 * seconds:.2f}", f"{rate:.1f}", f"{rate / copy:.0%}")
+            print(f"| {' | '.join((*title, *cells))} |")
+            title = ("", "")
 
 
 def make(shape: tuple[int, ...], precision: str) -> tuple[list[Pass], int]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.rows import Row, choose, model_rows
+from benchmarks.rows import Row, check_above_zero, choose, model_rows
 from benchmarks.table import OURS
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
-from medcolor_tf.errors import InputError
 
 DESCRIPTION = """
 Runs the steps of the benchmark's rows in this project and in PyTorch, one after the other, with
@@ -25,7 +24,7 @@ after the other here, as PyTorch does, so that a convolution's time is its own o
 alone, it runs a convolution's two gradients side by side, which makes its step somewhat faster than
 the one printed. PyTorch is eager, and compiled where nothing in front of the head trains.
 """
-VERBOSE = {"ONEDNN_VERBOSE": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTEROP_THREADS": "1"}
+VERBOSE = {"ONEDNN_VERBOSE": "1", "TF_NUM_INTEROP_THREADS": "1"}
 DIRECTIONS = {
     "forward_training": "forward",
     "forward_inference": "forward",
@@ -115,10 +114,14 @@ class Profile:
             flops += call.flops / steps if call.kind == "convolution" else 0.0
         return cls(1000 * seconds, kinds, flops / 1e9)
 
+    @property
+    def outside(self) -> float:
+        """Milliseconds of the step that no primitive of oneDNN took."""
+        return self.milliseconds - sum(self.kinds.values())
+
     def cells(self, rival: "Profile | None") -> list[str]:
         """The numbers of the table's line; the last is the most that a ratio could be."""
         named = [self.kinds.get(k, 0.0) for k in ("convolution", "reorder", "batch_normalization")]
-        known = sum(self.kinds.values())
         convolutions, reorder, norm = named
         most = rival.milliseconds / convolutions if rival and convolutions else None
         speed = 1000 * self.gflop / convolutions if convolutions else 0.0
@@ -129,17 +132,15 @@ class Profile:
             f"{speed:.0f}",
             f"{reorder:.0f}",
             f"{norm:.0f}",
-            f"{known - sum(named):.0f}",
-            f"{self.milliseconds - known:.0f}",
+            f"{sum(self.kinds.values()) - sum(named):.0f}",
+            f"{self.outside:.0f}",
             "" if most is None else f"{most:.2f}",
         ]
 
 
 def profile(config: ProfileConfig) -> None:
     """Prints what both take, row by row, and the table of all rows."""
-    for name in ("size", "densenet_size", "batch", "steps"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name}={getattr(config, name)}: expected a number above zero")
+    check_above_zero(config, "size", "densenet_size", "batch", "steps")
     command = commandline.command_line("benchmarks.profile", config)
     print(command)
     lines = list(HEAD)
@@ -212,14 +213,11 @@ def report(name: str, seconds: float, calls: Iterable[Call], steps: int, shapes:
         chosen = [call for call in convolutions if call.direction == direction]
         lines.append(f"  {direction:<20}{_sums(chosen, steps)}")
     lines.append(f"  {'together':<20}{_sums(convolutions, steps)}")
-    others = collections.Counter()
-    for call in calls:
-        if call.kind != "convolution":
-            others[call.kind] += call.milliseconds / steps
-    for kind, milliseconds in others.most_common():
-        lines.append(f"  {kind:<20}{milliseconds:9.1f}")
-    rest = 1000 * seconds - sum(call.milliseconds for call in calls) / steps
-    lines.append(f"  {'outside oneDNN':<20}{rest:9.1f}  (the step less all of these)")
+    profiled = Profile.of(seconds, calls, steps)
+    for kind, milliseconds in sorted(profiled.kinds.items(), key=lambda item: -item[1]):
+        if kind != "convolution":
+            lines.append(f"  {kind:<20}{milliseconds:9.1f}")
+    lines.append(f"  {'outside oneDNN':<20}{profiled.outside:9.1f}  (the step less all of these)")
     groups = collections.defaultdict(list)
     for call in convolutions:
         groups[call.direction, call.problem].append(call)

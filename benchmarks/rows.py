@@ -62,6 +62,13 @@ def model_rows(config) -> list[Row]:
     ]
 
 
+def check_above_zero(config, *names: str) -> None:
+    """Raises InputError where an option of a benchmark's command is no number above zero."""
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise InputError(f"--{name}={getattr(config, name)}: expected a number above zero")
+
+
 def choose(rows: list[Row], wanted: tuple[str, ...]) -> list[Row]:
     """Returns the rows that have all parts of one of the wanted names; all where none is named.
 

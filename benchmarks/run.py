@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.rows import Row, all_rows, choose, has_parts
+from benchmarks.rows import Row, all_rows, check_above_zero, choose, has_parts
 from benchmarks.table import HEAD, table_lines
 from benchmarks.variant import Variant
 from medcolor_tf import commandline
@@ -102,9 +102,8 @@ def _check(config: BenchConfig, rows: list[Row]) -> None:
         name, _, variant = pattern.partition(":")
         if not any(variant in row.specs for row in choose(rows, (name,))):
             raise InputError(f"--leave_out={pattern}: expected ROW:VARIANT, no row has that one")
-    for name in ("batch", "images", "distinct", "pictures", "rounds", "seconds", "timeout"):
-        if getattr(config, name) <= 0:
-            raise InputError(f"--{name}={getattr(config, name)}: expected a number above zero")
+    counts = ("batch", "images", "distinct", "pictures", "rounds", "seconds", "timeout")
+    check_above_zero(config, *counts)
     for name in ("size", "densenet_size", "image_side"):
         if getattr(config, name) < 32 or getattr(config, name) % 4:
             raise InputError(

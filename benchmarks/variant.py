@@ -10,6 +10,8 @@ import sys
 import threading
 from functools import cached_property
 
+from medcolor_tf.commandline import ENVIRONMENT
+
 
 class WorkerError(Exception):
     """The worker cannot go on; says why."""
@@ -44,7 +46,7 @@ class Variant:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {}), **os.environ},
+            env={**ENVIRONMENT, **(environment or {}), **os.environ},
             text=True,
             errors="replace",
         )
