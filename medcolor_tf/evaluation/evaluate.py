@@ -53,8 +53,12 @@ def evaluate(
     """
     spec, classifier, step = runs.load_predictor(run_dir, weights, mixed_precision)
     opened = Split(data_dir, split, Selection(spec.observations, uncertain_policy), spec.image_size)
-    about = {"run_dir": run_dir, "weights": weights, "step": step}
-    about["mixed_precision"] = mixed_precision
+    about = {
+        "run_dir": run_dir,
+        "weights": weights,
+        "step": step,
+        "mixed_precision": mixed_precision,
+    }
     colorize = colorize_model(classifier)
     return evaluate_model(spec, classifier, colorize, opened, batch_size, about, out or run_dir)
 
@@ -103,11 +107,16 @@ def evaluate_model(
     return result
 
 
+def first_pictures(colorize, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a split's first PICTURES images, as stored, and what T makes of them."""
+    images, _ = next(iter(split.examples().batch(PICTURES).take(1)))
+    return images.numpy(), predict_batch(colorize, images)
+
+
 def _write_pictures(path: Path, colorize, split: Split) -> None:
     """The split's first images, gray, over what T makes of them, as one PNG (Figure 4)."""
-    images, _ = next(iter(split.examples().batch(PICTURES).take(1)))
-    colorized = predict_batch(colorize, images)
-    rows = (gray_picture(images.numpy()), to_picture(colorized))
+    images, colorized = first_pictures(colorize, split)
+    rows = (gray_picture(images), to_picture(colorized))
     file = io.BytesIO()
     Image.fromarray(np.concatenate([np.hstack(list(row)) for row in rows])).save(file, "PNG")
     write_atomically(path, file.getvalue())

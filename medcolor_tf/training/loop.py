@@ -11,8 +11,7 @@ from medcolor_tf.commandline import command_line
 from medcolor_tf.data.pipeline import Split, label_counts
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import mean_auc, roc_auc
-from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model
-from medcolor_tf.evaluation.predictions import predict_batch
+from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model, first_pictures
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.training import (
     callbacks,
@@ -28,8 +27,6 @@ from medcolor_tf.training.processes import Processes
 from medcolor_tf.training.schedule import OneCycle
 from medcolor_tf.training.session import Plan, Session
 from medcolor_tf.training.tensorboard import Log
-
-PICTURES = 4
 
 
 def train(config: TrainConfig) -> dict | None:
@@ -183,17 +180,12 @@ def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float,
     per_observation = dict(zip(spec.observations, map(float, auc), strict=True))
     row = {"step": step, "loss": loss, "learning_rate": rate, "valid_mean_auc": mean}
     if session.pooled is None or not session.run.read_log():  # a frozen T paints them once
-        log.pictures(step, *_sample_pictures(session))
+        log.pictures(step, *first_pictures(session.colorize, session.valid))
     session.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
     log.scalars(step, {"valid/mean_auc": mean, "train/interval_loss": loss})
     log.scalars(step, {f"valid_auc/{name}": value for name, value in per_observation.items()})
     weights.save(folder / runs.LAST, state, {"step": step, "best": session.best})
     tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
-
-
-def _sample_pictures(session: Session) -> tuple[np.ndarray, np.ndarray]:
-    images, _ = next(iter(session.valid.examples().batch(PICTURES).take(1)))
-    return images.numpy(), predict_batch(session.colorize, images)
 
 
 def _finish(session: Session, max_lr: float) -> dict:
@@ -221,8 +213,12 @@ def _evaluate(session: Session, splits: Iterable[Split]) -> list[dict]:
     metadata = weights.load_parts(session.classifier, session.run.folder / runs.BEST)
     processes.check_same(session.group, {"the best weights of step": metadata["step"]})
     config = session.config
-    about = {"run_dir": config.run_dir, "weights": "best", "step": metadata["step"]}
-    about["mixed_precision"] = config.mixed_precision
+    about = {
+        "run_dir": config.run_dir,
+        "weights": "best",
+        "step": metadata["step"],
+        "mixed_precision": config.mixed_precision,
+    }
     parts = session.spec, session.classifier, session.colorize
     size, folder = config.batch_size, session.run.folder
     group = session.group
