@@ -29,11 +29,11 @@ def main(argv=None) -> None:
     parser.add_argument("--repetitions", type=int, default=7)
     options = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from medcolor_tf.data import cache
+    from medcolor_tf.data import image_cache
 
     with tempfile.TemporaryDirectory() as folder:
         plain, stored = (_session(options, Path(folder) / name) for name in ("plain", "stored"))
-        cache.keep("ram", (plain.train, plain.valid))
+        image_cache.keep("ram", (plain.train, plain.valid))
         seconds = _compute_features(stored)
         print(f"{len(plain.train)} images, {plain.steps_per_epoch} steps an epoch")
         print(f"computing the features of both splits, once: {seconds:.2f} s")
@@ -42,8 +42,8 @@ def main(argv=None) -> None:
 
 
 def _session(options, run_dir: Path):
-    from medcolor_tf.training import runs
-    from medcolor_tf.training.config import TrainConfig
+    from medcolor_tf.runs import folder as runs
+    from medcolor_tf.runs.config import TrainConfig
     from medcolor_tf.training.session import Plan
 
     config = TrainConfig(
@@ -64,7 +64,7 @@ def _session(options, run_dir: Path):
 
 
 def _compute_features(session) -> float:
-    from medcolor_tf.training.features import Features
+    from medcolor_tf.training.feature_cache import Features
 
     start = time.perf_counter()
     session.pooled = Features.compute(
@@ -90,7 +90,8 @@ def _compare(plain, stored, repetitions: int, checkpoint: bool) -> None:
 
 def _seconds_an_epoch(session, epochs: int, checkpoint: bool) -> float:
     """Median over the epochs of one fit but the first, which opens the stream."""
-    from medcolor_tf.training import callbacks, loop, runs
+    from medcolor_tf.runs import folder as runs
+    from medcolor_tf.training import callbacks, trainer
     from medcolor_tf.training.schedule import OneCycle
     from medcolor_tf.training.tensorboard import Log
 
@@ -99,7 +100,7 @@ def _seconds_an_epoch(session, epochs: int, checkpoint: bool) -> float:
 
     def at_end(step: int, loss: float) -> None:
         if checkpoint:
-            loop._checkpoint(session, log, step, loss, cycle.at(step - 1)[0])
+            trainer._checkpoint(session, log, step, loss, cycle.at(step - 1)[0])
         ends.append(time.perf_counter())
 
     cycle = OneCycle(session.total_steps, 0.01)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.input_data import RECORDS
 from benchmarks.keras_step import threads
-from medcolor_tf.data import cache
+from medcolor_tf.data import image_cache
 from medcolor_tf.data.pipeline import Split
 
 __all__ = ["build", "threads"]
@@ -17,7 +17,7 @@ def build(spec: dict):
         spec: folder (of :mod:`benchmarks.input_data`), batch, and cache (none or ram).
     """
     split = Split(Path(spec["folder"]) / RECORDS, "train")
-    cache.keep(spec["cache"], (split,))
+    image_cache.keep(spec["cache"], (split,))
     batches = iter(split.training_batches(spec["batch"]))
 
     def run(steps: int) -> None:

@@ -9,8 +9,8 @@ import tensorflow as tf
 from benchmarks import stock_models
 from benchmarks.work import LABELS, TRAINS, batch_of
 from medcolor_tf.models import build_classifier
-from medcolor_tf.models.folding import fold_batch_norm
-from medcolor_tf.training.config import TrainConfig
+from medcolor_tf.models.fast.folding import fold_batch_norm
+from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training.session import training_model
 from medcolor_tf.training.strategies import set_trainable
 

@@ -13,29 +13,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import (
-    chestxray14,
-    chexpert,
-    finish,
-    mura,
-    options,
-    output,
-    parallel,
-    phantom,
-    table,
-)
-from data_prep.options import BuildConfig
-from data_prep.output import PlanRecord
-from data_prep.plan import KeyedIds, Plan, make_plan, read_key
-from data_prep.shards import (
+from data_prep import options, phantom
+from data_prep.building import finish, output, parallel
+from data_prep.building.output import PlanRecord
+from data_prep.building.plan import KeyedIds, Plan, make_plan, read_key
+from data_prep.building.shards import (
     BUILD_FOLDER,
     ShardResult,
     build_shard,
     finished_shard,
     rejects_changed,
 )
-from data_prep.source import Source
-from data_prep.splits import split_by_patient
+from data_prep.building.splits import split_by_patient
+from data_prep.options import BuildConfig
+from data_prep.sources import chestxray14, chexpert, mura, table
+from data_prep.sources.source import Source
 from medcolor_tf import commandline
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError

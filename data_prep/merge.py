@@ -14,9 +14,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import finish, output
-from data_prep.output import PlanRecord
-from data_prep.shards import BUILD_FOLDER, ShardResult, file_sha256, finished_shard, sidecars
+from data_prep.building import finish, output
+from data_prep.building.output import PlanRecord
+from data_prep.building.shards import (
+    BUILD_FOLDER,
+    ShardResult,
+    file_sha256,
+    finished_shard,
+    sidecars,
+)
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo

@@ -3,8 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
-from data_prep import mura
-from data_prep.plan import Recipe
+from data_prep.building.plan import Recipe
+from data_prep.sources import mura
 from medcolor_tf.commandline import option, parse_shard
 from medcolor_tf.data.schema import (
     BLANK_POLICIES,

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep import chexpert
 from data_prep.phantom_drawing import FINDINGS, draw, make_anatomy
-from data_prep.source import Source
+from data_prep.sources import chexpert
+from data_prep.sources.source import Source
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_prep import parallel
+from data_prep.building import parallel
+from data_prep.building.shards import BUILD_FOLDER, file_sha256, mean_and_std, pixel_sums
 from data_prep.images import ImageError, decode_image
-from data_prep.shards import BUILD_FOLDER, file_sha256, mean_and_std, pixel_sums
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.data.schema import (

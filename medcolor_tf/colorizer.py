@@ -60,17 +60,17 @@ class ColorizerConfig:
 def _act(config: ColorizerConfig) -> None:
     config.check()
     commandline.import_tensorflow()
-    from medcolor_tf.training import exchange
+    from medcolor_tf.sharing import colorizer_file
 
     if config.action == "save":
-        weights, card = exchange.save(config.source, config.target)
+        weights, card = colorizer_file.save(config.source, config.target)
         print(f"saved {weights} and {card}\nuse it with --init_from={weights}")
     elif config.action == "publish":
         private, license_id = config.private, config.license
-        address = exchange.publish(config.source, config.target, private, license_id)
+        address = colorizer_file.publish(config.source, config.target, private, license_id)
         print(f"published; this very version is --init_from={address}")
     else:
-        weights, arrived = exchange.import_torch(config.source, config.target)
+        weights, arrived = colorizer_file.import_torch(config.source, config.target)
         print(f"{arrived}\nuse it with --init_from={weights}")
 
 

@@ -3,7 +3,7 @@
 import sys
 
 from medcolor_tf import commandline
-from medcolor_tf.training.study import StudyConfig
+from medcolor_tf.studies.grid import StudyConfig
 
 DESCRIPTION = """
 Runs a grid of training runs (colorizers x strategies x backbones x seeds x shares of the training
@@ -19,7 +19,7 @@ Ready studies: table1.flags, table2.flags, table3.flags, figure6.flags, phantom.
 
 
 def _experiment(config: StudyConfig) -> int:
-    from medcolor_tf.training.study_runner import run_study
+    from medcolor_tf.studies.runner import run_study
 
     return run_study(config)
 

@@ -3,7 +3,7 @@
 import sys
 
 from medcolor_tf import commandline
-from medcolor_tf.training.config import TrainConfig
+from medcolor_tf.runs.config import TrainConfig
 
 DESCRIPTION = """
 Trains some 100 steps of the run that the options describe, with an ever larger learning rate, and
@@ -14,7 +14,7 @@ The options are those of medcolor_tf.train; nothing is kept of the training itse
 
 def _find_lr(config: TrainConfig) -> None:
     commandline.import_tensorflow()
-    from medcolor_tf.training.loop import range_test
+    from medcolor_tf.training.trainer import range_test
 
     curve = range_test(config)
     print(

@@ -35,7 +35,7 @@ class ReportConfig:
 
 
 def _report(config: ReportConfig) -> None:
-    from medcolor_tf.evaluation.report import make_report
+    from medcolor_tf.reporting.render import make_report
 
     print(f"report: {make_report(config)}")
 

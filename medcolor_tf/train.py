@@ -3,7 +3,7 @@
 import sys
 
 from medcolor_tf import commandline
-from medcolor_tf.training.config import TrainConfig
+from medcolor_tf.runs.config import TrainConfig
 
 DESCRIPTION = """
 Trains a classifier C(E(T(x))) by one of the strategies:
@@ -25,7 +25,7 @@ def _train(config: TrainConfig) -> None:
     config.check()  # before the imports, which take their time
     commandline.import_tensorflow()
     from medcolor_tf.evaluation.evaluate import table
-    from medcolor_tf.training.loop import train
+    from medcolor_tf.training.trainer import train
 
     result = train(config)
     if result is None:  # one of several processes, the first of which reports

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 # Before TensorFlow is imported anywhere: quiet, and the same on a machine with a GPU.
@@ -18,6 +19,16 @@ from medcolor_tf.data import schema
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 OBSERVATIONS = ("Edema", "Cardiomegaly", "Pleural Effusion")
+
+
+@pytest.fixture(autouse=True)
+def no_determinism_left():
+    """--deterministic holds for the life of a process. A run has its own; tests share one."""
+    yield
+    if "tensorflow" in sys.modules:
+        from tensorflow.python.framework import config
+
+        config.disable_op_determinism()
 
 
 @pytest.fixture(scope="session")

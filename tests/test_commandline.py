@@ -161,8 +161,8 @@ def test_bare_flag_file_names_are_found_in_configs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", sorted(path.name for path in CONFIGS.glob("*.flags")))
 def test_every_flag_file_of_the_project_parses(file):
     from data_prep.options import BuildConfig
-    from medcolor_tf.training.config import TrainConfig
-    from medcolor_tf.training.study import StudyConfig
+    from medcolor_tf.runs.config import TrainConfig
+    from medcolor_tf.studies.grid import StudyConfig
 
     studies = ("table1", "table2", "table3", "figure6", "phantom")
     if file.startswith("prep_"):
@@ -177,7 +177,7 @@ def test_every_flag_file_of_the_project_parses(file):
 
 
 def test_the_flag_files_of_the_stages_fit_each_other():
-    from medcolor_tf.training.config import TrainConfig
+    from medcolor_tf.runs.config import TrainConfig
 
     stage1, stage2 = (
         parse(TrainConfig, [f"--flagfile={name}.flags", "--data_dir=x"])

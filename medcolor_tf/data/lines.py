@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from medcolor_tf.data.images import crop_start
+from medcolor_tf.data.image_ops import crop_start
 from medcolor_tf.data.pipeline import Split, crop_offset
 from medcolor_tf.errors import InputError
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from medcolor_tf.data import schema, subsets
-from medcolor_tf.data.images import decode_image, resize_pixels, square_crop
+from medcolor_tf.data.image_ops import decode_image, resize_pixels, square_crop
 from medcolor_tf.data.resident import ResidentImages
 from medcolor_tf.errors import InputError
 

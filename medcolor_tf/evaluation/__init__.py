@@ -1,5 +1,5 @@
 """Exact AUC and what is computed from predictions."""
 
-from medcolor_tf.evaluation.auc import mean_auc, roc_auc
+from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
 
 __all__ = ["mean_auc", "roc_auc"]

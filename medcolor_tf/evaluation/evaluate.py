@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation.auc import mean_auc, roc_auc
+from medcolor_tf.evaluation.inference import Predictions, predict_batch, predict_split
+from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
 from medcolor_tf.evaluation.pictures import gray_picture, to_picture
-from medcolor_tf.evaluation.predictions import Predictions, predict_batch, predict_split
 from medcolor_tf.files import write_atomically
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.training import runs
-from medcolor_tf.training.processes import ALONE
+from medcolor_tf.parallel.multihost import ALONE
+from medcolor_tf.runs import folder as runs
 
 PICTURES = 4
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medcolor_tf.evaluation.auc import mean_auc, roc_auc
+from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
 
 # Multiplicities in one block of resamples; small enough that a block stays in the cache.
 BLOCK_CELLS = 400_000

@@ -2,8 +2,8 @@
 
 import keras
 
-from medcolor_tf.models.fused import FusedBatchNormalization, is_plain_batch_norm
-from medcolor_tf.models.stem import StemConv2D, is_stem
+from medcolor_tf.models.fast.batch_norm import FusedBatchNormalization, is_plain_batch_norm
+from medcolor_tf.models.fast.stem import StemConv2D, is_stem
 
 # (which layers, class of their twins, what a built twin takes over from the layer)
 _TWINS = (

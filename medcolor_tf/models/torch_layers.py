@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from medcolor_tf.models.fused import batch_normalization
+from medcolor_tf.models.fast.batch_norm import batch_normalization
 from medcolor_tf.models.initializers import layer_seed, torch_uniform
 
 LEAKY_SLOPE = 0.01  # PyTorch's default; Keras' is 0.3

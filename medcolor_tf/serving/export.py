@@ -11,8 +11,8 @@ import tensorflow as tf
 from medcolor_tf.errors import InputError
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.serving.preprocess import decode_gray, prepare
-from medcolor_tf.training import runs
+from medcolor_tf.runs import folder
+from medcolor_tf.serving.inputs import decode_gray, prepare
 
 
 def export(config) -> Path:
@@ -30,14 +30,14 @@ def export(config) -> Path:
     out = Path(config.out or Path(config.run_dir) / "saved_model")
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new folder")
-    spec, classifier, step = runs.load_predictor(config.run_dir, config.weights)
+    spec, classifier, step = folder.load_predictor(config.run_dir, config.weights)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     _archive(spec, classifier).write_out(str(temporary), verbose=False)
     about = dataclasses.asdict(spec) | {"step": step, "weights": config.weights}
     extra = temporary / "assets.extra"
     extra.mkdir()
-    runs.write_json(extra / runs.MODEL, about)
+    folder.write_json(extra / folder.MODEL, about)
     os.replace(temporary, out)
     return out
 

@@ -15,14 +15,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.images import ImageError, read_image
-from medcolor_tf.data.images import square_crop
+from medcolor_tf.data.image_ops import square_crop
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import gradcam
+from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.evaluation.pictures import side_by_side
-from medcolor_tf.evaluation.predictions import sigmoid
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.training import runs
+from medcolor_tf.runs import folder as runs
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff", ".bmp", ".webp")
 

@@ -14,8 +14,8 @@ import math
 import keras
 from keras import ops
 
-from medcolor_tf import replicas
-from medcolor_tf.training.environment import compiled
+from medcolor_tf.parallel import replicas
+from medcolor_tf.parallel.runtime import compiled
 
 FILL_MODES = ("reflect", "nearest", "constant")
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from medcolor_tf import replicas
+from medcolor_tf.parallel import replicas
 
 
 @keras.saving.register_keras_serializable(package="medcolor_tf")

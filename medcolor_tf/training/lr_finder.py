@@ -11,7 +11,7 @@ import numpy as np
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_json
-from medcolor_tf.training.processes import placed_like
+from medcolor_tf.parallel.multihost import placed_like
 
 SMOOTHING = 0.9
 DIVERGED = 4.0

@@ -6,27 +6,21 @@ from functools import cached_property
 import keras
 import numpy as np
 
-from medcolor_tf import replicas
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation.predictions import predict_split
+from medcolor_tf.evaluation.inference import predict_split
 from medcolor_tf.models import colorize_model
-from medcolor_tf.models.folding import fold_batch_norm
+from medcolor_tf.models.fast.folding import fold_batch_norm
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.training import (
-    device_images,
-    environment,
-    features,
-    runs,
-    strategies,
-    weights,
-)
+from medcolor_tf.parallel import replicas, runtime
+from medcolor_tf.parallel.devices import Devices, unsharded
+from medcolor_tf.parallel.multihost import ALONE, Processes
+from medcolor_tf.runs import checkpoint, folder
+from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.training import device_cache, feature_cache, strategies
 from medcolor_tf.training.augment import RandomRotationZoom
-from medcolor_tf.training.config import TrainConfig
-from medcolor_tf.training.devices import Devices, unsharded
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 from medcolor_tf.training.optimizer import MomentumSGD
-from medcolor_tf.training.processes import ALONE, Processes
 from medcolor_tf.training.schedule import OneCycle
 
 PAPER_CHECKPOINT_STEPS = 4800
@@ -37,15 +31,15 @@ class Session:
     """What is open while a run trains."""
 
     config: TrainConfig
-    run: runs.Run
+    run: folder.Run
     train: Split
     valid: Split
     spec: ModelSpec
     classifier: keras.Model
     model: keras.Model
     group: Processes = ALONE
-    pooled: features.Features | None = None
-    fed: device_images.Fed | None = None
+    pooled: feature_cache.Features | None = None
+    fed: device_cache.Fed | None = None
     best: dict = field(default_factory=lambda: {"auc": float("-inf"), "step": 0})
 
     @property
@@ -86,12 +80,12 @@ class Session:
         left = self.total_steps - start
         once, why = False, ""
         if self.group.count == 1:  # several would not choose the same; --features=once is refused
-            once, why = features.choose(self.config, self.classifier, self.train, left)
+            once, why = feature_cache.choose(self.config, self.classifier, self.train, left)
         if why:
             print(why)
         if not once:
             copies = max(replicas.of(self.model), self.group.count)
-            self.fed, where = device_images.keep(
+            self.fed, where = device_cache.keep(
                 self.config.cache,
                 self.train,
                 self.valid,
@@ -101,7 +95,7 @@ class Session:
             )
             print(where)
         elif left:
-            self.pooled = features.Features.compute(
+            self.pooled = feature_cache.Features.compute(
                 self.config, self.classifier, self.train, self.valid
             )
 
@@ -110,11 +104,11 @@ class Session:
         batches = self.batches(first)
         if self.pooled is not None:
             every = self.config.log_every
-            features.fit_head(self.model, batches, epochs, steps, cycle.at, every, told)
+            feature_cache.fit_head(self.model, batches, epochs, steps, cycle.at, every, told)
             return
         told = [cycle, *told]
         model = self.model if self.fed is None else self.fed.model
-        together = environment.steps_together(self.config.steps_per_execution, steps)
+        together = runtime.steps_together(self.config.steps_per_execution, steps)
         if together != model.steps_per_execution:
             model.steps_per_execution = together
             model.make_train_function(force=True)
@@ -146,7 +140,7 @@ class Plan:
     @classmethod
     def of(cls, config: TrainConfig) -> "Plan":
         """Opens the data and the source; InputError where options, data and source do not fit."""
-        features.check(config)
+        feature_cache.check(config)
         devices = Devices.choose(config)  # before anything else makes TensorFlow start
         source = strategies.open_source(config.init_from)
         colorizer, init, backbone = strategies.choose_parts(config, source)
@@ -186,12 +180,12 @@ class Plan:
         )
         return cls(config, source, train, valid, others, spec, devices)
 
-    def build(self, run: runs.Run, group: Processes = ALONE) -> Session:
+    def build(self, run: folder.Run, group: Processes = ALONE) -> Session:
         """Builds and compiles the model, with the source's weights where the run is new."""
         with self.devices.scope():
             return self._build(run, group)
 
-    def _build(self, run: runs.Run, group: Processes) -> Session:
+    def _build(self, run: folder.Run, group: Processes) -> Session:
         config, source = self.config, self.source
         if self.devices.note:
             print(self.devices.note)
@@ -201,7 +195,7 @@ class Plan:
         if not run.started:
             strategies.load_source(classifier, source)
         else:
-            weights.load_parts(classifier, run.folder / runs.LAST)
+            checkpoint.load_parts(classifier, run.folder / folder.LAST)
         strategies.set_trainable(classifier, config.strategy, config.frozen_bn)
         self.devices.prepare(classifier)
         model = training_model(classifier, self.spec.image_size, config, group)

@@ -9,8 +9,9 @@ import keras
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.training import hub, runs, weights
-from medcolor_tf.training.config import data_name
+from medcolor_tf.runs import checkpoint, folder
+from medcolor_tf.runs.config import data_name
+from medcolor_tf.sharing import hub
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Source:
         origin: the path, or hf://owner/name@commit.
         spec: of the model there; a colorizer file's has no backbone ("").
         arrays: weights by name, those of T and, from a run or an imported checkpoint, of E.
-        card: what a colorizer file says of its training (:mod:`medcolor_tf.training.exchange`).
+        card: what a colorizer file says of its training, see
+            :mod:`medcolor_tf.sharing.colorizer_file`.
     """
 
     origin: str
@@ -60,8 +62,8 @@ class Source:
         """Returns where it came from, for config.json: a report tells transfers apart by it."""
         path = Path(self.origin)
         found = {"path": self.origin, "strategy": None, "data_fingerprint": None}
-        if path.is_dir() and (path / runs.CONFIG).is_file():
-            config = runs.read_json(path / runs.CONFIG)
+        if path.is_dir() and (path / folder.CONFIG).is_file():
+            config = folder.read_json(path / folder.CONFIG)
             found["strategy"] = config["flags"]["strategy"]
             found["data_fingerprint"] = config["data_fingerprint"]
             found["data_source"] = config.get("data_source")
@@ -90,10 +92,10 @@ def open_source(init_from: str) -> Source | None:
     if hub.is_address(init_from):
         path, origin = hub.download(init_from)
     if path.is_dir():
-        arrays, _ = weights.load(path / runs.BEST)
-        spec = ModelSpec.load(path / runs.MODEL)
+        arrays, _ = checkpoint.load(path / folder.BEST)
+        spec = ModelSpec.load(path / folder.MODEL)
     elif path.is_file():
-        arrays, metadata = weights.load(path)
+        arrays, metadata = checkpoint.load(path)
         spec = ModelSpec.from_dict(metadata.get("model", {}), str(path))
     else:
         raise InputError(
@@ -157,12 +159,12 @@ def load_source(classifier: keras.Model, source: Source | None) -> None:
     """
     if source is None:
         return
-    named = weights.named_weights(classifier)
+    named = checkpoint.named_weights(classifier)
     for part in ("colorizer", "backbone"):
         arrays = source.of_part(part)
         if arrays:
             own = {k: v for k, v in named.items() if k.startswith(part + "/")}
-            weights.assign(own, arrays, source.origin)
+            checkpoint.assign(own, arrays, source.origin)
 
 
 def set_trainable(classifier: keras.Model, strategy: str, frozen_bn: str = "moving") -> None:
@@ -175,7 +177,7 @@ def set_trainable(classifier: keras.Model, strategy: str, frozen_bn: str = "movi
             stored statistics (Keras' meaning of frozen); "batch" uses each batch's own and
             updates the stored ones, as in PyTorch where only requires_grad was switched off.
     """
-    for name, part in weights.parts(classifier).items():
+    for name, part in checkpoint.parts(classifier).items():
         trains = name in STRATEGIES[strategy].trains
         part.trainable = trains
         if not trains and frozen_bn == "batch":

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from medcolor_tf.data import make_dataset, schema
-from medcolor_tf.data.images import square_crop
+from medcolor_tf.data.image_ops import square_crop
 from medcolor_tf.data.pipeline import Selection, Split, label_counts
 from medcolor_tf.errors import InputError
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import build, plan, shards
+from data_prep import build
+from data_prep.building import plan, shards
 from data_prep.options import BuildConfig
 from medcolor_tf.data.schema import DatasetInfo, SplitIndex, apply_policy
 

@@ -4,7 +4,8 @@ import errno
 
 import pytest
 
-from data_prep import build, merge, output, shards
+from data_prep import build, merge
+from data_prep.building import output, shards
 from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.splits import assert_disjoint, split_by_patient
+from data_prep.building.splits import assert_disjoint, split_by_patient
 from medcolor_tf.errors import InputError
 
 patients = st.lists(st.integers(0, 40).map(str), min_size=1, max_size=120)

@@ -10,8 +10,8 @@ from medcolor_tf.data import schema
 from medcolor_tf.evaluate import main
 from medcolor_tf.evaluation import roc_auc
 from medcolor_tf.evaluation.pictures import gray_picture, side_by_side, to_picture
-from medcolor_tf.training.config import TrainConfig
-from medcolor_tf.training.loop import train
+from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.training.trainer import train
 
 
 @pytest.fixture(scope="module")

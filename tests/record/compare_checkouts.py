@@ -40,7 +40,8 @@ PARTS = {
         "--valid_fraction=0.2",
         *(
             "data_prep.build --source=phantom --phantom_images=60 --short_side=48 "
-            f"--data_root=drawn --out=parts --workers=1 --id_key_file=key --records_per_shard=16 --shard={part}/2"
+            "--data_root=drawn --out=parts --workers=1 --id_key_file=key --records_per_shard=16 "
+            f"--shard={part}/2"
             for part in (1, 2)
         ),
         "data_prep.merge --out=parts",

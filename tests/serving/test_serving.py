@@ -15,16 +15,17 @@ from PIL import Image
 from data_prep.images import read_image
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import gradcam
-from medcolor_tf.evaluation.predictions import sigmoid
+from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.export import ExportConfig
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.predict import PredictConfig
 from medcolor_tf.predict import main as predict_main
+from medcolor_tf.runs import checkpoint
+from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving.export import export
+from medcolor_tf.serving.inputs import decode_gray, prepare
 from medcolor_tf.serving.predict import Pictures, list_items, predict
-from medcolor_tf.serving.preprocess import decode_gray, prepare
-from medcolor_tf.training import runs, weights
 
 
 def make_run(folder, channels=1, bits=8, colorizer="color_u"):
@@ -53,10 +54,10 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u"):
     )
     spec = runs.Run(folder).save_model_spec(spec)
     classifier = spec.build(seed=1)
-    arrays = weights.to_arrays(weights.named_weights(classifier))
+    arrays = checkpoint.to_arrays(checkpoint.named_weights(classifier))
     # Larger than at the start of training, so that probabilities differ from image to image.
     arrays["head/kernel"] = arrays["head/kernel"] * 20
-    weights.save(folder / runs.BEST, arrays, {"step": 7})
+    checkpoint.save(folder / runs.BEST, arrays, {"step": 7})
     return folder
 
 

@@ -1,0 +1,210 @@
+"""What a build writes beside its shards (index, rejects, key table, dataset.json), and prints."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep.building.output import PlanRecord
+from data_prep.building.plan import KeyedIds, Plan
+from data_prep.building.shards import (
+    BUILD_FOLDER,
+    Reject,
+    ShardResult,
+    file_sha256,
+    mean_and_std,
+)
+from data_prep.building.splits import assert_disjoint
+from medcolor_tf.data.schema import (
+    SPLITS,
+    DatasetInfo,
+    Shard,
+    SplitIndex,
+    count_raw_labels,
+)
+from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
+
+REJECTS = "rejects.csv"
+PARTS_REJECTS = "rejects-*.csv"
+KEY_TABLE = "key_table.csv"
+SHOWN = 5
+
+
+def check_rejects(path: Path, results: Iterable[ShardResult | None], max_rejects: int) -> None:
+    """Raises InputError when there are more than ``max_rejects``, all listed in ``path``."""
+    rejects = _all_rejects(results)
+    if len(rejects) <= max_rejects:
+        return
+    write_rejects(path, rejects)
+    shown = [f"  {reject.path}: {reject.reason}" for reject in rejects[:SHOWN]]
+    more = [f"  and {len(rejects) - SHOWN} more"] if len(rejects) > SHOWN else []
+    raise InputError(
+        "\n".join(
+            (
+                f"{len(rejects)} images cannot be used, --max_rejects={max_rejects} allows fewer:",
+                *shown,
+                *more,
+                f"all so far are listed in {path}. Mend them, or raise --max_rejects, "
+                "and run again: finished shards are kept",
+            )
+        )
+    )
+
+
+def write_dataset(folder: Path, record: PlanRecord, results: Mapping[str, ShardResult]) -> None:
+    """Writes everything beside the shards, ``dataset.json`` last.
+
+    Args:
+        folder: the data set's.
+        record: of the plan.
+        results: file -> result of every shard, in order.
+    """
+    rejects = _all_rejects(results.values())
+    write_rejects(folder / REJECTS, rejects)
+    indices = _join_indices(folder, results.values())
+    _assert_ids_unique(indices)
+    for split, index in indices.items():
+        index.save(folder, split)
+    for stray in (*folder.glob(".*.tmp"), *folder.glob(PARTS_REJECTS)):
+        stray.unlink()
+    recipe = record.recipe
+    mean, std = _pixel_statistics(results.values(), 2**recipe.bits - 1)
+    DatasetInfo(
+        source=record.options["source"],
+        observations=recipe.observations,
+        uncertain_policy=recipe.uncertain_policy,
+        blank_policy=recipe.blank_policy,
+        encoding=recipe.encoding,
+        bits=recipe.bits,
+        channels=record.channels,
+        short_side=recipe.short_side,
+        pixel_mean=mean,
+        pixel_std=std,
+        label_counts={
+            split: count_raw_labels(index.raw_labels, recipe.observations)
+            for split, index in indices.items()
+        },
+        images={split: len(index.index) for split, index in indices.items()},
+        patients={split: len(np.unique(index.patient)) for split, index in indices.items()},
+        rejected=len(rejects),
+        seed=record.options["seed"],
+        shards=tuple(
+            Shard(r.file, r.split, r.records, r.bytes, r.sha256) for r in results.values()
+        ),
+        index_sha256={split: file_sha256(SplitIndex.path(folder, split)) for split in indices},
+        fingerprint=record.fingerprint,
+    ).save(folder)
+
+
+def _all_rejects(results: Iterable[ShardResult | None]) -> list[Reject]:
+    return [reject for result in results if result for reject in result.rejects]
+
+
+def write_part(folder: Path, part: str, results: Mapping[str, ShardResult]) -> None:
+    """Lists the rejected images of a part that is complete, and says what comes next."""
+    rejects = _all_rejects(results.values())
+    write_rejects(folder / rejects_name(part), rejects)
+    print(
+        f"{folder}: part {part} is complete, {len(results)} shards, {len(rejects)} images rejected"
+    )
+    print(f"next, when every part is: python -m data_prep.merge --out={folder}")
+
+
+def rejects_name(part: str) -> str:
+    """Returns the name of the file that lists what a part ("2/8"; "": all) rejected."""
+    return PARTS_REJECTS.replace("*", part.replace("/", "-of-")) if part else REJECTS
+
+
+def write_rejects(path: Path, rejects: list[Reject]) -> None:
+    """Writes the list, or takes an earlier one away when there is nothing to list."""
+    if not rejects:
+        path.unlink(missing_ok=True)  # of an earlier run, since mended
+        return
+    rows = [(reject.path, reject.reason, reject.split, reject.index) for reject in rejects]
+    write_atomically(path, _csv(("path", "reason", "split", "index"), rows))
+
+
+def _join_indices(folder: Path, results: Iterable[ShardResult]) -> dict[str, SplitIndex]:
+    """Returns split -> index of every record that was written, from the shards' sidecars."""
+    rows: dict[str, list[SplitIndex]] = {}
+    for result in results:
+        found = SplitIndex.load(folder / BUILD_FOLDER, result.file)
+        rows.setdefault(result.split, []).append(found)
+    joined = {}
+    for split, parts in rows.items():
+        joined[split] = SplitIndex(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("index", "raw_labels", "patient")
+            )
+        )
+        if not len(joined[split].index):
+            raise InputError(f"no image of the {split} split can be read; see {REJECTS}")
+    return joined
+
+
+def _assert_ids_unique(indices: Mapping[str, SplitIndex]) -> None:
+    """Checks disjointness once more, on the ids that were written."""
+    ids = {split: np.unique(index.patient).tolist() for split, index in indices.items()}
+    pairs = [(patient.decode(), split) for split, found in ids.items() for patient in found]
+    assert_disjoint(*zip(*pairs, strict=True))
+
+
+def _pixel_statistics(results: Iterable[ShardResult], max_value: int) -> tuple[float, float]:
+    train = [result for result in results if result.split == "train"]
+    sums = (
+        sum(result.pixels for result in train),
+        sum(result.pixel_sum for result in train),
+        sum(result.pixel_square_sum for result in train),
+    )
+    return mean_and_std(sums, max_value)
+
+
+def write_key_table(folder: Path, plan: Plan, ids: KeyedIds) -> None:
+    """Writes ``key_table.csv``: who and what is behind each keyed id, rejected images included."""
+    source = plan.source
+    patients = source.records["patient"].to_numpy()
+    rows = zip(
+        ids.patients(patients),
+        patients,
+        ids.images(plan.keys),
+        [key.replace("\0", "|") for key in plan.keys],
+        strict=True,
+    )
+    text = _csv(("patient", "source_patient", "image_id", "source_path"), rows)
+    write_atomically(folder / KEY_TABLE, text, mode=0o600)
+    tqdm.write(
+        f"warning: {folder / KEY_TABLE} tells who is behind each record; "
+        "keep it apart from the data set and never hand it on with it"
+    )
+
+
+def _csv(header: tuple[str, ...], rows: Iterable[tuple]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def print_summary(folder: Path, info: DatasetInfo) -> None:
+    """Prints what the data set holds and what to do next."""
+    width = max(len(name) for name in info.observations)
+    kinds = ("positive", "negative", "uncertain", "blank")
+    pixels = f"short side {info.short_side}, {info.bits} bits, {info.encoding}"
+    print(f"\n{folder}: {info.source}, {pixels}")
+    for split in (split for split in SPLITS if split in info.images):
+        print(f"\n{split}: {info.images[split]:,} images of {info.patients[split]:,} patients")
+        print(" ".join((f"  {'':{width}}", *(f"{kind:>9}" for kind in kinds), " uncertain means")))
+        for name in info.observations:
+            counts = info.label_counts[split][name]
+            cells = " ".join(f"{counts[kind]:>9,}" for kind in kinds)
+            print(f"  {name:{width}} {cells}  {info.uncertain_policy[name]}")
+    print(f"\npixels of train, on [0, 1]: mean {info.pixel_mean:.4f}, std {info.pixel_std:.4f}")
+    print(f"blank cells: {info.blank_policy}; images rejected: {info.rejected}")
+    print(f"{len(info.shards)} shards, {sum(s.bytes for s in info.shards) / 1e6:,.1f} MB")
+    print(f"next: python -m data_prep.verify {folder}")

@@ -1,0 +1,160 @@
+"""The output folder while it is being built: the plan's record, the random key and the locks.
+
+``.build/plan.json`` holds all that is needed to finish a data set whose shards are there, so that
+``data_prep.merge`` needs neither the source nor the key.
+"""
+
+import contextlib
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from data_prep.building.plan import Plan, Recipe, describe
+from data_prep.building.shards import BUILD_FOLDER
+from medcolor_tf import commandline
+from medcolor_tf.errors import InputError
+from medcolor_tf.files import locked, write_atomically
+
+RANDOM_KEY = "random"
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """What ``plan.json`` holds.
+
+    Attributes:
+        fingerprint: of the plan.
+        options: those that decide the result, see :func:`data_prep.building.plan.describe`.
+        channels: images in a record.
+        recipe: how records are made.
+        parts: into how many parts (``--shard``) the build is divided; 1: not at all.
+        shards: (file, split, images) of every planned shard, in order.
+        command: that builds all of it.
+    """
+
+    fingerprint: str
+    options: Mapping
+    channels: int
+    recipe: Recipe
+    parts: int
+    shards: tuple[tuple[str, str, int], ...]
+    command: str
+
+    @classmethod
+    def of(cls, config, plan: Plan, key: bytes | None, parts: int) -> "PlanRecord":
+        """Returns the record of a plan; ``key`` is the one that was given, if any."""
+        options = describe(config.source, plan.recipe, plan.seed, plan.records_per_shard, key)
+        return cls(
+            plan.fingerprint,
+            json.loads(options),
+            plan.source.channels,
+            plan.recipe,
+            parts,
+            tuple((file, split, stop - start) for file, split, start, stop in plan.shards()),
+            commandline.command_line("data_prep.build", replace(config, shard="")),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "PlanRecord":
+        """Reads the record of the build in ``folder``; InputError without one."""
+        path = folder / BUILD_FOLDER / "plan.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            recipe = content.pop("recipe")
+            recipe["observations"] = tuple(recipe["observations"])
+            content["shards"] = tuple(map(tuple, content["shards"]))
+            return cls(recipe=Recipe(**recipe), **content)
+        except FileNotFoundError:
+            raise InputError(
+                f"{path}: no such file; expected an unfinished build of `data_prep.build`"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not the record of a build ({error!r})") from None
+
+    def save(self, folder: Path) -> None:
+        """Writes the record."""
+        write_atomically(folder / BUILD_FOLDER / "plan.json", json.dumps(asdict(self)))
+
+    def difference(self, other: "PlanRecord") -> str:
+        """Says in what the plans differ, for messages; "" when they are the same."""
+        if self.fingerprint == other.fingerprint:
+            return ""
+        names = sorted(self.options.keys() | other.options.keys())
+        differing = [n for n in names if self.options.get(n) != other.options.get(n)]
+        return f"other options ({', '.join(differing)})" if differing else "other tables"
+
+    def part_of(self, number: int) -> str:
+        """Returns the part, as in ``--shard``, that makes the shard ``number`` (from 0)."""
+        return f"{number % self.parts + 1}/{self.parts}"
+
+
+@contextlib.contextmanager
+def opened(folder: Path, record: PlanRecord, part: str = "") -> Iterator[bytes | None]:
+    """Makes or reopens the output folder, held against other builds of the same shards.
+
+    Args:
+        folder: the data set's.
+        record: of what is to be built.
+        part: "2/8", or "" for all: one process may hold a part, or one all of them.
+
+    Yields:
+        The random key, or None where one was given.
+
+    Raises:
+        InputError: the folder holds something else, or another build is at it.
+    """
+    kept = folder / BUILD_FOLDER
+    if folder.is_dir() and not kept.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"--out={folder}: holds files but no unfinished build; expected a new or empty folder"
+        )
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out={folder}: cannot be made ({error.strerror})") from None
+    with contextlib.ExitStack() as locks:
+        busy = _refuse(f"--out={folder}: another build is writing there")
+        locks.enter_context(locked(kept / "lock", busy, shared=bool(part)))
+        if part:
+            busy = _refuse(f"--out={folder}: another build of part {part} is writing there")
+            path = kept / f"lock-{part.replace('/', '-of-')}"
+            locks.enter_context(locked(path, busy))
+        with locked(kept / "lock-plan", busy=lambda: None):
+            _agree(folder, record, part)
+        random = record.options["id_key"] == RANDOM_KEY
+        yield (kept / "id_key").read_bytes() if random else None
+
+
+def _agree(folder: Path, record: PlanRecord, part: str) -> None:
+    """Writes the plan's record, or compares it with the one that is there."""
+    kept = folder / BUILD_FOLDER
+    if not (kept / "plan.json").exists():
+        if record.options["id_key"] == RANDOM_KEY:
+            write_atomically(kept / "id_key", secrets.token_hex(32), mode=0o600)
+        record.save(folder)
+        return
+    found = PlanRecord.load(folder)
+    difference = found.difference(record)
+    if difference:
+        raise InputError(
+            f"--out={folder}: holds an unfinished build with {difference}; choose another --out, "
+            "or delete that folder first"
+        )
+    if part and found.parts == 1:  # begun as a whole, goes on in parts
+        record.save(folder)
+    elif part and found.parts != record.parts:
+        raise InputError(
+            f"--shard={part}: {folder} holds a build in {found.parts} parts; expected "
+            f"--shard=NUMBER/{found.parts}"
+        )
+
+
+def _refuse(message: str) -> Callable[[], None]:
+    """What to do when another process has a lock: InputError instead of waiting."""
+
+    def busy():
+        raise InputError(message)
+
+    return busy

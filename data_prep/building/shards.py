@@ -1,0 +1,226 @@
+"""Writes one shard: decodes its images, encodes its records, keeps the statistics beside it.
+
+The file appears under its name only when it is complete, and its sidecars in ``.build/`` after
+that (its rows of the split's index, then its statistics); a build that is interrupted anywhere
+finds out from the sidecars what it has.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.building.plan import ID_DIGITS, ShardTask
+from data_prep.images import ImageError, encode_image, read_image
+from medcolor_tf.commandline import import_tensorflow
+from medcolor_tf.data.schema import SplitIndex, apply_policy, encode_example
+from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
+
+BUILD_FOLDER = ".build"
+
+
+@dataclass(frozen=True)
+class Reject:
+    """An image that is left out.
+
+    Attributes:
+        split, index: which record it would have been.
+        path: of the source file.
+        reason: why it cannot be used.
+        state: size and modification time of the record's files when they were read, so that a
+            mended file is tried again.
+    """
+
+    split: str
+    index: int
+    path: str
+    reason: str
+    state: str
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What is known of a finished shard; the pixel sums are exact integers."""
+
+    file: str
+    split: str
+    records: int
+    bytes: int
+    sha256: str
+    pixels: int
+    pixel_sum: int
+    pixel_square_sum: int
+    rejects: tuple[Reject, ...]
+
+
+def build_shard(task: ShardTask) -> ShardResult:
+    """Writes the shard and its sidecars; images that cannot be read are returned as rejects.
+
+    Raises:
+        InputError: the shard cannot be written (disk full, no permission), or DICOM without
+            pydicom.
+    """
+    tf = import_tensorflow()
+    target = Path(task.folder) / task.file
+    temporary = target.with_name(f".{task.file}.tmp")
+    recipe = task.recipe
+    labels = apply_policy(
+        task.raw, recipe.observations, recipe.uncertain_policy, recipe.blank_policy
+    )
+    sums, rejects, kept = [0, 0, 0], [], []
+    try:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for place in range(len(task.paths)):
+                try:
+                    images = read_record(task, place)
+                except RejectedError as error:
+                    rejects.append(error.reject)
+                    continue
+                writer.write(_encode(task, place, images, labels[place]))
+                kept.append(place)
+                sums = [a + b for a, b in zip(sums, pixel_sums(images), strict=True)]
+        # On the disk before it has its name: a power cut must not leave a name without content.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        result = ShardResult(
+            task.file,
+            task.split,
+            len(kept),
+            target.stat().st_size,
+            file_sha256(target),
+            *sums,
+            rejects=tuple(rejects),
+        )
+        _index_rows(task, kept).save(target.parent / BUILD_FOLDER, task.file)
+        write_atomically(sidecars(target)[-1], json.dumps(asdict(result)))
+    except (OSError, tf.errors.OpError) as error:
+        raise InputError(f"{target}: cannot be written ({error})") from error
+    return result
+
+
+class RejectedError(Exception):
+    """Carries the :class:`Reject` of a record."""
+
+    def __init__(self, reject: Reject):
+        super().__init__(reject.reason)
+        self.reject = reject
+
+
+def read_record(task: ShardTask, place: int) -> list[np.ndarray]:
+    """Returns a record's C images, (H, W) each and all of one size.
+
+    Raises:
+        RejectedError: one cannot be read, or their sizes differ.
+    """
+    recipe = task.recipe
+    files = [os.path.join(task.root, path) for path in task.paths[place]]
+    state, images = _state(files), []
+    try:
+        for path in files:
+            images.append(read_image(path, recipe.short_side, recipe.bits))
+            if images[0].shape != images[-1].shape:
+                raise ImageError(
+                    f"after resizing it is {images[-1].shape[1]}x{images[-1].shape[0]}, but "
+                    f"{files[0]} is {images[0].shape[1]}x{images[0].shape[0]}; "
+                    "the channels of a record must agree"
+                )
+    except ImageError as error:
+        reject = Reject(task.split, task.start + place, path, str(error), state)
+        raise RejectedError(reject) from None
+    return images
+
+
+def _state(files: list[str]) -> str:
+    """Describes size and time of the files, to notice when one was mended."""
+    stats = [os.stat(file) if os.path.exists(file) else None for file in files]
+    return ";".join(f"{s.st_size},{s.st_mtime_ns}" if s else "missing" for s in stats)
+
+
+def pixel_sums(images: list[np.ndarray]) -> tuple[int, int, int]:
+    """Returns number, sum and sum of squares of the pixels, as exact Python integers."""
+    number = total = squares = 0
+    for image in images:
+        # 65535^2 x MAX_PIXELS stays below 2^64.
+        values = image.astype(np.uint64).ravel()
+        number += values.size
+        total += int(values.sum())
+        squares += int(np.dot(values, values))
+    return number, total, squares
+
+
+def mean_and_std(sums: tuple[int, int, int], max_value: int) -> tuple[float, float]:
+    """Returns mean and (population) standard deviation on the [0, 1] scale; NaN without pixels.
+
+    Args:
+        sums: number, sum and sum of squares of the pixels.
+        max_value: the pixel value that stands for 1.
+    """
+    number, total, squares = sums
+    if not number:
+        return float("nan"), float("nan")
+    # Integers until the last division: no rounding, however many pixels there are.
+    variance = number * squares - total * total
+    return total / (number * max_value), (variance / number**2) ** 0.5 / max_value
+
+
+def _encode(task: ShardTask, place: int, images: list[np.ndarray], label: np.ndarray) -> bytes:
+    recipe = task.recipe
+    return encode_example(
+        [encode_image(image, recipe.encoding, recipe.jpeg_quality) for image in images],
+        images[0].shape,
+        label,
+        task.raw[place],
+        task.start + place,
+        task.patients[place],
+        task.images[place],
+    )
+
+
+def _index_rows(task: ShardTask, kept: list[int]) -> SplitIndex:
+    """Returns the shard's rows of the split's index; ``kept`` are the places that were written."""
+    patients = [task.patients[place] for place in kept]
+    return SplitIndex(
+        task.start + np.array(kept, np.int64), task.raw[kept], np.array(patients, f"S{ID_DIGITS}")
+    )
+
+
+def finished_shard(folder: Path, file: str) -> ShardResult | None:
+    """Returns the result of a shard that an earlier run finished, or None to build it again."""
+    target = folder / file
+    try:
+        rows, statistics = sidecars(target)
+        content = json.loads(statistics.read_text(encoding="utf-8"))
+        content["rejects"] = tuple(Reject(**reject) for reject in content["rejects"])
+        result = ShardResult(**content)
+        if target.stat().st_size != result.bytes or not rows.exists():
+            return None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return result
+
+
+def rejects_changed(result: ShardResult, states: dict[int, list[str]]) -> bool:
+    """Tells whether a rejected record's files have changed since they were rejected.
+
+    Args:
+        result: the shard's.
+        states: index of the rejected record -> its files.
+    """
+    return any(_state(states[reject.index]) != reject.state for reject in result.rejects)
+
+
+def sidecars(target: Path) -> tuple[Path, Path]:
+    """Returns where a shard's rows of the index and its statistics are kept during the build."""
+    kept = target.parent / BUILD_FOLDER
+    return SplitIndex.path(kept, target.name), kept / f"{target.name}.json"
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

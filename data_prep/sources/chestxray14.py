@@ -1,0 +1,131 @@
+"""ChestX-ray14 (Wang et al., CVPR 2017), as the NIH Clinical Center distributes it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.labels import parse_observations
+from data_prep.sources.source import Source, make_source, require_folder
+from data_prep.tables import Table, read_list, read_table
+from medcolor_tf.data.schema import PAPER_POLICY
+from medcolor_tf.errors import InputError
+
+TABLE_PATTERN = "Data_Entry*.csv"
+LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
+NO_FINDING = "No Finding"
+# NIH's word -> CheXpert's, so that a model of one data set can be tested on the other.
+RENAMED = {"Effusion": "Pleural Effusion"}
+FINDINGS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def read(config) -> Source:
+    """Reads the table of findings, the official lists when they are there, and finds the images."""
+    root = require_folder(config.data_root, "data_root")
+    file = Path(config.table) if config.table else _find_table(root)
+    table = read_table(file, ("Image Index", "Finding Labels", "Patient ID"), wide_rows=True)
+    observations = parse_observations(config.observations or tuple(PAPER_POLICY))
+    for observation in observations:
+        if canonical(observation.column) not in map(canonical, (*FINDINGS, NO_FINDING)):
+            raise InputError(
+                f"--observations: ChestX-ray14 has no {observation.column!r}; "
+                f"it has {', '.join((*map(canonical, FINDINGS), NO_FINDING))}"
+            )
+    places = _find_images(root)
+    names = table.columns["Image Index"]
+    return make_source(
+        [canonical(observation.name) for observation in observations],
+        root,
+        # An image that was not found keeps its plain name, which the build reports as missing.
+        [[places.get(name, name) for name in names]],
+        table.columns["Patient ID"],
+        _official_splits(config, root, table),
+        [table.where(row) for row in range(len(table))],
+        _labels(table, observations),
+    )
+
+
+def canonical(finding: str) -> str:
+    """Returns the common name of a finding."""
+    return RENAMED.get(finding, finding)
+
+
+def _labels(table: Table, observations) -> np.ndarray:
+    known = {canonical(name) for name in (*FINDINGS, NO_FINDING)}
+    raw = np.zeros((len(table), len(observations)), np.float32)
+    for row, cell in enumerate(table.columns["Finding Labels"]):
+        found = {canonical(word.strip()) for word in cell.split("|")}
+        if not found <= known or (NO_FINDING in found and len(found) > 1):
+            raise InputError(
+                f"{table.where(row)}, column 'Finding Labels': {cell!r}; expected {NO_FINDING!r} "
+                f"or names joined by '|' out of {', '.join(FINDINGS)}"
+            )
+        for number, observation in enumerate(observations):
+            raw[row, number] = (canonical(observation.column) in found) != observation.negated
+    return raw
+
+
+def _find_table(root: Path) -> Path:
+    files = sorted(root.glob(TABLE_PATTERN))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise InputError(f"{root / TABLE_PATTERN}: expected one file, found {found}; give --table")
+    return files[0]
+
+
+def _find_images(root: Path) -> dict[str, str]:
+    """Returns file name -> path from root, for images in any sub-folder (images_001/images/...)."""
+    places: dict[str, str] = {}
+    for folder, _, files in os.walk(root, followlinks=True):
+        relative = os.path.relpath(folder, root)
+        for name in files:
+            if name.lower().endswith(SUFFIXES):
+                path = os.path.normpath(os.path.join(relative, name))
+                # The same file unpacked twice: the first path in order, on every run.
+                places[name] = min(places.get(name, path), path)
+    return places
+
+
+def _official_splits(config, root: Path, table: Table) -> np.ndarray:
+    given = {"train": config.train_list, "test": config.test_list}
+    files = {split: Path(given[split] or root / LISTS[split]) for split in LISTS}
+    present = [split for split in files if given[split] or files[split].is_file()]
+    if not present:
+        print(f"note: no {' and '.join(LISTS.values())} in {root}: splitting by patient instead")
+        return np.array([""] * len(table), object)
+    if len(present) < len(files):
+        absent = next(split for split in files if split not in present)
+        raise InputError(f"{files[absent]}: no such file, but {files[present[0]]} is there")
+    row_of = {name: row for row, name in enumerate(table.columns["Image Index"])}
+    splits = np.array([""] * len(table), object)
+    for split, file in files.items():
+        entries = read_list(file)
+        for entry_row, name in enumerate(entries.columns["path"]):
+            row = row_of.get(name)
+            if row is None or splits[row] not in ("", split):
+                why = f"is not in {table.file}" if row is None else f"is in {files['train']} too"
+                raise InputError(f"{entries.where(entry_row)}: image {name} {why}")
+            splits[row] = split
+    left_out = np.flatnonzero(splits == "")
+    if len(left_out):
+        raise InputError(
+            f"{table.where(left_out[0])}: image {table.columns['Image Index'][left_out[0]]} is in "
+            f"neither official list ({len(left_out)} such images)"
+        )
+    return splits

@@ -1,0 +1,58 @@
+"""MURA (Rajpurkar et al., 2018): bone X-rays of seven body parts, normal or abnormal by study."""
+
+import re
+
+import numpy as np
+
+from data_prep.sources.source import Source, concatenate, make_source, require_folder
+from data_prep.tables import read_list
+from medcolor_tf.errors import InputError
+
+OBSERVATION = "Abnormal"
+BODY_PARTS = ("shoulder", "elbow", "finger", "forearm", "hand", "humerus", "wrist")
+# MURA-v1.1/train/XR_SHOULDER/patient00001/study1_positive/image1.png
+PATH = re.compile(
+    r"(?:[^/]*/)?(?P<path>(?:train|valid)/XR_(?P<part>[A-Z]+)/(?P<patient>patient\d+)"
+    r"/study\d+_(?P<label>positive|negative)/[^/]+)"
+)
+# The official validation set is the test split; validation patients come from the training set.
+FILES = {"train_image_paths.csv": "train", "valid_image_paths.csv": "test"}
+
+
+def read(config) -> Source:
+    """Reads the two lists of paths, which have no header; the label is in the study's name.
+
+    A patient is the patient folder's name wherever it occurs: one patient may have had several
+    body parts X-rayed.
+    """
+    root = require_folder(config.data_root, "data_root")
+    return concatenate(
+        [_read_list(root, name, split, config.body_part) for name, split in FILES.items()]
+    )
+
+
+def _read_list(root, name: str, split: str, body_part: str) -> Source:
+    table = read_list(root / name)
+    matches, where = [], []
+    for row, text in enumerate(table.columns["path"]):
+        match = PATH.fullmatch(text)
+        if not match:
+            raise InputError(
+                f"{table.where(row)}: path {text!r}; expected "
+                "MURA-v1.1/train/XR_SHOULDER/patientNNNNN/studyN_positive/imageN.png"
+            )
+        if body_part in ("all", match["part"].lower()):
+            matches.append(match)
+            where.append(table.where(row))
+    if not matches:
+        raise InputError(f"{table.file}: no image of --body_part={body_part}")
+    raw = np.array([[match["label"] == "positive"] for match in matches], np.float32)
+    return make_source(
+        [OBSERVATION],
+        root,
+        [[match["path"] for match in matches]],
+        [match["patient"] for match in matches],
+        [split] * len(matches),
+        where,
+        raw,
+    )

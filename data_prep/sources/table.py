@@ -1,0 +1,72 @@
+"""Any CSV or TSV file with a path column and label columns."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.labels import parse_columns, parse_observations
+from data_prep.sources.source import Source, make_source
+from data_prep.tables import read_table
+from medcolor_tf.errors import InputError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def read(config) -> Source:
+    """Reads ``--table``; without ``--patient_column`` each image is a patient of its own."""
+    if not config.table:
+        raise InputError("--source=table needs --table=FILE, the CSV or TSV file with the labels")
+    if not config.observations:
+        raise InputError(
+            "--source=table needs --observations=COLUMN,NAME=COLUMN,NAME=!COLUMN,... to say "
+            "which columns are labels"
+        )
+    observations = parse_observations(config.observations)
+    optional = [name for name in (config.patient_column, config.split_column) if name]
+    wanted = [*config.path_column, *(o.column for o in observations), *optional]
+    table = read_table(config.table, tuple(dict.fromkeys(wanted)))
+    root = Path(config.image_root) if config.image_root else table.file.parent
+    if not root.is_dir():
+        raise InputError(f"--image_root={config.image_root}: no such folder")
+    paths = [table.columns[name] for name in config.path_column]
+    if config.patient_column:
+        patient = table.columns[config.patient_column]
+    else:
+        print(
+            "warning: no --patient_column: each image counts as a patient of its own, so images "
+            "of one patient may be in several splits"
+        )
+        patient = paths[0]
+    return make_source(
+        [observation.name for observation in observations],
+        root,
+        paths,
+        patient,
+        _read_splits(table, config.split_column),
+        [table.where(row) for row in range(len(table))],
+        parse_columns(table, observations),
+    )
+
+
+def _read_splits(table, column: str) -> np.ndarray:
+    if not column:
+        return np.array([""] * len(table), object)
+    splits = []
+    for row, text in enumerate(table.columns[column]):
+        split = SPLIT_NAMES.get(text.lower())
+        if split is None:
+            raise InputError(
+                f"{table.where(row)}, column {column!r}: split {text!r}; expected one of "
+                f"{', '.join(SPLIT_NAMES)}"
+            )
+        splits.append(split)
+    return np.array(splits, object)

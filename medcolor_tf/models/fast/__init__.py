@@ -1,0 +1,1 @@
+"""Layers that compute the same as Keras' own in less time."""

@@ -1,0 +1,1 @@
+"""What a model runs on: devices, replicas, several processes, precision and seeds."""

@@ -1,0 +1,277 @@
+"""The options of a training run."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcolor_tf.commandline import option
+from medcolor_tf.errors import InputError
+from medcolor_tf.parallel.hosts import find as find_place
+
+STRATEGY_NAMES = ("baseline", "color_module", "baseline_all", "all", "last_layer")
+COLORIZER_NAMES = ("deconv", "pixel_shuffle", "color_u", "none")
+COLORIZER_INITS = ("paper", "gray")
+AUTO = "auto"
+ALL = "all"
+CACHES = ("auto", "none", "ram", "device")
+FEATURES = ("auto", "once", "each_step")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training run and a study of many runs have in common; help is the documentation."""
+
+    backbone_weights: str = option(
+        "imagenet", "imagenet (downloaded once), none (random), or a local weights file."
+    )
+    frozen_bn: str = option(
+        "moving",
+        "Batch normalisation of frozen parts: stored moving statistics, or each batch's own (as "
+        "the authors' code may have done).",
+        ("moving", "batch"),
+    )
+    bn_momentum: float = option(0.9, "Share of the old moving statistics kept at each step.")
+
+    image_size: int = option(0, "Side of the square input in pixels; 0: the data set's short side.")
+    observations: tuple[str, ...] = option((), "Labels to learn; not set: all of the data set.")
+    uncertain_policy: str = option(
+        "",
+        "Another policy than the data set's for uncertain labels: ones, zeros, ignore, or "
+        "Edema=ones,Cardiomegaly=ignore.",
+    )
+
+    batch_size: int = option(32, "Images a step.")
+    steps: int = option(0, "Length of the run in steps; give this or --epochs.")
+    epochs: float = option(0.0, "Length of the run in epochs; give this or --steps.")
+    min_steps: int = option(0, "With --epochs: at least this many steps, however few the images.")
+    max_lr: str = option("0.01", "Peak learning rate of the one-cycle policy, or auto (LR finder).")
+    div_factor: float = option(25.0, "Peak over first learning rate.")
+    final_div_factor: float = option(1e4, "First over last learning rate.")
+    pct_start: float = option(0.3, "Share of the run in which the learning rate rises.")
+    momentum_max: float = option(0.95, "Momentum at the start and the end.")
+    momentum_min: float = option(0.85, "Momentum at the peak learning rate.")
+
+    rotation_degrees: float = option(10.0, "Largest random rotation to either side; 0: none.")
+    max_zoom: float = option(1.1, "Largest random magnification; 1: none.")
+    augment_probability: float = option(0.75, "Probability of the rotation and of the zoom.")
+    shuffle_buffer: int = option(8192, "Encoded records held in memory for shuffling.")
+
+    cache: str = option(
+        AUTO,
+        "Where decoded images stay: ram; device (training images in the accelerator's memory); "
+        "none (read and decoded anew in every epoch, whatever the data set's size); auto: device, "
+        "else ram, where they take at most half of its free memory. Batches are the same.",
+        CACHES,
+    )
+    features: str = option(
+        AUTO,
+        "Where only C trains, E(T(x)): once, computed before the training and kept; each_step; "
+        "auto: once where the result is the same and it pays.",
+        FEATURES,
+    )
+    views: int = option(
+        0,
+        "With --features=once and augmentation: augmented views of each image that are computed "
+        "and used in turn, an approximation of new ones in each epoch; 0: none.",
+    )
+
+    devices: str = option(
+        "",
+        "GPUs of this machine that share each batch, with the result of one: all, or how many; not "
+        "set: one. Without a GPU, a number makes that many logical CPU devices, to try it. Where "
+        "features are computed once, only their computing is shared.",
+    )
+    checkpoint_every: int = option(
+        0, "Steps between evaluations and checkpoints; 0: an epoch, at most 4800."
+    )
+    steps_per_execution: int = option(
+        0,
+        "Steps that run before Python is asked again, where the checkpoint interval is a multiple, "
+        "else its largest divisor below; 0: 1 on a CPU, 32 on an accelerator.",
+    )
+    log_every: int = option(50, "Steps between points of the loss curve in TensorBoard.")
+    mixed_precision: bool = option(False, "Compute in bfloat16, keep weights in float32.")
+    deterministic: bool = option(False, "Same bits from the same command; slower on GPUs.")
+
+    def check(self) -> None:
+        """Raises InputError for values out of range and options that contradict each other."""
+        if (self.steps > 0) == (self.epochs > 0):
+            raise InputError(
+                f"give either --steps or --epochs, above zero; got --steps={self.steps} and "
+                f"--epochs={self.epochs:g}"
+            )
+        if self.min_steps and self.steps:
+            raise InputError(
+                f"--min_steps={self.min_steps} goes with --epochs; --steps={self.steps} is the "
+                "length itself"
+            )
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name, low)
+            if not low <= value <= high:
+                raise InputError(f"--{name}={value}: expected a value from {low:g} to {high:g}")
+        if self.views and self.features != "once":
+            raise InputError(f"--views={self.views} needs --features=once, got {self.features}")
+        if self.max_lr != AUTO:
+            self.peak_rate()
+        self.device_count()
+
+    def peak_rate(self) -> float | None:
+        """Returns --max_lr as a number, None for auto; InputError when it is neither."""
+        if self.max_lr == AUTO:
+            return None
+        try:
+            rate = float(self.max_lr)
+        except ValueError:
+            rate = float("nan")
+        if not 0 < rate < float("inf"):
+            raise InputError(f"--max_lr={self.max_lr}: expected a number above zero, or auto")
+        return rate
+
+    def device_count(self) -> int | None:
+        """Returns --devices as a number, 1 where not set, None for all; InputError for neither."""
+        if self.devices == ALL:
+            return None
+        if self.devices and not (self.devices.isdecimal() and int(self.devices)):
+            raise InputError(f"--devices={self.devices}: expected a number above zero, or {ALL}")
+        return int(self.devices or 1)
+
+    @property
+    def augments(self) -> bool:
+        """Whether images are rotated or zoomed while training."""
+        return self.augment_probability > 0 and (self.rotation_degrees > 0 or self.max_zoom > 1)
+
+    @property
+    def momentum_range(self) -> tuple[float, float]:
+        """Momentum at the ends and at the peak."""
+        return self.momentum_max, self.momentum_min
+
+    @property
+    def initial_weights(self) -> str | None:
+        """--backbone_weights as build_backbone takes it."""
+        return None if self.backbone_weights == "none" else self.backbone_weights
+
+
+@dataclass(frozen=True)
+class TrainConfig(Recipe):
+    """Options of ``python -m medcolor_tf.train``; the fields' help is the documentation."""
+
+    data_dir: str = option("", "Data set made by data_prep.build.", required=True)
+    run_dir: str = option(
+        "", "Folder of this run; the same command on it resumes or is done.", required=True
+    )
+    strategy: str = option("color_module", "What trains (README, Strategies).", STRATEGY_NAMES)
+    init_from: str = option(
+        "",
+        "Run folder, colorizer file or hf://owner/name[@revision] whose T (and, from a run or an "
+        "imported checkpoint, E) this run starts from.",
+    )
+
+    colorizer: str = option(
+        "",
+        "Colorizer T: deconv, pixel_shuffle, color_u or none; not set: pixel_shuffle, none in the "
+        "baselines, or what --init_from has.",
+        ("", *COLORIZER_NAMES),
+    )
+    colorizer_init: str = option(
+        "",
+        "paper: the authors' initialisation. gray: T(x) = gray image + module's output, which "
+        "starts at zero. Not set: paper, or what --init_from has.",
+        ("", *COLORIZER_INITS),
+    )
+    backbone: str = option(
+        "",
+        "Backbone E: ResNet18, a keras.applications name (DenseNet121, ...) or a .keras file; not "
+        "set: ResNet18, or what --init_from has.",
+    )
+    normalization: str = option(
+        "target",
+        "Mean and std of the input: target, of the training pixels at hand; source, of "
+        "--init_from's model (the paper's choice when it transfers).",
+        ("target", "source"),
+    )
+    train_fraction: float = option(1.0, "Share of the training images, stratified; 0.001 to 1.")
+    subset_seed: int = option(0, "Which random subset of that size; smaller ones are nested in it.")
+    seed: int = option(0, "Of initialisation, order, crops and augmentation.")
+    evaluate: tuple[str, ...] = option(
+        (), "Splits on which the best weights are evaluated at the end: test, valid, train."
+    )
+    hosts: tuple[str, ...] = option(
+        (),
+        "Machines that train together, a process each, the first with a port if wanted: "
+        "one:9476,two; auto: from Slurm's, Kubernetes' or MEDCOLOR_... variables. Needs "
+        "KERAS_BACKEND=jax (docs/hosts.md).",
+    )
+    host_number: int = option(
+        -1, "With a list of --hosts: which of them this is, from 0; -1: found by name or address."
+    )
+    hosts_timeout: float = option(300.0, "Seconds to wait for the other processes at the start.")
+
+    def check(self) -> None:
+        """Raises InputError for values out of range and options that contradict each other."""
+        super().check()
+        find_place(self.hosts, self.host_number)
+        if self.hosts and self.features == "once":
+            raise InputError(
+                "--features=once trains C alone, in less time than several processes need to talk; "
+                "expected --features=auto or each_step with --hosts"
+            )
+        if self.normalization == "source" and not self.init_from:
+            raise InputError("--normalization=source needs --init_from")
+        for split in self.evaluate:
+            if split not in ("train", "valid", "test"):
+                raise InputError(f"--evaluate={split}: expected train, valid or test")
+
+
+def differing_options(there: dict, wanted: dict) -> dict[str, tuple]:
+    """Compares the options of two runs, as config.json holds them: name -> (there, wanted).
+
+    Where the files are, what is kept in memory, how many devices train and what is evaluated at the
+    end does not make another run; an option that is younger than the run had its default there.
+    """
+    default = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    old, new = (json.loads(json.dumps(default | flags)) for flags in (there, wanted))
+    names = sorted((old.keys() | new.keys()) - _NOT_THE_RUN)
+    pairs = {name: (old.get(name), new.get(name)) for name in names}
+    return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
+
+
+def changed_options(there: dict, wanted: dict) -> list[str]:
+    """Returns what :func:`differing_options` finds as text: "--name=wanted (there: old)"."""
+    changed = differing_options(there, wanted)
+    return [f"--{name}={now} (there: {was})" for name, (was, now) in changed.items()]
+
+
+def data_name(data_dir: str) -> str:
+    """Returns what a data set is called in tables: its folder's name."""
+    return Path(data_dir).resolve().name
+
+
+_NOT_THE_RUN = {
+    *("run_dir", "data_dir", "evaluate", "cache", "steps_per_execution"),
+    *("devices", "hosts", "host_number", "hosts_timeout"),
+}
+_RANGES = {
+    "train_fraction": (1e-6, 1.0),
+    "batch_size": (1, 1_000_000),
+    "image_size": (0, 100_000),
+    "bn_momentum": (0.0, 1.0),
+    "pct_start": (0.001, 0.999),
+    "div_factor": (1.0, 1e9),
+    "final_div_factor": (1.0, 1e12),
+    "momentum_max": (0.0, 0.9999),
+    "momentum_min": (0.0, 0.9999),
+    "rotation_degrees": (0.0, 180.0),
+    "max_zoom": (1.0, 100.0),
+    "augment_probability": (0.0, 1.0),
+    "shuffle_buffer": (1, 100_000_000),
+    "views": (0, 10_000),
+    "checkpoint_every": (0, 1_000_000_000),
+    "log_every": (1, 1_000_000_000),
+    "steps_per_execution": (0, 10_000),
+    "min_steps": (0, 1_000_000_000),
+    "host_number": (-1, 1_000_000),
+    "hosts_timeout": (0.1, 1e6),
+    "seed": (0, 2**31 - 1),
+    "subset_seed": (0, 2**31 - 1),
+}

@@ -1,0 +1,1 @@
+"""Colorizers and models that travel between runs, people and frameworks."""

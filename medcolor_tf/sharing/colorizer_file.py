@@ -1,0 +1,299 @@
+"""Colorizers that travel: saved from a run, published on the Hugging Face hub, imported from
+PyTorch.
+
+A colorizer file is safetensors: T's weights, and in its metadata the model's description ("model")
+and where T comes from ("card"). It is all that --init_from needs; the JSON file beside it is the
+card once more, for people and other programs. A file imported from PyTorch may hold E as well.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_atomically
+from medcolor_tf.models.colorizers import build_colorizer
+from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
+from medcolor_tf.runs import checkpoint as weights
+from medcolor_tf.runs import folder as runs
+from medcolor_tf.sharing import hub, model_card
+from medcolor_tf.sharing.torch_checkpoint import Checkpoint, read_checkpoint
+from medcolor_tf.training import strategies
+
+SUFFIX = ".safetensors"
+# CheXpert's, with which the authors' published checkpoints were trained (section IV-B).
+CHEXPERT_MEAN, CHEXPERT_STD, CHEXPERT_SIDE = 0.5028, 0.2902, 320
+TEST = "evaluation-test.json"
+_DESCRIBED = (
+    *("colorizer", "colorizer_init", "input_channels", "bits", "max_value"),
+    *("pixel_mean", "pixel_std", "image_size", "short_side"),
+)
+
+
+@dataclass(frozen=True)
+class Colorizer:
+    """A T that exists: description, weights, where it comes from.
+
+    Attributes:
+        origin: the run folder, file or address it was read from.
+        spec: description without backbone and labels.
+        arrays: T's weights by name, "colorizer/conv1/kernel".
+        card: see :func:`make_card`.
+    """
+
+    origin: str
+    spec: ModelSpec
+    arrays: Mapping[str, np.ndarray]
+    card: Mapping
+
+    def build(self) -> keras.Model:
+        """Returns T as a model, (B,H,W,input_channels) normalised gray to (B,H,W,3).
+
+        Raises:
+            InputError: the weights do not fit the description, or are not finite.
+        """
+        spec = self.spec
+        model = build_colorizer(spec.colorizer, spec.input_channels, init=spec.colorizer_init)
+        weights.assign(weights.part_weights("colorizer", model), self.arrays, self.origin)
+        check_finite(self.arrays, self.origin)
+        return model
+
+    def to_bytes(self) -> bytes:
+        """Returns the content of a colorizer file."""
+        return weights.to_bytes(self.arrays, _metadata(self.spec, self.card))
+
+
+def read(source: str) -> Colorizer:
+    """Reads the T of a finished run's best checkpoint, of a colorizer file, or of one on the hub.
+
+    Raises:
+        InputError: no T there, an unfinished run, or damaged files.
+    """
+    if not hub.is_address(source) and not Path(source).exists():
+        raise InputError(f"{source}: no such run folder or colorizer file")
+    if Path(source).is_dir() and not runs.Run(Path(source)).finished:
+        ModelSpec.load(Path(source) / runs.MODEL)  # or it says that this is no run
+        raise InputError(
+            f"{source}: the run has not finished (no {runs.RESULT}); the training command it was "
+            "started with goes on with it"
+        )
+    found = strategies.open_source(source)
+    if not found.spec.has_colorizer:
+        raise InputError(f"{source}: has no colorizer (it was trained without)")
+    card = found.card or make_card(found.spec)
+    if Path(source).is_dir():
+        card = card_of_run(Path(source), found.spec)
+    spec = strategies.colorizer_spec(found.spec)
+    colorizer = Colorizer(found.origin, spec, found.of_part("colorizer"), card)
+    colorizer.build()  # what does not fit is not passed on
+    return colorizer
+
+
+def save(source: str, file: str) -> tuple[Path, Path]:
+    """Writes a colorizer file and its card.
+
+    Args:
+        source: see :func:`read`.
+        file: new file; ".safetensors" is added where it is missing.
+
+    Returns:
+        (weights, card).
+
+    Raises:
+        InputError: see :func:`read`; or one of the two is there already.
+    """
+    paths = new_files(file)
+    colorizer = read(source)
+    return _write(paths, colorizer.to_bytes(), colorizer.card)
+
+
+def publish(source: str, address: str, private: bool = False, license_id: str = "") -> str:
+    """Uploads a colorizer file, its card and a README to the Hugging Face hub.
+
+    Args:
+        source: see :func:`read`.
+        address: hf://owner/name.
+        private: whether nobody else may see it.
+        license_id: the hub's name of the weights' licence ("mit", "cc-by-4.0"); "" for none chosen.
+
+    Returns:
+        The address with the commit.
+
+    Raises:
+        InputError: see :func:`read` and :func:`medcolor_tf.sharing.hub.publish`.
+    """
+    repository = hub.Address.parse(address).repository
+    colorizer = read(source)
+    files = {
+        hub.WEIGHTS: colorizer.to_bytes(),
+        hub.CARD: _to_json(colorizer.card).encode(),
+        hub.README: model_card.markdown(colorizer.card, repository, license_id).encode(),
+    }
+    return hub.publish(address, files, private)
+
+
+def import_torch(checkpoint: str, file: str) -> tuple[Path, str]:
+    """Turns a PyTorch checkpoint of the authors into a file for --init_from: T and, if known, E.
+
+    Args:
+        checkpoint: see :func:`medcolor_tf.sharing.torch_checkpoint.read_checkpoint`.
+        file: new file; ".safetensors" is added where it is missing.
+
+    Returns:
+        (weights, what arrived in words).
+
+    Raises:
+        InputError: no colorizer in it, tensors that do not fit, or files that are there already.
+    """
+    paths = new_files(file)
+    found = read_checkpoint(checkpoint)
+    name, channels, colorizer = found.build_colorizer()
+    backbone_name, backbone = found.build_backbone() or ("", None)
+    spec = ModelSpec(
+        colorizer=name,
+        colorizer_init="paper",
+        backbone=backbone_name,
+        observations=(),
+        image_size=CHEXPERT_SIDE,
+        short_side=CHEXPERT_SIDE,
+        input_channels=channels,
+        bits=8,
+        pixel_mean=CHEXPERT_MEAN,
+        pixel_std=CHEXPERT_STD,
+        bn_momentum=0.9,
+    )
+    named = weights.part_weights("colorizer", colorizer)
+    if backbone:
+        named |= weights.part_weights("backbone", backbone)
+    arrays = weights.to_arrays(named)
+    check_finite(arrays, checkpoint)
+    # Only the authors' own prefixes say on what a checkpoint was trained.
+    data = {"source": "chexpert" if found.prefixed else None}
+    card = make_card(spec, origin=f"PyTorch checkpoint {found.path.name}", data=data)
+    path, _ = _write(paths, weights.to_bytes(arrays, _metadata(spec, card)), card)
+    return path, _arrived(found, name, backbone_name)
+
+
+def _arrived(found: Checkpoint, colorizer: str, backbone: str) -> str:
+    lines = [f"T ({colorizer}) and E ({backbone}) arrived" if backbone else f"T ({colorizer})"]
+    if not backbone and found.backbone:
+        lines[0] += (
+            " alone arrived: the backbone is neither torchvision's ResNet18 nor its DenseNet121 "
+            f"({found.describe_backbone()})"
+        )
+    elif not backbone:
+        lines[0] += " alone arrived: there is no backbone in the checkpoint"
+    if found.ignored:
+        lines.append(f"ignored: {', '.join(found.ignored[:5])}")
+    lines.append(
+        f"recorded with CheXpert's pixel mean {CHEXPERT_MEAN} and std {CHEXPERT_STD} "
+        f"at {CHEXPERT_SIDE} px, as the authors trained (--normalization=source takes them over)"
+    )
+    return "\n".join(lines)
+
+
+def new_files(file: str) -> tuple[Path, Path]:
+    """Returns the paths of a colorizer file and its card; InputError when one is there already."""
+    path = Path(file)
+    if path.is_dir():
+        raise InputError(f"{file}: is a folder; expected the name of a new file in it")
+    path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+    card = path.with_suffix(".json")
+    for there in (path, card):
+        if there.exists():
+            raise InputError(f"{there}: is there already; choose another name, or delete it")
+    return path, card
+
+
+def _write(paths: tuple[Path, Path], content: bytes, card: Mapping) -> tuple[Path, Path]:
+    path, card_path = paths
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+        write_atomically(card_path, _to_json(card))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from None
+    return paths
+
+
+def _to_json(card: Mapping) -> str:
+    return json.dumps(card, indent=2) + "\n"
+
+
+def _metadata(spec: ModelSpec, card: Mapping) -> dict:
+    return {"model": dataclasses.asdict(spec), "card": card}
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], origin: str) -> None:
+    """Raises InputError when a weight is NaN or infinite."""
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise InputError(f"{origin}: {bad[0]} holds NaN or infinity ({len(bad)} tensors do)")
+
+
+def make_card(spec: ModelSpec, origin=None, data=None, training=None, test=None, versions=None):
+    """Returns the card: everything on T that its weights do not tell; None where unknown.
+
+    Args:
+        spec: of T's model.
+        origin: what it was made from, without paths.
+        data: "source", "observations", "train_images" and "fingerprint", as far as known.
+        training: "strategy", "step" and "valid_mean_auc", as far as known.
+        test: "mean_auc", "auc" by observation, "images" and "data_fingerprint".
+        versions: of what it was trained with.
+    """
+    backbone = spec.backbone or None
+    if backbone and backbone.endswith(".keras"):
+        backbone = BACKBONE_FILE  # the path is nobody else's business
+    unknown = dict.fromkeys(("source", "observations", "train_images", "fingerprint"))
+    untrained = {"strategy": None, "backbone": backbone, "step": None, "valid_mean_auc": None}
+    return {name: getattr(spec, name) for name in _DESCRIBED} | {
+        "origin": origin,
+        "data": unknown | (data or {}),
+        "training": untrained | (training or {}),
+        "test": test,
+        "versions": versions,
+    }
+
+
+def card_of_run(folder: Path, spec: ModelSpec) -> dict:
+    """Returns the card of a finished run's best T; the run's paths stay out of it."""
+    config, result = (runs.read_json(folder / name) for name in (runs.CONFIG, runs.RESULT))
+    step = result["best_step"]
+    return make_card(
+        spec,
+        origin="training run",
+        data={
+            "source": config.get("data_source"),
+            "observations": list(spec.observations),
+            "train_images": result["train_images"],
+            "fingerprint": config["data_fingerprint"],
+        },
+        training={
+            "strategy": config["flags"]["strategy"],
+            "step": step,
+            "valid_mean_auc": result["best_valid_mean_auc"],
+        },
+        test=_test_result(folder, step),
+        versions=config["versions"],
+    )
+
+
+def _test_result(folder: Path, step: int) -> dict | None:
+    """What the evaluation of these very weights on a test split found, if there is one."""
+    if not (folder / TEST).is_file():
+        return None
+    found = runs.read_json(folder / TEST)
+    if found.get("weights") != "best" or found.get("step") != step:
+        return None
+    return {
+        "mean_auc": found["mean_auc"],
+        "auc": {name: row["auc"] for name, row in found["observations"].items()},
+        "images": found["images"],
+        "data_fingerprint": found["data_fingerprint"],
+    }

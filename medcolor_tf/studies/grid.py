@@ -1,0 +1,338 @@
+"""A study: a small grid of runs that start from one another, as data (sections IV and V)."""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcolor_tf import commandline
+from medcolor_tf.commandline import option
+from medcolor_tf.data import schema
+from medcolor_tf.errors import InputError
+from medcolor_tf.runs.config import (
+    COLORIZER_INITS,
+    COLORIZER_NAMES,
+    STRATEGY_NAMES,
+    Recipe,
+    TrainConfig,
+    data_name,
+)
+
+# Where a run's T and E start: the strategy of the run before it on the same data.
+STARTS_FROM = {"all": "color_module", "last_layer": "all"}
+WITHOUT_COLORIZER = ("baseline", "baseline_all")
+ORIGINS = ("color_module", "all")
+# In --study_dir: folders, and the plan of a study of some name.
+RUNS, LOGS, FAILURES, PLAN = "runs", "logs", "failures", "{}.plan.json"
+
+
+@dataclass(frozen=True)
+class StudyConfig(Recipe):
+    """Options of ``python -m medcolor_tf.experiment``; the fields' help is the documentation."""
+
+    name: str = option("study", "Of the study; several may share a --study_dir and its runs.")
+    study_dir: str = option("", "Folder of the study.", required=True)
+    data_dir: str = option("", "Data set on which --strategies learn.", required=True)
+    strategies: tuple[str, ...] = option(
+        ("baseline", "color_module", "baseline_all", "all"),
+        "Strategies on --data_dir; what they start from is added.",
+    )
+    colorizers: tuple[str, ...] = option(("pixel_shuffle",), "Colorizers T.")
+    colorizer_inits: tuple[str, ...] = option(("paper",), "Initialisations of T: paper, gray.")
+    backbones: tuple[str, ...] = option(("ResNet18",), "Backbones E, names or .keras files.")
+    seeds: tuple[str, ...] = option(("0", "1", "2"), "A repeat each.")
+    train_fractions: tuple[str, ...] = option(("1",), "Shares of the training images, up to 1.")
+    subset_seeds: tuple[str, ...] = option(
+        (), "Subsets of each share, all with each seed; not set: seed k takes subset k."
+    )
+    target_dirs: tuple[str, ...] = option((), "Data sets to transfer to.")
+    target_strategies: tuple[str, ...] = option(
+        ("baseline", "color_module", "baseline_all", "all"), "Strategies on the targets alone."
+    )
+    transfers: tuple[str, ...] = option(
+        ("last_layer@color_module", "last_layer@all", "all@color_module", "all@all"),
+        "Strategies on the targets that start from --data_dir's runs (of the largest share): "
+        "STRATEGY@ORIGIN, with color_module, all or last_layer, from color_module or all.",
+    )
+    target_observations: tuple[str, ...] = option((), "Labels of the targets; not set: all.")
+    transfer_normalization: str = option(
+        "source",
+        "Mean and std of the transfers' input: source's (the paper's choice) or target's.",
+        ("source", "target"),
+    )
+    overrides: tuple[str, ...] = option(
+        (), "Options of one strategy: baseline:max_lr=0.02,all:epochs=20."
+    )
+    evaluate: str = option("test", "Split on which every run is evaluated.", schema.SPLITS)
+    jobs: int = option(0, "Runs at a time; 0: one, or one a GPU of --gpus.")
+    gpus: tuple[str, ...] = option((), "Numbers of the GPUs, one run each; not set: all for each.")
+    shard: str = option("", "2/8: the second of eight machines; each gets whole chains of runs.")
+    dry_run: bool = option(False, "List the runs and their train commands, and stop.")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study.
+
+    Attributes:
+        name: of its folder.
+        config: its options.
+        needs: name of the run that it starts from, or "".
+    """
+
+    name: str
+    config: TrainConfig
+    needs: str
+
+    @property
+    def command(self) -> str:
+        """The shell command that does this run and nothing else."""
+        return commandline.command_line("medcolor_tf.train", self.config)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A point of the grid."""
+
+    data_dir: str
+    strategy: str
+    origin: str
+    colorizer: str
+    colorizer_init: str
+    backbone: str
+    fraction: str
+    seed: str
+    subset_seed: str
+
+    @property
+    def name(self) -> str:
+        """Folder name; equal for equal runs, so that studies in one folder share them."""
+        init = "" if self.colorizer_init == "paper" else f"_{self.colorizer_init}"
+        words = [
+            data_name(self.data_dir),
+            self.strategy + (f"_from_{self.origin}" if self.origin else ""),
+            *([] if self.colorizer == "none" else [self.colorizer + init]),
+            Path(self.backbone).stem,
+            f"f{float(self.fraction):g}",
+            f"s{self.seed}",
+        ]
+        if float(self.fraction) < 1 and self.subset_seed != self.seed:
+            words.append(f"subset{self.subset_seed}")
+        return "-".join(words)
+
+
+def plan(config: StudyConfig) -> list[PlannedRun]:
+    """Lists the runs of a study, each after the one it starts from.
+
+    Raises:
+        InputError: a value that does not exist, contradictory values, or data that does not fit.
+    """
+    check(config)
+    overrides = parse_overrides(config.overrides)
+    planned: dict[str, PlannedRun] = {}
+    for cell in _cells(config):
+        _add(planned, cell, config, overrides)
+    return list(planned.values())
+
+
+def shard_of(planned: list[PlannedRun], shard: str) -> list[PlannedRun]:
+    """Returns the runs of one of several machines; no run waits for another machine's.
+
+    Whole chains are dealt out, the longest first, each to the machine with the least so far.
+
+    Args:
+        planned: of :func:`plan`.
+        shard: "2/8", or "" for all.
+    """
+    number, count = commandline.parse_shard(shard) or (1, 1)
+    first = {}
+    for run in planned:
+        first[run.name] = first.get(run.needs, run.name)
+    chains: dict[str, list[PlannedRun]] = {}
+    for run in planned:
+        chains.setdefault(first[run.name], []).append(run)
+    loads, mine = [0.0] * count, []
+    for chain in sorted(chains.values(), key=_weight, reverse=True):
+        least = loads.index(min(loads))
+        loads[least] += _weight(chain)
+        if least == number - 1:
+            mine += chain
+    chosen = {run.name for run in mine}
+    return [run for run in planned if run.name in chosen]
+
+
+def _weight(chain: list[PlannedRun]) -> float:
+    return sum(run.config.train_fraction for run in chain)
+
+
+def _cells(config: StudyConfig):
+    """Yields the grid: what learns on the data set, then what learns on the targets."""
+    parts = list(itertools.product(config.backbones, config.colorizers, config.colorizer_inits))
+    repeats = _repeats(config)
+    for fraction, (seed, subset) in itertools.product(config.train_fractions, repeats):
+        for (backbone, colorizer, init), strategy in itertools.product(parts, config.strategies):
+            yield _cell(
+                config.data_dir, strategy, "", colorizer, init, backbone, fraction, seed, subset
+            )
+    for target, (seed, subset) in itertools.product(config.target_dirs, repeats):
+        for backbone, colorizer, init in parts:
+            rest = (colorizer, init, backbone, "1", seed, subset)
+            for strategy in config.target_strategies:
+                yield _cell(target, strategy, "", *rest)
+            for transfer in config.transfers:
+                yield _cell(target, *transfer.split("@"), *rest)
+
+
+def _cell(data_dir, strategy, origin, colorizer, init, *rest) -> _Cell:
+    if strategy in WITHOUT_COLORIZER:  # one and the same run for every colorizer
+        colorizer, init = "none", "paper"
+    return _Cell(data_dir, strategy, origin, colorizer, init, *rest)
+
+
+def _repeats(config: StudyConfig) -> list[tuple[str, str]]:
+    if config.subset_seeds:
+        return list(itertools.product(config.seeds, config.subset_seeds))
+    return [(seed, seed) for seed in config.seeds]
+
+
+def _add(planned: dict, cell: _Cell, config: StudyConfig, overrides: dict) -> str:
+    """Adds a run after the run it starts from; returns its name."""
+    if cell.name in planned:
+        return cell.name
+    needs = ""
+    if cell.origin:
+        largest = max(config.train_fractions, key=float)
+        before = dataclasses.replace(
+            cell, data_dir=config.data_dir, strategy=cell.origin, origin="", fraction=largest
+        )
+        needs = _add(planned, before, config, overrides)
+    elif cell.strategy in STARTS_FROM:
+        before = dataclasses.replace(cell, strategy=STARTS_FROM[cell.strategy])
+        needs = _add(planned, before, config, overrides)
+    planned[cell.name] = PlannedRun(cell.name, _train_config(cell, needs, config, overrides), needs)
+    return cell.name
+
+
+def _train_config(cell: _Cell, needs: str, config: StudyConfig, overrides: dict) -> TrainConfig:
+    recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
+    runs = Path(config.study_dir) / RUNS
+    is_target = cell.data_dir in config.target_dirs
+    own = {
+        "data_dir": cell.data_dir,
+        "run_dir": str(runs / cell.name),
+        "strategy": cell.strategy,
+        "train_fraction": float(cell.fraction),
+        # Without a subset its seed means nothing; one value lets such runs be shared.
+        "subset_seed": int(cell.subset_seed) if float(cell.fraction) < 1 else 0,
+        "seed": int(cell.seed),
+        "evaluate": (config.evaluate,),
+        "observations": config.target_observations if is_target else config.observations,
+    }
+    if needs:
+        own["init_from"] = str(runs / needs)
+        if cell.origin:
+            own["normalization"] = config.transfer_normalization
+    else:
+        own["backbone"] = cell.backbone
+        if cell.colorizer != "none":
+            own |= {"colorizer": cell.colorizer, "colorizer_init": cell.colorizer_init}
+    built = TrainConfig(**(recipe | own | overrides.get(cell.strategy, {})))
+    built.check()
+    return built
+
+
+def parse_overrides(texts: tuple[str, ...]) -> dict[str, dict]:
+    """Parses "baseline:max_lr=0.02" into {"baseline": {"max_lr": "0.02"}}, typed as the option is.
+
+    Raises:
+        InputError: not of that form, an unknown strategy or option, or a bad value.
+    """
+    found: dict[str, dict] = {}
+    allowed = {field.name for field in dataclasses.fields(Recipe)}
+    for text in texts:
+        strategy, colon, setting = text.partition(":")
+        name, equals, _ = setting.partition("=")
+        if not colon or not equals or strategy not in STRATEGY_NAMES or name not in allowed:
+            raise InputError(
+                f"--overrides={text}: expected STRATEGY:OPTION=VALUE with a strategy of "
+                f"{', '.join(STRATEGY_NAMES)} and an option of a training run's recipe"
+            )
+        parsed = commandline.parse(Recipe, [f"--{setting}"])
+        found.setdefault(strategy, {})[name] = getattr(parsed, name)
+        if name == "steps":
+            found[strategy].setdefault("epochs", 0.0)
+        elif name == "epochs":
+            found[strategy].setdefault("steps", 0)
+    return found
+
+
+def check(config: StudyConfig) -> None:
+    """Raises InputError for what cannot be run, before anything is."""
+    config.check()
+    commandline.parse_shard(config.shard)
+    for flag, allowed in (
+        ("strategies", STRATEGY_NAMES),
+        ("target_strategies", STRATEGY_NAMES),
+        ("colorizers", tuple(name for name in COLORIZER_NAMES if name != "none")),
+        ("colorizer_inits", COLORIZER_INITS),
+    ):
+        _check_each(config, flag, lambda value, allowed=allowed: value in allowed, allowed)
+    known = tuple(f"{s}@{o}" for s in ("last_layer", "color_module", "all") for o in ORIGINS)
+    _check_each(config, "transfers", known.__contains__, known)
+    whole = ("whole numbers from 0",)
+    for flag in ("seeds", "subset_seeds", "gpus"):
+        _check_each(config, flag, str.isdecimal, whole)
+    _check_each(config, "train_fractions", _is_fraction, ("numbers above 0 and up to 1",))
+    for flag in ("strategies", "colorizers", "colorizer_inits", "backbones", "seeds"):
+        if not getattr(config, flag):
+            raise InputError(f"--{flag}: expected at least one value")
+    _check_stems("backbones", config.backbones, lambda value: Path(value).stem)
+    _check_stems("target_dirs", (config.data_dir, *config.target_dirs), data_name)
+    _check_data(config)
+
+
+def _check_each(config, flag: str, accepts, allowed: tuple[str, ...]) -> None:
+    values = getattr(config, flag)
+    for value in values:
+        if not accepts(value):
+            raise InputError(f"--{flag}: {value!r} received, expected {', '.join(allowed)}")
+    if len(set(values)) < len(values):
+        raise InputError(f"--{flag}={','.join(values)}: a value twice")
+
+
+def _check_stems(flag: str, values: tuple[str, ...], stem) -> None:
+    """Two values that end in one folder name would share their runs."""
+    stems = [stem(value) for value in values]
+    twice = [value for value, own in zip(values, stems, strict=True) if stems.count(own) > 1]
+    if twice:
+        raise InputError(f"--{flag}: {' and '.join(twice)} have one name; rename a file or folder")
+
+
+def _check_data(config: StudyConfig) -> None:
+    """Labels, splits and sizes of every data set, read from its description alone."""
+    for folder in (config.data_dir, *config.target_dirs):
+        info = schema.DatasetInfo.load(folder)
+        wanted = config.observations if folder == config.data_dir else config.target_observations
+        unknown = [name for name in wanted if name not in info.observations]
+        if unknown:
+            raise InputError(
+                f"{folder}: no observation {', '.join(unknown)}; it has "
+                f"{', '.join(info.observations)}"
+            )
+        for split in ("train", "valid", config.evaluate):
+            if not info.images.get(split):
+                raise InputError(f"{folder}: no images in split {split!r}, which the study needs")
+    images = schema.DatasetInfo.load(config.data_dir).images["train"]
+    for fraction in config.train_fractions:
+        if round(float(fraction) * images) < config.batch_size:
+            raise InputError(
+                f"--train_fractions: {fraction} of {images:,} images is fewer than "
+                f"--batch_size={config.batch_size}; lower that or leave the share out"
+            )
+
+
+def _is_fraction(text: str) -> bool:
+    try:
+        return 0 < float(text) <= 1
+    except ValueError:
+        return False

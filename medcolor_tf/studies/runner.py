@@ -1,0 +1,220 @@
+"""Runs a study: each run in a process of its own, finished ones skipped, failed ones told."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from medcolor_tf.data import schema
+from medcolor_tf.errors import InputError
+from medcolor_tf.files import locked, read_json, write_json
+from medcolor_tf.runs.config import changed_options
+from medcolor_tf.studies import grid
+from medcolor_tf.studies.grid import PlannedRun, StudyConfig
+
+
+def run_study(config: StudyConfig) -> int:
+    """Does what is left of a study; the same command continues after an interruption.
+
+    A run that fails does not end the others, only those that start from it.
+
+    Args:
+        config: options.
+
+    Returns:
+        Exit status: 0, or 1 when a run failed.
+
+    Raises:
+        InputError: a study that cannot be run, or a folder with runs of other options.
+    """
+    planned = grid.plan(config)
+    mine = grid.shard_of(planned, config.shard)
+    states = {run.name: state(run, config) for run in planned}
+    if config.dry_run:
+        _list(mine, states)
+        return 0
+    folder = Path(config.study_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_plan(folder, config, planned)
+    with _only_one(folder, config.shard) as lock:
+        # Another process may have finished runs while this one waited.
+        states = {run.name: state(run, config) for run in planned}
+        return _Schedule(config, mine, states, lock).work()
+
+
+def state(run: PlannedRun, config: StudyConfig) -> str:
+    """Returns "finished", "interrupted", "failed" or "new".
+
+    Raises:
+        InputError: the folder holds a run of other options or data, which must not be taken for
+            this one.
+    """
+    folder = Path(run.config.run_dir)
+    finished = (folder / "result.json").is_file()
+    started = finished or (folder / "last.safetensors").is_file()
+    if started:
+        there = read_json(folder / "config.json")
+        changed = changed_options(there["flags"], vars(run.config))
+        if there["data_fingerprint"] != schema.DatasetInfo.load(run.config.data_dir).fingerprint:
+            changed.append(f"--data_dir={run.config.data_dir} (there: another data set)")
+        if changed:
+            raise InputError(
+                f"{folder} holds a run with other options: {'; '.join(changed)}. Choose another "
+                "--study_dir, or delete that run"
+            )
+    if finished and (folder / f"evaluation-{config.evaluate}.json").is_file():
+        return "finished"
+    if _failure_path(config, run.name).is_file():
+        return "failed"
+    return "interrupted" if started else "new"
+
+
+class _Schedule:
+    """Starts runs as their sources finish, some at a time.
+
+    Args:
+        config: the study.
+        planned: the runs to do, each after its source.
+        states: name -> state, of all runs of the study.
+        lock: file descriptor that the child processes keep open.
+    """
+
+    def __init__(self, config: StudyConfig, planned: list[PlannedRun], states: dict, lock: int):
+        self.config, self.lock, self.states = config, lock, dict(states)
+        self.waiting = [run for run in planned if states[run.name] != "finished"]
+        self.total, self.done = len(planned), len(planned) - len(self.waiting)
+        self.jobs = config.jobs or max(1, len(config.gpus))
+        self.free_gpus = list(config.gpus)
+        self.failed: list[str] = []
+
+    def work(self) -> int:
+        """Returns the exit status when nothing is left to do."""
+        print(
+            f"study {self.config.name}: {self.total} runs, {self.done} finished before; "
+            f"{self.jobs} at a time",
+            flush=True,
+        )
+        running: dict[Future, PlannedRun] = {}
+        with ThreadPoolExecutor(self.jobs) as pool:
+            while self.waiting or running:
+                while len(running) < self.jobs and (run := self._next()):
+                    gpu = self.free_gpus.pop(0) if self.free_gpus else None
+                    running[pool.submit(self._run, run, gpu)] = run
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    self._report(running.pop(future), *future.result())
+        for run in self.waiting:
+            print(f"not run: {run.name}, which starts from {run.needs}")
+        if self.failed:
+            print(f"{len(self.failed)} of {self.total} runs failed; the same command tries again")
+        return 1 if self.failed else 0
+
+    def _next(self) -> PlannedRun | None:
+        """The first run whose source is finished, taken off the list."""
+        for run in self.waiting:
+            if not run.needs or self.states[run.needs] == "finished":
+                self.waiting.remove(run)
+                return run
+        return None
+
+    def _run(self, run: PlannedRun, gpu: str | None) -> tuple[int, float]:
+        """Runs one command to its end; returns (exit status, seconds)."""
+        start = time.perf_counter()
+        log = _log_path(self.config, run.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, *shlex.split(run.command)[1:]]
+        with open(log, "ab") as file:
+            status = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=_environment(self.jobs, gpu),
+                pass_fds=(self.lock,),
+                check=False,
+            ).returncode
+        if gpu is not None:
+            self.free_gpus.append(gpu)
+        return status, time.perf_counter() - start
+
+    def _report(self, run: PlannedRun, status: int, seconds: float) -> None:
+        failure = _failure_path(self.config, run.name)
+        self.states[run.name] = "failed" if status else "finished"
+        self.done += 1
+        head = f"[{self.done}/{self.total}] {run.name}"
+        if status == 0:
+            failure.unlink(missing_ok=True)
+            found = read_json(Path(run.config.run_dir) / f"evaluation-{self.config.evaluate}.json")
+            auc = found["mean_auc"]
+            shown = "undefined" if auc is None else f"{auc:.4f}"
+            print(f"{head}: {self.config.evaluate} mean AUC {shown} ({seconds:.0f} s)", flush=True)
+            return
+        self.failed.append(run.name)
+        log = _log_path(self.config, run.name)
+        reason = _last_line(log)
+        about = {"command": run.command, "exit_status": status, "reason": reason, "log": str(log)}
+        failure.parent.mkdir(parents=True, exist_ok=True)
+        write_json(failure, about)
+        print(f"{head}: FAILED with exit status {status}: {reason} ({log})", flush=True)
+
+
+def _environment(jobs: int, gpu: str | None) -> dict[str, str]:
+    """Runs at the same time share the processor; each gets its part of it."""
+    environment = dict(os.environ)
+    if jobs > 1:
+        threads = str(max(1, (os.cpu_count() or 1) // jobs))
+        environment.setdefault("TF_NUM_INTRAOP_THREADS", threads)
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    return environment
+
+
+def _only_one(folder: Path, shard: str):
+    """The study's lock, which the child processes inherit.
+
+    So a study that was killed stays locked until its last child is gone, and the same command,
+    given again at once, waits for that one instead of training in the same folder.
+    """
+    path = folder / f".lock-{shard.replace('/', '-of-') or 'all'}"
+
+    def busy():
+        print(f"another process works on this study ({path}); waiting for its end", flush=True)
+
+    return locked(path, busy)
+
+
+def _list(planned: list[PlannedRun], states: dict[str, str]) -> None:
+    """Prints what a shell can run: a comment and a command for every run."""
+    for run in planned:
+        needs = f", starts from {run.needs}" if run.needs else ""
+        print(f"# {run.name}: {states[run.name]}{needs}\n{run.command}")
+
+
+def _save_plan(folder: Path, config: StudyConfig, planned: list[PlannedRun]) -> None:
+    """Writes what a report needs to say which runs are missing."""
+    runs = [
+        {"name": run.name, "needs": run.needs, "command": run.command, "flags": vars(run.config)}
+        for run in planned
+    ]
+    content = {"name": config.name, "split": config.evaluate, "runs": runs}
+    path = folder / grid.PLAN.format(config.name)
+    write_json(path, content)
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log that says something: an error message, or a traceback's end."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def _log_path(config: StudyConfig, name: str) -> Path:
+    return Path(config.study_dir) / grid.LOGS / f"{name}.log"
+
+
+def _failure_path(config: StudyConfig, name: str) -> Path:
+    return Path(config.study_dir) / grid.FAILURES / f"{name}.json"

@@ -1,0 +1,84 @@
+"""The phantom study in miniature, killed on the way, and its report: real runs, no stand-ins."""
+
+import csv
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(name, *arguments):
+    """Runs a command as `python -m NAME` does; returns its exit status."""
+    return importlib.import_module(name).main(list(arguments))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms")
+    for seed, name in enumerate(("first", "second")):
+        build = [f"--data_root={folder / f'drawn{seed}'}", f"--out={folder / name}"]
+        small = [f"--seed={seed}", "--phantom_images=50", "--short_side=32", "--workers=1"]
+        assert command("data_prep.build", "--flagfile=prep_phantom.flags", *build, *small) == 0
+    return folder
+
+
+def test_a_killed_study_goes_on_and_its_report_has_the_runs_numbers(data, tmp_path, capsys):
+    study, report = tmp_path / "study", tmp_path / "report"
+    arguments = [
+        "--flagfile=phantom.flags",
+        f"--study_dir={study}",
+        f"--data_dir={data / 'first'}",
+        f"--target_dirs={data / 'second'}",
+        "--strategies=all",
+        "--train_fractions=1",
+        "--transfers=last_layer@all",
+        "--seeds=0",
+        "--batch_size=8",
+        "--steps=2",
+        "--checkpoint_every=1",
+        "--jobs=1",
+    ]
+    words = [sys.executable, "-m", "medcolor_tf.experiment", *arguments]
+    # The study's runs are processes of their own, which find the package by this path.
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(words, env=environment, cwd=ROOT)
+    first = study / "runs" / "first-color_module-color_u-ResNet18-f1-s0"
+    second = study / "runs" / "first-all-color_u-ResNet18-f1-s0"
+    deadline = time.monotonic() + 300
+    while not (second / "config.json").is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    before = (first / "result.json").stat().st_mtime_ns
+    assert not (second / "result.json").is_file()
+
+    subprocess.run(words, env=environment, cwd=ROOT, check=True)
+    third = study / "runs" / "second-last_layer_from_all-color_u-ResNet18-f1-s0"
+    evaluations = {
+        run: json.loads((run / "evaluation-test.json").read_text())
+        for run in (first, second, third)
+    }
+    assert (first / "result.json").stat().st_mtime_ns == before
+
+    assert command("medcolor_tf.report", str(study), f"--out={report}") == 0
+    tables = {}
+    for path in report.glob("table*.csv"):
+        with open(path, newline="") as file:
+            tables[path.stem] = list(csv.reader(file))
+    by_size = sorted(tables.values(), key=len)
+    shown = [cell for table in by_size for row in table for cell in row]
+    for evaluation in evaluations.values():
+        assert f"{100 * evaluation['mean_auc']:.1f}" in shown
+    assert any(name.startswith("table3") for name in tables)
+    page = (report / "index.html").read_text()
+    assert "drawn phantoms" in page
+    assert "RANDOM weights" in page
+    assert "runs are missing" not in page

@@ -1,0 +1,501 @@
+"""The training loop: strategies, exact resume, run folder, LR finder, clear errors."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from medcolor_tf.errors import InputError
+from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.parallel import accelerator, runtime
+from medcolor_tf.runs import checkpoint
+from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.training import strategies
+from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
+from medcolor_tf.training.session import Plan
+from medcolor_tf.training.trainer import range_test, train
+
+
+@pytest.fixture(scope="module")
+def backbone_file(tmp_path_factory):
+    """A small convolutional network with batch normalisation as a user's own .keras file."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3, strides=4, padding="same", name="conv1")(inputs)
+    x = keras.layers.BatchNormalization(name="bn1")(x)
+    x = keras.layers.ReLU(name="relu1")(x)
+    x = keras.layers.Dropout(0.1, name="dropout")(x)
+    x = keras.layers.Conv2D(12, 3, padding="same", name="conv2")(x)
+    path = tmp_path_factory.mktemp("backbone") / "small.keras"
+    keras.Model(inputs, x, name="small").save(path)
+    return str(path)
+
+
+@pytest.fixture
+def config(small_dataset, tmp_path, backbone_file):
+    return TrainConfig(
+        data_dir=str(small_dataset),
+        run_dir=str(tmp_path / "run"),
+        colorizer="color_u",
+        backbone=backbone_file,
+        batch_size=8,
+        steps=7,
+        checkpoint_every=3,
+        max_lr="0.05",
+        log_every=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def stage1(small_dataset, tmp_path_factory, backbone_file):
+    """A finished color_module run."""
+    config = TrainConfig(
+        data_dir=str(small_dataset),
+        run_dir=str(tmp_path_factory.mktemp("stage1") / "run"),
+        colorizer="color_u",
+        backbone=backbone_file,
+        batch_size=8,
+        steps=4,
+        checkpoint_every=2,
+        max_lr="0.05",
+    )
+    train(config)
+    return config.run_dir
+
+
+def arrays_of(run_dir, name=runs.LAST):
+    return checkpoint.load(f"{run_dir}/{name}")[0]
+
+
+def test_a_run_leaves_its_folder_complete(config):
+    result = train(config)
+    config_folder = Path(config.run_dir)
+    run = runs.Run(config_folder)
+    assert result["steps"] == 7
+    assert [row["step"] for row in run.read_log()] == ["3", "6", "7"]
+    best = max(run.read_log(), key=lambda row: float(row["valid_mean_auc"]))
+    assert result["best_step"] == int(best["step"])
+    assert result["best_valid_mean_auc"] == pytest.approx(float(best["valid_mean_auc"]))
+    assert json.loads((config_folder / runs.CONFIG).read_text())["flags"]["steps"] == 7
+    assert ModelSpec.load(config_folder / runs.MODEL).backbone.startswith(config.run_dir)
+    assert (config_folder / runs.COLORIZER).is_file()
+    assert not [path for path in config_folder.iterdir() if path.name.startswith(".")]
+
+
+def test_tensorboard_shows_what_was_promised(config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(config)
+    events = EventAccumulator(f"{config.run_dir}/{runs.TENSORBOARD}", {"tensors": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {
+        "train/loss",
+        "train/learning_rate",
+        "train/momentum",
+        "train/images_per_second",
+        "valid/mean_auc",
+        "valid_auc/Edema",
+        "valid_auc/Cardiomegaly",
+        "valid_auc/Pleural Effusion",
+        "gray_and_colorized",
+    } <= tags
+    assert [event.step for event in events.Tensors("train/loss")] == [2, 4, 6]
+    assert any("hparams" in tag for tag in events.summary_metadata)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize(("killed_at", "max_lr"), [(4, "0.05"), (6, "auto")])
+def test_resume_is_exact(config, tmp_path, monkeypatch, killed_at, max_lr):
+    config = dataclasses.replace(config, deterministic=True, max_lr=max_lr)
+    whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
+    train(whole)
+
+    def die(self, step, batch, loss):
+        assert step == int(self.model.optimizer.iterations)
+        if step == killed_at:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("medcolor_tf.training.callbacks.LossCurve.after", die)
+        with pytest.raises(Killed):
+            train(config)
+    assert not runs.Run(Path(config.run_dir)).finished
+    train(config)
+    for name in (runs.LAST, runs.BEST):
+        one, two = arrays_of(whole.run_dir, name), arrays_of(config.run_dir, name)
+        assert one.keys() == two.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+    assert any("generator" in key for key in arrays_of(whole.run_dir)), "dropout and augmentation"
+    logs = [Path(folder, runs.LOG).read_text() for folder in (whole.run_dir, config.run_dir)]
+    assert logs[0] == logs[1]
+
+
+def test_several_steps_an_execution_are_the_same_run(config, tmp_path):
+    config = dataclasses.replace(config, deterministic=True, checkpoint_every=4)  # 4 and 2 of 6
+    several = dataclasses.replace(
+        config, run_dir=str(tmp_path / "several"), steps_per_execution=3, log_every=1
+    )
+    train(config)
+    train(several)
+    one, two = arrays_of(config.run_dir), arrays_of(several.run_dir)
+    for key in one:
+        np.testing.assert_array_equal(two[key], one[key], err_msg=key)
+    logs = [Path(folder, runs.LOG).read_text() for folder in (config.run_dir, several.run_dir)]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "steps", "expected"), [(0, 100, 1), (32, 100, 25), (32, 7, 7), (4, 7, 1), (1, 6, 1)]
+)
+def test_executions_never_run_beyond_a_checkpoint(wanted, steps, expected):
+    assert runtime.steps_together(wanted, steps) == expected
+
+
+def test_a_step_without_xla_is_never_silent(monkeypatch):
+    """A GPU is stood in for; Keras' choice and the layers are real."""
+    gpu = accelerator.Device("GPU:0", 2**30, True)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(inputs))
+    model.compile("sgd", "mse", jit_compile=True)
+    assert runtime.xla_note(model) == "", "nothing to say on a CPU"
+    monkeypatch.setattr(accelerator, "device", lambda: gpu)
+    assert runtime.xla_note(model) == "the training step is compiled by XLA"
+    model.get_layer("head").supports_jit = False
+    model.compile("sgd", "mse", jit_compile=False)
+    note = runtime.xla_note(model)
+    assert note.startswith("warning: the training step runs WITHOUT XLA")
+    assert "cannot compile: head" in note
+    runtime.make_deterministic()
+    assert "--deterministic" in runtime.xla_note(model)
+
+
+def test_a_whole_training_step_compiles_under_xla(config):
+    """What a GPU would do: the same loss as without, so that no operation lacks a kernel.
+
+    Random numbers are others there (TensorFlow leaves the algorithm to XLA), so none are drawn.
+    """
+    losses = []
+    config = dataclasses.replace(config, rotation_degrees=1e-9, max_zoom=1.0)
+    for jit in (False, True):
+        session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+        session.classifier.get_layer("backbone").get_layer("dropout").rate = 0.0
+        model = session.model
+        model.compile(model.optimizer, model.loss, jit_compile=jit)
+        told = model.fit(session.batches(0), steps_per_epoch=3, verbose=0, shuffle=False)
+        losses.append(told.history["loss"][0])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_the_same_command_on_a_finished_run_does_nothing(config, capsys):
+    first = train(config)
+    before = arrays_of(config.run_dir)
+    assert train(config) == first
+    assert "already finished" in capsys.readouterr().out
+    after = arrays_of(config.run_dir)
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_a_run_folder_of_other_options_is_not_touched(config):
+    train(config)
+    with pytest.raises(InputError, match=r"--batch_size=4 \(there: 8\)"):
+        train(dataclasses.replace(config, batch_size=4))
+    assert (runs.Run(Path(config.run_dir))).finished
+
+
+def test_a_folder_of_something_else_is_not_touched(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years")
+    with pytest.raises(InputError, match="not empty and no run"):
+        train(config)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def moved(before, after, part):
+    keys = [key for key in before if key.startswith(part + "/")]
+    trained = [key for key in keys if "moving" not in key]
+    statistics = [key for key in keys if "moving" in key]
+
+    def any_change(names):
+        return any(not np.array_equal(before[name], after[name]) for name in names)
+
+    return any_change(trained), any_change(statistics)
+
+
+@pytest.mark.parametrize("frozen_bn", ["moving", "batch"])
+@pytest.mark.parametrize("strategy", list(strategies.STRATEGIES))
+def test_a_strategy_moves_what_it_says_and_nothing_else(
+    config, stage1, backbone_file, strategy, frozen_bn
+):
+    needs_source = strategies.STRATEGIES[strategy].colorizer == "source"
+    config = dataclasses.replace(
+        config,
+        strategy=strategy,
+        frozen_bn=frozen_bn,
+        steps=2,
+        colorizer="" if strategy != "color_module" else "color_u",
+        init_from=stage1 if needs_source else "",
+    )
+    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+    before = checkpoint.to_arrays(checkpoint.named_weights(session.classifier))
+    train(config)
+    after = arrays_of(config.run_dir)
+    expected = strategies.STRATEGIES[strategy]
+    assert moved(before, after, "head")[0]
+    assert moved(before, after, "backbone") == (
+        "backbone" in expected.trains,
+        "backbone" in expected.trains or frozen_bn == "batch",
+    )
+    has_colorizer = expected.colorizer != "none"
+    assert any(key.startswith("colorizer/") for key in before) == has_colorizer
+    if has_colorizer:
+        trains = "colorizer" in expected.trains
+        assert moved(before, after, "colorizer") == (trains, trains or frozen_bn == "batch")
+
+
+def test_stage_two_starts_from_stage_one_with_a_new_head(config, stage1):
+    config = dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="", seed=5)
+    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+    start = checkpoint.to_arrays(checkpoint.named_weights(session.classifier))
+    best = arrays_of(stage1, runs.BEST)
+    for key, value in start.items():
+        assert np.array_equal(value, best[key]) == (not key.startswith("head/")), key
+
+
+def test_a_colorizer_file_brings_T_alone(config, stage1):
+    file = f"{stage1}/{runs.COLORIZER}"
+    config = dataclasses.replace(config, strategy="last_layer", init_from=file, colorizer="")
+    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+    start, best = (
+        checkpoint.to_arrays(checkpoint.named_weights(session.classifier)),
+        checkpoint.load(file)[0],
+    )
+    assert all(np.array_equal(start[key], best[key]) for key in best)
+    assert {k for k in start if k.startswith("colorizer/")} == set(best)
+
+
+def test_normalisation_is_the_targets_or_the_sources(config, stage1, tmp_path, write_small_dataset):
+    write_small_dataset(tmp_path / "other", seed=9)
+    config = dataclasses.replace(
+        config, strategy="all", init_from=stage1, colorizer="", data_dir=str(tmp_path / "other")
+    )
+    target = Plan.of(config).spec
+    source = Plan.of(dataclasses.replace(config, normalization="source")).spec
+    assert source.pixel_mean == ModelSpec.load(f"{stage1}/{runs.MODEL}").pixel_mean
+    assert target.pixel_mean != source.pixel_mean
+
+
+def test_it_learns(config, tmp_path, write_small_dataset):
+    """Stripes in noise are learnt well above chance: data, labels and gradients belong together."""
+    write_small_dataset(tmp_path / "more", images=(128, 64, 1), records_per_shard=64)
+    config = dataclasses.replace(
+        config,
+        data_dir=str(tmp_path / "more"),
+        strategy="baseline_all",  # the quickest: this backbone is tiny
+        colorizer="",
+        batch_size=16,
+        steps=150,
+        max_lr="0.1",
+        checkpoint_every=50,
+        augment_probability=0.0,  # stripes of 4 pixels do not survive much resampling
+    )
+    assert train(config)["best_valid_mean_auc"] > 0.8
+
+
+def test_several_channels_of_16_bits_in_mixed_precision(config, tmp_path, write_small_dataset):
+    """The paper's outlook, several MR sequences; weights stay in float32 under bfloat16."""
+    write_small_dataset(tmp_path / "mr", channels=2, bits=16)
+    config = dataclasses.replace(config, data_dir=str(tmp_path / "mr"), mixed_precision=True)
+    assert np.isfinite(train(config)["best_valid_mean_auc"])
+    spec, classifier, _ = runs.load_classifier(config.run_dir)
+    assert (spec.input_channels, spec.bits) == (2, 16)
+    assert classifier.input_shape[-1] == 2
+    assert {a.dtype for k, a in arrays_of(config.run_dir).items() if "/kernel" in k} == {
+        np.dtype("float32")
+    }
+    assert keras.config.dtype_policy().name == "float32", "the policy is put back"
+
+
+def test_the_lr_finder_leaves_no_trace(config):
+    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+    named = checkpoint.named_state(session.model, session.classifier)
+    before = checkpoint.to_arrays(named)
+    curve = find_lr(session.model, session.batches(0), steps=30)
+    after = checkpoint.to_arrays(named)
+    assert before.keys() == after.keys()
+    for key in before:
+        np.testing.assert_array_equal(before[key], after[key], err_msg=key)
+    assert curve.rates[0] <= curve.suggestion <= curve.rates[-1]
+    assert len(curve.rates) == len(curve.losses) > 10
+
+
+def test_auto_rate_is_found_once_and_kept(config):
+    config = dataclasses.replace(config, max_lr="auto")
+    result = train(config)
+    folder = Path(config.run_dir)
+    assert result["max_lr"] == json.loads((folder / "lr_find.json").read_text())["suggestion"]
+    assert (folder / "lr_find.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_range_test_writes_its_curve_and_refuses_a_used_folder(config):
+    range_test(config)
+    names = {path.name for path in Path(config.run_dir).iterdir()}
+    assert names == {"lr_find.json", "lr_find.csv", "lr_find.png"}
+    with pytest.raises(InputError, match="not empty"):
+        range_test(config)
+
+
+def test_the_suggestion_is_a_tenth_of_the_rate_at_the_minimum():
+    rates = np.logspace(-5, 1, 61)
+    losses = 1 - 0.8 / (1 + np.exp(-4 * (np.log10(rates) + 2)))
+    losses[41:] += np.linspace(1, 5, 20)  # diverges above 0.1
+    assert suggest(rates, losses) == pytest.approx(1e-2)
+    # Noise at the start, where the slope is steepest, does not count.
+    losses[:3] += [0.5, 0.3, 0.1]
+    assert suggest(rates, losses) == pytest.approx(1e-2)
+    assert suggest(rates, np.arange(61.0)) == rates[0]
+    assert smooth([3.0] * 5) == pytest.approx([3.0] * 5)
+
+
+def test_a_diverging_run_says_so_and_keeps_its_checkpoint(config):
+    with pytest.raises(InputError, match=r"training diverged; start a new run with a lower"):
+        train(dataclasses.replace(config, max_lr="1e30", steps=40))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "either --steps or --epochs"),
+        ({"epochs": 1.0}, "either --steps or --epochs"),
+        ({"train_fraction": 2.0}, "--train_fraction=2.0: expected a value from"),
+        ({"max_lr": "fast"}, "--max_lr=fast: expected a number above zero, or auto"),
+        ({"normalization": "source"}, "needs --init_from"),
+        ({"strategy": "all", "colorizer": ""}, "--strategy=all needs --init_from"),
+        ({"strategy": "baseline"}, "--colorizer=color_u contradicts it"),
+        ({"colorizer": "none"}, "--colorizer=none contradicts it"),
+        ({"init_from": "/nowhere"}, "--init_from=/nowhere: no such run folder"),
+        ({"data_dir": "/nowhere"}, "/nowhere/dataset.json: no such file"),
+        ({"observations": ("Hernia",)}, "no observation 'Hernia'"),
+        ({"backbone": "ResNet19"}, "ResNet19"),
+        ({"image_size": 30}, "30"),
+    ],
+)
+def test_bad_options_are_named_and_leave_no_folder(config, changes, message):
+    config = dataclasses.replace(config, **changes)
+    with pytest.raises(InputError, match=message):
+        train(config)
+    assert not Path(config.run_dir).exists()
+
+
+def test_a_source_that_contradicts_the_flags(config, stage1):
+    config = dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="deconv")
+    with pytest.raises(InputError, match=r"--colorizer=deconv: .* has color_u; leave the flag out"):
+        train(config)
+
+
+def test_files_that_are_no_weights(config, tmp_path, backbone_file):
+    config = dataclasses.replace(config, strategy="all", colorizer="", init_from=backbone_file)
+    with pytest.raises(InputError, match=r"small.keras: not weights saved by medcolor_tf"):
+        train(config)
+    cut = tmp_path / "cut.safetensors"
+    checkpoint.save(cut, {"a": np.zeros(100)}, {})
+    cut.write_bytes(cut.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"cut.safetensors: not weights"):
+        train(dataclasses.replace(config, init_from=str(cut)))
+
+
+def test_weights_of_another_model_are_refused_whole(stage1, config):
+    session = Plan.of(dataclasses.replace(config, strategy="baseline", colorizer="")).build(
+        runs.Run(Path(config.run_dir))
+    )
+    named = checkpoint.named_weights(session.classifier)
+    before = checkpoint.to_arrays(named)
+    with pytest.raises(InputError, match=r"unexpected colorizer/"):
+        checkpoint.assign(named, arrays_of(stage1, runs.BEST), "elsewhere")
+    after = checkpoint.to_arrays(named)
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_a_moved_backbone_file_is_not_missed(stage1, tmp_path):
+    copy = shutil.copytree(stage1, tmp_path / "moved")
+    spec, classifier, step = runs.load_classifier(copy)
+    assert spec.backbone == str(copy / "backbone.keras")
+    assert step in (2, 4)
+    arrays = checkpoint.to_arrays(checkpoint.named_weights(classifier))
+    assert all(np.array_equal(arrays[k], v) for k, v in arrays_of(stage1, runs.BEST).items())
+
+
+def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
+    """It runs in the model at hand; the evaluate command, with a model built anew, agrees."""
+    from medcolor_tf.evaluation.evaluate import evaluate
+    from medcolor_tf.train import main
+
+    words = [
+        f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in vars(dataclasses.replace(config, evaluate=("test", "valid"))).items()
+        if not isinstance(value, bool)
+    ]
+    assert main(words) == 0
+    assert "test: 12 images" in capsys.readouterr().out
+    folder = Path(config.run_dir)
+    path = folder / "evaluation-test.json"
+    at_the_end = runs.read_json(path)
+    best = runs.read_json(folder / runs.RESULT)
+    assert at_the_end["step"] == best["best_step"]
+    valid = runs.read_json(folder / "evaluation-valid.json")
+    assert valid["mean_auc"] == pytest.approx(best["best_valid_mean_auc"])
+    assert (folder / "colorized-test.png").is_file()
+
+    path.unlink()
+    assert main(words) == 0  # a power cut after the training: only what is missing is made
+    assert runs.read_json(path) == at_the_end
+    assert evaluate(config.run_dir, config.data_dir)["mean_auc"] == at_the_end["mean_auc"]
+    evaluate(config.run_dir, config.data_dir, mixed_precision=True)
+    assert main(words) == 0  # what is there now is not the run's own
+    assert runs.read_json(path) == at_the_end
+
+
+def test_few_images_train_for_at_least_min_steps(config):
+    settings = dataclasses.replace(config, steps=0, epochs=1.0, min_steps=5, train_fraction=0.5)
+    assert train(settings)["steps"] == 5
+    other = dataclasses.replace(settings, run_dir=config.run_dir + "2", epochs=8.0)
+    assert train(other)["steps"] == 8
+
+
+def test_min_steps_contradicts_steps(config):
+    with pytest.raises(InputError, match="--min_steps=5 goes with --epochs"):
+        train(dataclasses.replace(config, min_steps=5))
+    assert not Path(config.run_dir).exists()
+
+
+def test_a_run_of_an_older_version_without_an_option_is_the_same_run(config):
+    """config.json of a run that was made before an option existed lacks it."""
+    result = train(config)
+    path = Path(config.run_dir) / runs.CONFIG
+    record = runs.read_json(path)
+    for name in ("min_steps", "evaluate"):
+        del record["flags"][name]
+    path.write_text(json.dumps(record))
+    again = train(config)
+    assert again["best_step"] == result["best_step"]
+    with pytest.raises(InputError, match=r"--seed=9 \(there: 0\)"):
+        train(dataclasses.replace(config, seed=9))
+
+
+def test_where_a_source_comes_from_is_recorded(config, stage1):
+    train(dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="", backbone=""))
+    record = runs.read_json(Path(config.run_dir) / runs.CONFIG)
+    origin = record["init_from"]
+    assert origin["strategy"] == "color_module"
+    assert origin["data_fingerprint"] == record["data_fingerprint"]
+    assert origin["backbone"].endswith("small.keras")
+    assert record["train_images"] == 24
+    assert set(record["train_labels"]["Edema"]) == {"positive", "negative", "uncertain", "blank"}
