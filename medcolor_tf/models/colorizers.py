@@ -4,12 +4,10 @@ Equal to the authors' modules: section III-B of the paper, and their published c
 silent.
 """
 
-import dataclasses
-import difflib
-from collections.abc import Callable
-
 import keras
 
+from medcolor_tf import catalog
+from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, NO_COLORIZER
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.initializers import ICNR, layer_seed, torch_uniform
 from medcolor_tf.models.layers import (
@@ -25,17 +23,6 @@ WIDTH, RESIDUAL_BLOCKS, UPSCALING = 64, 8, 4
 COLOR_U_DOWN = (16, 32, 64)
 COLOR_U_UP = (32, 16)
 COLOR_U_OUT = 16
-
-INITS = ("paper", "gray")
-
-
-@dataclasses.dataclass(frozen=True)
-class Colorizer:
-    """A variant of T: `build(make, x, gray)`, and what the image's sides must be divisible by."""
-
-    build: Callable
-    multiple: int
-    xavier: bool
 
 
 def _front(make, x):
@@ -55,7 +42,7 @@ def _front(make, x):
     return x
 
 
-def _deconv(make, x, gray):
+def deconv(make, x, gray):
     """DECONV: 1x1 to three channels, then one 8x8 stride 4 filter a channel."""
     x = make.conv(_front(make, x), "conv_last", 3, 1)
     size = 2 * UPSCALING
@@ -65,7 +52,7 @@ def _deconv(make, x, gray):
     )(x)
 
 
-def _pixel_shuffle(make, x, gray):
+def pixel_shuffle(make, x, gray):
     """PixelShuffle: 1x1 to 3·4·4 channels, rearranged into 4x4 cells, blurred by a 2x2 mean.
 
     The authors' hard-tanh at ±10000 is the identity and left out.
@@ -77,7 +64,7 @@ def _pixel_shuffle(make, x, gray):
     return ReplicatePadAveragePool(name="blur")(x)
 
 
-def _color_u(make, x, gray):
+def color_u(make, x, gray):
     """ColorU: a U-Net of three steps; the skips are concatenated as [down, up]."""
     downs = []
     for step, width in enumerate(COLOR_U_DOWN, start=1):
@@ -107,13 +94,6 @@ def _act_up(make, x, name, width):
     return make.leaky(make.conv_transpose(x, name, width, 4, 2), f"{name}_act")
 
 
-COLORIZERS = {
-    "deconv": Colorizer(_deconv, multiple=4, xavier=True),
-    "pixel_shuffle": Colorizer(_pixel_shuffle, multiple=4, xavier=False),
-    "color_u": Colorizer(_color_u, multiple=8, xavier=True),
-}
-
-
 def build_colorizer(name, input_channels=1, init="paper", seed=None):
     """Build T.
 
@@ -132,9 +112,9 @@ def build_colorizer(name, input_channels=1, init="paper", seed=None):
     Raises:
         InputError: unknown name or init, or no input channel.
     """
-    variant = _variant(name)
-    if init not in INITS:
-        raise InputError(f"--colorizer_init: expected one of {', '.join(INITS)}, received {init!r}")
+    variant = catalog.lookup(COLORIZERS, name, "colorizer")
+    if init not in COLORIZER_INITS:
+        raise InputError(f"--colorizer_init: {catalog.expected_one_of(COLORIZER_INITS, init)}")
     if not isinstance(input_channels, int) or input_channels < 1:
         raise InputError(
             f"input_channels: expected a positive integer, received {input_channels!r}"
@@ -143,7 +123,7 @@ def build_colorizer(name, input_channels=1, init="paper", seed=None):
     # The scope makes variable paths colorizer/conv1/kernel: ResNet18 has a conv1 as well.
     with keras.name_scope("colorizer"):
         image = keras.Input((None, None, input_channels), name="colorizer_input")
-        colors = variant.build(make, image, init == "gray")
+        colors = catalog.resolve(variant.build)(make, image, init == "gray")
         if init == "gray":
             gray = CopyChannels(name="gray")(image)
             colors = keras.layers.Add(name="gray_plus_colors")([gray, colors])
@@ -160,20 +140,12 @@ def check_image_size(colorizer_name, size):
     Raises:
         InputError: unknown name; or a side that is not a positive multiple of 4 (`color_u`: 8).
     """
-    multiple = 1 if colorizer_name in (None, "none") else _variant(colorizer_name).multiple
+    multiple = 1
+    if colorizer_name not in (None, NO_COLORIZER):
+        multiple = catalog.lookup(COLORIZERS, colorizer_name, "colorizer").multiple
     sides = size if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or any(int(side) != side or side < 1 or side % multiple for side in sides):
         raise InputError(
             f"image size: {colorizer_name} needs height and width that are positive multiples of "
             f"{multiple}, received {size}"
         )
-
-
-def _variant(name):
-    if name in COLORIZERS:
-        return COLORIZERS[name]
-    close = difflib.get_close_matches(str(name).lower(), COLORIZERS, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    raise InputError(
-        f"--colorizer: expected one of {', '.join(COLORIZERS)}, received {name!r}{hint}"
-    )

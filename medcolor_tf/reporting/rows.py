@@ -3,23 +3,8 @@
 import itertools
 from collections.abc import Iterable, Mapping
 
+from medcolor_tf.catalog import COLORIZERS, NO_COLORIZER, STRATEGIES
 from medcolor_tf.reporting.collect import RowKey, RunRecord
-
-COLORIZERS = {
-    "none": "-",
-    "deconv": "DECONV",
-    "pixel_shuffle": "PixelShuffle",
-    "color_u": "ColorU",
-}
-STRATEGIES = {
-    "baseline": "Baseline",
-    "color_module": "Color Module",
-    "baseline_all": "Baseline All",
-    "all": "All",
-    "last_layer": "Last Layer",
-}
-# With T and without it, on the same footing: E frozen, or E trained.
-WITHOUT_T = {"color_module": "baseline", "last_layer": "baseline", "all": "baseline_all"}
 
 Rows = Mapping[RowKey, list[RunRecord]]
 
@@ -32,15 +17,22 @@ def rows_of(runs: Iterable[RunRecord]) -> dict[RowKey, list[RunRecord]]:
     return rows
 
 
+def title(table: Mapping, name: str) -> str:
+    """A variant as tables call it; one that this version does not know keeps its name."""
+    if name == NO_COLORIZER:
+        return "-"
+    return table[name].title if name in table else name
+
+
 def colorizer_label(row: RowKey) -> str:
     """T as a table calls it."""
     init = "" if row.colorizer_init == "paper" else f" ({row.colorizer_init} init)"
-    return COLORIZERS.get(row.colorizer, row.colorizer) + init
+    return title(COLORIZERS, row.colorizer) + init
 
 
 def strategy_label(row: RowKey, rows: Iterable[RowKey]) -> str:
     """The strategy, with the options in which the row differs from others that look like it."""
-    label = STRATEGIES[row.strategy]
+    label = title(STRATEGIES, row.strategy)
     alike = [other for other in rows if _visible(other) == _visible(row)]
     common = set.intersection(*(set(other.options) for other in alike)) if alike else set()
     special = [f"{name}={value}" for name, value in row.options if (name, value) not in common]
@@ -55,7 +47,7 @@ def full_label(row: RowKey, rows: Iterable[RowKey]) -> str:
     words = [] if row.colorizer == "none" else [colorizer_label(row)]
     words.append(strategy_label(row, rows))
     if row.origin:
-        words.append(f"from {STRATEGIES.get(row.origin, row.origin)} on {row.origin_data}".strip())
+        words.append(f"from {title(STRATEGIES, row.origin)} on {row.origin_data}".strip())
     text = " ".join(words)
     if len({other.backbone for other in rows}) > 1:
         text += f", {row.backbone}"
@@ -104,7 +96,7 @@ def _one_difference(a: RowKey, b: RowKey) -> bool:
         return _core(a) == _core(b)
     if (a.colorizer == "none") != (b.colorizer == "none"):
         treated, plain = (b, a) if a.colorizer == "none" else (a, b)
-        return WITHOUT_T[treated.strategy] == plain.strategy and not plain.origin
+        return STRATEGIES[treated.strategy].without_colorizer == plain.strategy and not plain.origin
     if (a.colorizer, a.colorizer_init) != (b.colorizer, b.colorizer_init):
         one = a.colorizer == b.colorizer or a.colorizer_init == b.colorizer_init
         return one and (a.strategy, a.origin) == (b.strategy, b.origin)

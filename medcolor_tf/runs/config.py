@@ -5,13 +5,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, FROZEN_BN, NO_COLORIZER, STRATEGIES
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel.hosts import find as find_place
 
-STRATEGY_NAMES = ("baseline", "color_module", "baseline_all", "all", "last_layer")
-COLORIZER_NAMES = ("deconv", "pixel_shuffle", "color_u", "none")
-COLORIZER_INITS = ("paper", "gray")
 AUTO = "auto"
 ALL = "all"
 CACHES = ("auto", "none", "ram", "device")
@@ -29,7 +27,7 @@ class Recipe:
         "moving",
         "Batch normalisation of frozen parts: stored moving statistics, or each batch's own (as "
         "the authors' code may have done).",
-        ("moving", "batch"),
+        FROZEN_BN,
     )
     bn_momentum: float = option(0.9, "Share of the old moving statistics kept at each step.")
 
@@ -160,7 +158,7 @@ class TrainConfig(Recipe):
     run_dir: str = option(
         "", "Folder of this run; the same command on it resumes or is done.", required=True
     )
-    strategy: str = option("color_module", "What trains (README, Strategies).", STRATEGY_NAMES)
+    strategy: str = option("color_module", "What trains (README, Strategies).", tuple(STRATEGIES))
     init_from: str = option(
         "",
         "Run folder, colorizer file or hf://owner/name[@revision] whose T (and, from a run or an "
@@ -171,7 +169,7 @@ class TrainConfig(Recipe):
         "",
         "Colorizer T: deconv, pixel_shuffle, color_u or none; not set: pixel_shuffle, none in the "
         "baselines, or what --init_from has.",
-        ("", *COLORIZER_NAMES),
+        ("", *COLORIZERS, NO_COLORIZER),
     )
     colorizer_init: str = option(
         "",

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcolor_tf import commandline
+from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, STRATEGIES
 from medcolor_tf.commandline import option
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
 from medcolor_tf.runs.config import (
-    COLORIZER_INITS,
-    COLORIZER_NAMES,
-    STRATEGY_NAMES,
     Recipe,
     TrainConfig,
     data_name,
@@ -252,10 +250,10 @@ def parse_overrides(texts: tuple[str, ...]) -> dict[str, dict]:
     for text in texts:
         strategy, colon, setting = text.partition(":")
         name, equals, _ = setting.partition("=")
-        if not colon or not equals or strategy not in STRATEGY_NAMES or name not in allowed:
+        if not colon or not equals or strategy not in STRATEGIES or name not in allowed:
             raise InputError(
                 f"--overrides={text}: expected STRATEGY:OPTION=VALUE with a strategy of "
-                f"{', '.join(STRATEGY_NAMES)} and an option of a training run's recipe"
+                f"{', '.join(STRATEGIES)} and an option of a training run's recipe"
             )
         parsed = commandline.parse(Recipe, [f"--{setting}"])
         found.setdefault(strategy, {})[name] = getattr(parsed, name)
@@ -271,9 +269,9 @@ def check(config: StudyConfig) -> None:
     config.check()
     commandline.parse_shard(config.shard)
     for flag, allowed in (
-        ("strategies", STRATEGY_NAMES),
-        ("target_strategies", STRATEGY_NAMES),
-        ("colorizers", tuple(name for name in COLORIZER_NAMES if name != "none")),
+        ("strategies", STRATEGIES),
+        ("target_strategies", STRATEGIES),
+        ("colorizers", COLORIZERS),
         ("colorizer_inits", COLORIZER_INITS),
     ):
         _check_each(config, flag, lambda value, allowed=allowed: value in allowed, allowed)

@@ -1,4 +1,4 @@
-"""The five learning strategies of section III-A as one table, and where T, E and C start."""
+"""Where T, E and C of a run start and what trains, by the strategy's entry in the catalog."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,38 +7,15 @@ from pathlib import Path
 
 import keras
 
+from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import checkpoint, folder
 from medcolor_tf.runs.config import data_name
 from medcolor_tf.sharing import hub
 
-
-@dataclass(frozen=True)
-class Strategy:
-    """What trains, and where T and E start; C always starts anew.
-
-    Attributes:
-        trains: the parts that train; the others are frozen.
-        colorizer: "none" (the gray channel is copied three times), "new" or "source" (--init_from).
-        backbone: "imagenet" or "source".
-    """
-
-    trains: tuple[str, ...]
-    colorizer: str
-    backbone: str
-
-
-STRATEGIES = {
-    "baseline": Strategy(("head",), "none", "imagenet"),
-    "color_module": Strategy(("colorizer", "head"), "new", "imagenet"),
-    "baseline_all": Strategy(("backbone", "head"), "none", "imagenet"),
-    "all": Strategy(("colorizer", "backbone", "head"), "source", "source"),
-    "last_layer": Strategy(("head",), "source", "source"),
-}
 DEFAULT_COLORIZER = "pixel_shuffle"
 DEFAULT_BACKBONE = "ResNet18"
-FROZEN_BN = ("moving", "batch")
 
 
 @dataclass(frozen=True)

@@ -338,11 +338,11 @@ def test_after_a_kill_the_same_command_waits_for_the_orphan_and_goes_on(
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import test_study as t\n"
-        "from medcolor_tf.training import study, study_runner\n"
-        "real = study.PlannedRun.command.fget\n"
-        "study.PlannedRun.command = property(lambda run:"
+        "from medcolor_tf.studies import grid, runner\n"
+        "real = grid.PlannedRun.command.fget\n"
+        "grid.PlannedRun.command = property(lambda run:"
         " real(run).replace('-m medcolor_tf.train', sys.argv[2]))\n"
-        f"study_runner.run_study(study.StudyConfig(**{dataclasses.asdict(settings)!r}))\n"
+        f"runner.run_study(grid.StudyConfig(**{dataclasses.asdict(settings)!r}))\n"
     )
     folder = str(Path(__file__).parent)
     words = [sys.executable, "-c", code, folder, str(tmp_path / "fake_train.py")]
