@@ -11,7 +11,7 @@ from medcolor_tf.data import image_cache as host
 from medcolor_tf.data.lines import Lines
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
-from medcolor_tf.parallel import accelerator
+from medcolor_tf.parallel import runtime
 
 
 class DeviceImages(keras.layers.Layer):
@@ -122,7 +122,7 @@ def keep(
     """
     if cache not in ("auto", "device"):
         return None, host.keep(cache, (train, valid), sharers)
-    device = accelerator.device()
+    device = runtime.device()
     if cache == "auto" and not device.accelerator:
         return None, host.keep(cache, (train, valid), sharers)
     if why := _obstacle(cache, train, device, replicas):
@@ -139,7 +139,7 @@ def keep(
     )
 
 
-def _obstacle(cache: str, train: Split, device: accelerator.Device, replicas: int) -> str:
+def _obstacle(cache: str, train: Split, device: runtime.Device, replicas: int) -> str:
     """Why the images cannot be on the device, or ""; the cheap questions first."""
     if replicas > 1:
         return f"each of {replicas} replicas would hold all images"

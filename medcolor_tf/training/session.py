@@ -13,8 +13,8 @@ from medcolor_tf.models import colorize_model
 from medcolor_tf.models.fast.folding import fold_batch_norm
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel import replicas, runtime
-from medcolor_tf.parallel.devices import Devices, unsharded
 from medcolor_tf.parallel.multihost import ALONE, Processes
+from medcolor_tf.parallel.replicas import Devices, unsharded
 from medcolor_tf.runs import checkpoint, folder
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import device_cache, feature_cache, strategies

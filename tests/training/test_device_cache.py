@@ -16,7 +16,7 @@ import tensorflow as tf
 from medcolor_tf.data.lines import Lines
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
-from medcolor_tf.parallel import accelerator
+from medcolor_tf.parallel import runtime
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
@@ -152,7 +152,7 @@ def test_a_run_ends_with_the_same_bits_and_resumes(config, tmp_path, monkeypatch
 
 
 def gpu(free, accelerated=True):
-    return lambda: accelerator.Device("GPU:0", free, accelerated)
+    return lambda: runtime.Device("GPU:0", free, accelerated)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def gpu(free, accelerated=True):
 def test_the_choice_follows_device_and_memory(
     small_dataset, monkeypatch, cache, free, accelerated, replicas, expected
 ):
-    monkeypatch.setattr(accelerator, "device", gpu(free, accelerated))
+    monkeypatch.setattr(runtime, "device", gpu(free, accelerated))
     monkeypatch.setattr(device_cache.Fed, "load", lambda lines, model: (lines, model))
     splits = [Split(small_dataset, name) for name in ("train", "valid")]
     fed, why = device_cache.keep(cache, *splits, "model", replicas)
@@ -192,7 +192,7 @@ def test_the_choice_follows_device_and_memory(
 def test_what_the_device_cannot_hold_is_refused(
     small_dataset, monkeypatch, free, image_size, replicas, message
 ):
-    monkeypatch.setattr(accelerator, "device", gpu(free))
+    monkeypatch.setattr(runtime, "device", gpu(free))
     splits = [Split(small_dataset, name, None, image_size) for name in ("train", "valid")]
     with pytest.raises(InputError, match=f"--cache=device: .*{message}.*expected --cache=ram"):
         device_cache.keep("device", *splits, None, replicas)
@@ -206,7 +206,7 @@ def test_an_image_unlike_its_record_is_named(small_dataset):
 
 
 def test_free_memory_of_this_machine_is_plausible():
-    found = accelerator.device()
+    found = runtime.device()
     assert not found.accelerator  # the tests hide accelerators
     assert 2**26 < found.free < 2**50
 
@@ -220,7 +220,7 @@ def test_tensorflow_tells_what_its_gpu_has_left(monkeypatch):
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: found[1:])
     monkeypatch.setattr(device_lib, "list_local_devices", lambda: found)
     monkeypatch.setattr(tf.config.experimental, "get_memory_info", {"GPU:0": {"current": 8}}.get)
-    assert accelerator.device() == accelerator.Device("GPU:0", 62, True)
+    assert runtime.device() == runtime.Device("GPU:0", 62, True)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_jax_tells_what_its_gpu_has_left(monkeypatch, told, free):
     gpu = SimpleNamespace(platform="gpu", id=0, memory_stats=lambda: told)
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(local_devices=lambda: [gpu]))
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    assert accelerator.device() == accelerator.Device("GPU:0", free, True)
+    assert runtime.device() == runtime.Device("GPU:0", free, True)
 
 
 def test_more_lines_than_their_type_can_number_are_refused(small_dataset):

@@ -11,7 +11,7 @@ import pytest
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.parallel import accelerator, runtime
+from medcolor_tf.parallel import runtime
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
@@ -162,12 +162,12 @@ def test_executions_never_run_beyond_a_checkpoint(wanted, steps, expected):
 
 def test_a_step_without_xla_is_never_silent(monkeypatch):
     """A GPU is stood in for; Keras' choice and the layers are real."""
-    gpu = accelerator.Device("GPU:0", 2**30, True)
+    gpu = runtime.Device("GPU:0", 2**30, True)
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(inputs))
     model.compile("sgd", "mse", jit_compile=True)
     assert runtime.xla_note(model) == "", "nothing to say on a CPU"
-    monkeypatch.setattr(accelerator, "device", lambda: gpu)
+    monkeypatch.setattr(runtime, "device", lambda: gpu)
     assert runtime.xla_note(model) == "the training step is compiled by XLA"
     model.get_layer("head").supports_jit = False
     model.compile("sgd", "mse", jit_compile=False)

@@ -7,7 +7,7 @@ over the activations and casts bfloat16 to float32 and back.
 import keras
 
 from medcolor_tf.models.layers import register
-from medcolor_tf.parallel import replicas
+from medcolor_tf.parallel import replicas, runtime
 
 # Where the kernel takes over: what cuDNN accepts, and what the tests compare.
 MIN_EPSILON = 1e-5
@@ -31,7 +31,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if training and self.trainable:
             several = replicas.count() > 1
             outputs = self._by_global_batch(inputs) if several else self._by_batch(inputs)
-        elif training or is_deterministic():
+        elif training or runtime.is_deterministic():
             outputs = self._by_moving_affine(inputs)
         else:
             outputs = self._by_moving(inputs)
@@ -172,12 +172,3 @@ def is_plain_batch_norm(layer):
         and layer.built
         and not getattr(layer, "renorm", False)
     )
-
-
-def is_deterministic():
-    """Say whether TensorFlow was told to give the same bits in every run; False elsewhere."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    from tensorflow.python.framework.config import is_op_determinism_enabled  # as Keras does
-
-    return is_op_determinism_enabled()

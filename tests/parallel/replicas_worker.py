@@ -1,7 +1,7 @@
-"""Trains the same runs on one device and on two, for test_devices.py; in a process of its own,
+"""Trains the same runs on one device and on two, for test_replicas.py; in a process of its own,
 since TensorFlow can be given logical devices only once, before it starts.
 
-    python devices_worker.py DATA_SET FOLDER
+    python replicas_worker.py DATA_SET FOLDER
 
 Leaves in FOLDER the run folders, what each looked like at its first checkpoint (NAME-half), and
 seen.json.
@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from medcolor_tf.models.fast.batch_norm import FusedBatchNormalization
 from medcolor_tf.parallel import replicas
-from medcolor_tf.parallel.devices import Devices
+from medcolor_tf.parallel.replicas import Devices
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import callbacks, trainer
 

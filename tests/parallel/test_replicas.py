@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.parallel import devices
-from medcolor_tf.parallel.devices import Devices
+from medcolor_tf.parallel import replicas
+from medcolor_tf.parallel.replicas import Devices
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def folder(small_dataset, tmp_path_factory):
-    """What devices_worker.py leaves; the next fixture, `seen`, is its summary."""
+    """What replicas_worker.py leaves; the next fixture, `seen`, is its summary."""
     folder = tmp_path_factory.mktemp("devices")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    worker = Path(__file__).with_name("devices_worker.py")
+    worker = Path(__file__).with_name("replicas_worker.py")
     done = subprocess.run(
         [sys.executable, str(worker), str(small_dataset), str(folder)],
         env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
@@ -165,7 +165,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(
         tf.config, "list_physical_devices", lambda kind: [f"{kind}:{i}" for i in (0, 1)]
     )
-    monkeypatch.setattr(devices, "_mirrored", lambda kind, number: (kind, number))
+    monkeypatch.setattr(replicas, "_mirrored", lambda kind, number: (kind, number))
 
 
 def test_all_gpus_train_and_xla_is_not_lost_silently(two_gpus):
