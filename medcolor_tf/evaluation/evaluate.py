@@ -95,7 +95,7 @@ def evaluate_model(
         "split": split.split,
         "uncertain_policy": dict(split.policy),
     }
-    if not group.writes:
+    if not group.is_main_process:
         return result
     folder, name = Path(out), split.split
     folder.mkdir(parents=True, exist_ok=True)

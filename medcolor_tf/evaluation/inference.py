@@ -59,7 +59,7 @@ def predict_split(
             column.append(values)
         if progress:
             progress(len(logits))
-    return Predictions(*(group.interleave(column, len(split)) for column in columns))
+    return Predictions(*(group.gather_rows(column, len(split)) for column in columns))
 
 
 def predict_full(model: keras.Model, images, batch_size: int) -> np.ndarray:

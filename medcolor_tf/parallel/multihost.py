@@ -47,7 +47,7 @@ class Processes:
         self.number, self.count = (line.place.number, line.place.count) if line else (0, 1)
 
     @property
-    def writes(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that writes the run folder and speaks to the user."""
         return self.number == 0
 
@@ -56,15 +56,15 @@ class Processes:
         """(number, count), as the data pipeline takes a share."""
         return self.number, self.count
 
-    def exchange(self, value) -> list:
+    def all_gather(self, value) -> list:
         """Returns the JSON value of every process, by number; all must call it, in one order."""
         return self._line.exchange(value) if self._line else [value]
 
-    def first(self, make: Callable):
+    def broadcast_from_main(self, make: Callable):
         """Calls ``make`` in process 0 alone and returns its JSON value in all of them."""
-        return self.exchange(make() if self.writes else None)[0]
+        return self.all_gather(make() if self.is_main_process else None)[0]
 
-    def interleave(self, parts: list[np.ndarray], total: int) -> np.ndarray:
+    def gather_rows(self, parts: list[np.ndarray], total: int) -> np.ndarray:
         """Puts the rows of all processes in order: process k of n has rows k, k + n, ...
 
         Args:
@@ -75,7 +75,7 @@ class Processes:
         if self.count == 1:
             return np.concatenate(parts)
         own = np.concatenate(parts) if parts else None
-        gathered = [part and _from_json(part) for part in self.exchange(_to_json(own))]
+        gathered = [part and _from_json(part) for part in self.all_gather(_to_json(own))]
         dtype = np.result_type(*(part.dtype for part in gathered if part is not None))
         everything = np.empty((total, *gathered[0].shape[1:]), dtype)
         for number, part in enumerate(gathered):
@@ -84,7 +84,7 @@ class Processes:
         return everything
 
     @property
-    def neighbours(self) -> int:
+    def local_process_count(self) -> int:
         """Number of processes on this machine."""
         if not self._line:
             return 1
@@ -99,11 +99,11 @@ class Processes:
         """
         if self.count == 1:
             return contextlib.nullcontext()
-        self.exchange(None)
+        self.all_gather(None)
         names = [f"{device.platform}:{device.id}" for device in _all_devices()]
         return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope()
 
-    def spread(self, variables: Iterable[keras.Variable]) -> None:
+    def replicate(self, variables: Iterable[keras.Variable]) -> None:
         """Makes variables those of all processes, with the values that process 0 has.
 
         Keras does so for variables that are made in :meth:`distribution`, but there JAX compares
@@ -121,8 +121,11 @@ class Processes:
         digest = hashlib.sha256()
         for value in values:
             digest.update(np.ascontiguousarray(value))
-        if len(set(self.exchange(digest.hexdigest()))) > 1:
-            values = [_from_json(self.first(lambda v=value: _to_json(v))) for value in values]
+        if len(set(self.all_gather(digest.hexdigest()))) > 1:
+            values = [
+                _from_json(self.broadcast_from_main(lambda v=value: _to_json(v)))
+                for value in values
+            ]
         for variable, value in zip(variables, values, strict=True):
             variable.assign(_global_array(value, everywhere))
 
@@ -162,7 +165,7 @@ def joined(config: TrainConfig) -> Iterator[Processes]:
         _start_jax(processes, line)
         _check_devices(processes, config)
         with contextlib.ExitStack() as quiet:
-            if processes.writes:
+            if processes.is_main_process:
                 print(f"{place.count} processes: {', '.join(map(line.name, range(place.count)))}")
             else:
                 print(f"{line.name(place.number)}: {line.name(0)} reports", flush=True)
@@ -212,17 +215,17 @@ def check_shared(processes: Processes, folder: Path, last_step: Callable[[], int
     """
     if processes.count == 1:
         return
-    if processes.writes:
+    if processes.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / processes.first(lambda: f"{MARK}{uuid.uuid4().hex}")
-    if processes.writes:
+    mark = folder / processes.broadcast_from_main(lambda: f"{MARK}{uuid.uuid4().hex}")
+    if processes.is_main_process:
         mark.touch()
-    processes.exchange(None)
+    processes.all_gather(None)
     deadline = time.monotonic() + SHARED_SECONDS
     while not (seen := mark.name in _names(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    found = processes.exchange([seen, last_step() if seen else 0])
-    if processes.writes:
+    found = processes.all_gather([seen, last_step() if seen else 0])
+    if processes.is_main_process:
         for name in filter(lambda name: name.startswith(MARK), _names(folder)):
             (folder / name).unlink()
         with contextlib.suppress(OSError):  # as it was, should nothing come of the run
@@ -245,7 +248,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def placed_like(variable: keras.Variable, value: np.ndarray):
-    """Returns a value to assign to a variable, which may be one of all processes (`spread`)."""
+    """Returns a value to assign to a variable, which may be one of all processes (`replicate`)."""
     if keras.backend.backend() != "jax" or variable.value.is_fully_addressable:
         return value
     return _global_array(np.asarray(value, variable.dtype), variable.value.sharding)
@@ -254,7 +257,7 @@ def placed_like(variable: keras.Variable, value: np.ndarray):
 def predict_here(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Returns what the model makes of a batch, computed on this process' devices alone.
 
-    The weights are arrays of all processes (:meth:`Processes.spread`), so that what Keras computes
+    The weights are arrays of all processes (:meth:`Processes.replicate`), so what Keras computes
     with them is a computation that all have to start. Their copies here are used instead.
 
     Args:
@@ -290,7 +293,7 @@ _FORWARD: "weakref.WeakKeyDictionary[keras.Model, Callable]" = weakref.WeakKeyDi
 
 def check_same(processes: Processes, own: dict) -> None:
     """Checks that all have the same values; InputError in all of them where one has not."""
-    first, *others = processes.exchange(own)
+    first, *others = processes.all_gather(own)
     for number, other in enumerate(others, start=1):
         names = sorted(first.keys() | other.keys())
         differing = [name for name in names if other.get(name) != first.get(name)]
@@ -314,14 +317,16 @@ def _start_jax(processes: Processes, line: channel.Channel) -> None:
     import jax
 
     host, own = line.place.host, line.about[processes.number]
-    port = processes.first(_free_port)
+    port = processes.broadcast_from_main(_free_port)
     near = host in channel.LOOPBACK
     address = f"[{host}]" if ":" in host else host
     mates = [number for number, other in enumerate(line.about) if other == own]
     # Else JAX keeps SIGTERM from ending the process.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
-        f"{address}:{port}" if processes.writes else f"127.0.0.1:{channel.forward(host, port)}",
+        f"{address}:{port}"
+        if processes.is_main_process
+        else f"127.0.0.1:{channel.forward(host, port)}",
         processes.count,
         processes.number,
         local_device_ids=[mates.index(processes.number)] if len(mates) > 1 else None,
@@ -334,7 +339,7 @@ def _start_jax(processes: Processes, line: channel.Channel) -> None:
 def _check_devices(processes: Processes, config: TrainConfig) -> None:
     import jax
 
-    local = processes.exchange(len(jax.local_devices()))
+    local = processes.all_gather(len(jax.local_devices()))
     if len(set(local)) > 1:
         raise InputError(
             f"the processes have {', '.join(map(str, local))} devices; expected equally many, "

@@ -91,7 +91,7 @@ class Session:
                 self.valid,
                 self.model,
                 copies,
-                self.group.neighbours,
+                self.group.local_process_count,
             )
             print(where)
         elif left:
@@ -221,5 +221,5 @@ def training_model(
     with group.distribution():  # for the metrics, which Keras resets at every epoch
         model.compile(MomentumSGD(rate, config.momentum_max), MaskedBinaryCrossentropy())
     model.optimizer.build(model.trainable_variables)
-    group.spread([*classifier.variables, *model.variables, *model.optimizer.variables])
+    group.replicate([*classifier.variables, *model.variables, *model.optimizer.variables])
     return model

@@ -48,7 +48,7 @@ def train(config: TrainConfig) -> dict | None:
         multihost.joined(config) as group,
     ):
         result = _train_among(config, group)
-    return result if group.writes else None
+    return result if group.is_main_process else None
 
 
 def _train_among(config: TrainConfig, group: Processes) -> dict:
@@ -60,14 +60,14 @@ def _train_among(config: TrainConfig, group: Processes) -> dict:
     multihost.check_same(group, {"data": record["data_fingerprint"], "of": record["init_from"]})
     multihost.check_shared(group, run.folder, lambda: run.last_step)
     group.advise(lambda: _what_is_kept(run))
-    if group.first(lambda: run.finished):
-        if not group.writes:
+    if group.broadcast_from_main(lambda: run.finished):
+        if not group.is_main_process:
             return {}
         print(f"{config.run_dir}: already finished")
         result = runs.read_json(run.folder / runs.RESULT)
         return result | {"evaluations": [_evaluate_again(config, s) for s in plan.others]}
     session = plan.build(run, group)
-    if group.writes:
+    if group.is_main_process:
         run.claim(record)
         session.spec = run.save_model_spec(session.spec)
     with group.distribution():
@@ -96,7 +96,7 @@ def _train(session: Session) -> dict:
     max_lr = config.peak_rate() or _found_rate(session)
     _describe(session, start, max_lr)
     session.keep_in_memory(start)
-    log = Log(run.folder / runs.TENSORBOARD) if session.group.writes else None
+    log = Log(run.folder / runs.TENSORBOARD) if session.group.is_main_process else None
     if log and start == 0:
         log.hyper_parameters(config)
     cycle = OneCycle(
@@ -112,7 +112,7 @@ def _train(session: Session) -> dict:
         auc = roc_auc(*session.validate())
         if log:
             _checkpoint(session, log, step, loss, cycle.at(step - 1)[0], auc)
-        session.group.exchange(None)  # nobody waits for the file inside a collective operation
+        session.group.all_gather(None)  # nobody waits for the file inside a collective operation
 
     total, size = session.total_steps, config.batch_size
     for first, last, interval in _legs(start, total, session.interval):
@@ -123,7 +123,7 @@ def _train(session: Session) -> dict:
         session.fit(first, (last - first) // interval, interval, cycle, told)
     if log:
         log.close()
-    return _finish(session, max_lr) if session.group.writes else {}
+    return _finish(session, max_lr) if session.group.is_main_process else {}
 
 
 def _legs(start: int, total: int, interval: int) -> list[tuple[int, int, int]]:
@@ -147,12 +147,14 @@ def _restore(session: Session) -> int:
 def _found_rate(session: Session) -> float:
     """Peak rate of --max_lr=auto: the one found before, or a new range test."""
     path = session.run.folder / "lr_find.json"
-    before = session.group.first(lambda: path.is_file() and runs.read_json(path)["suggestion"])
+    before = session.group.broadcast_from_main(
+        lambda: path.is_file() and runs.read_json(path)["suggestion"]
+    )
     if before:
         return before
     print("LR finder:", end=" ", flush=True)
     curve: LRCurve = find_lr(session.model, session.batches(0))
-    if session.group.writes:
+    if session.group.is_main_process:
         curve.save(session.run.folder)
     print(f"suggests {curve.suggestion:.3g} (curve: {session.run.folder / 'lr_find.png'})")
     return curve.suggestion

@@ -325,7 +325,7 @@ class Twin(multihost.Processes):
         super().__init__()
         self.count, self.other = 2, other
 
-    def exchange(self, value):
+    def all_gather(self, value):
         return [value, self.other(value)]
 
 
@@ -369,8 +369,8 @@ def test_rows_of_all_processes_come_in_order():
     for whole in (rows, names):
         own = [whole[0:1], whole[2::2]]
         other = multihost._to_json(whole[1::2])
-        assert np.array_equal(Twin(lambda _, other=other: other).interleave(own, 5), whole)
-    only = Twin(lambda _: None).interleave([rows[:1]], 1)  # fewer rows than processes
+        assert np.array_equal(Twin(lambda _, other=other: other).gather_rows(own, 5), whole)
+    only = Twin(lambda _: None).gather_rows([rows[:1]], 1)  # fewer rows than processes
     assert np.array_equal(only, rows[:1])
 
 
