@@ -1,50 +1,63 @@
-"""Several processes train one model on Keras' JAX backend: start, shares, one writer, the end.
+"""Several processes train one model on Keras' JAX backend (--hosts): start, shares, one writer.
 
-keras.distribution.DataParallel splits every batch over the devices of all processes; the compiled
-step sees the whole batch, so that loss, batch normalisation and the augmentation's draws are those
-of one process. JAX is imported only where there are several processes.
+`jax.distributed` starts the processes and watches their heartbeats; what they tell each other goes
+through `jax.experimental.multihost_utils`. keras.distribution.DataParallel splits every batch over
+the devices of all processes; the compiled step sees the whole batch, so that loss, batch
+normalisation and the augmentation's draws are those of one process. Neither Keras nor JAX is
+imported before there are several processes.
 """
 
+from __future__ import annotations
+
 import atexit
-import base64
 import contextlib
 import dataclasses
-import hashlib
+import functools
+import io
+import json
 import os
 import socket
 import sys
 import time
 import uuid
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.parallel import channel, hosts
-from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.parallel.hosts import find_cluster, start_jax
+from medcolor_tf.parallel.watch import LastWords, Watch, coordination_client
 
-# JAX's own watch is slower and wordier than the channel's, so it only stands behind it.
-JAX_SECONDS = {"heartbeat_timeout_seconds": 100, "shutdown_timeout_seconds": 20}
+if TYPE_CHECKING:
+    import keras
+
+    from medcolor_tf.runs.config import TrainConfig
+
 # A shared file system may show a new file late: NFS caches a folder for up to a minute.
 SHARED_SECONDS = 75.0
-AFTERMATH_SECONDS = 3.0
 # Beginning of the name of a file that shows whether a folder is the same everywhere.
 MARK = ".shared-"
+# Machines may see the data elsewhere. One that sees the run elsewhere is told by check_shared.
+_MAY_DIFFER = {"hosts", "host_number", "hosts_timeout", "data_dir", "run_dir", "cache"}
 
 
 class Processes:
     """The processes that train together, seen from one of them; one alone by default.
 
-    Args:
-        line: to the others; None for one process alone.
+    Every method is called by all of them, in one order.
+
+    Attributes:
+        number: of this process, 0 to ``count - 1``.
+        count: of all.
+        machines: host name of each process, by number.
     """
 
-    def __init__(self, line: channel.Channel | None = None):
-        self._line = line
-        self.number, self.count = (line.place.number, line.place.count) if line else (0, 1)
+    def __init__(self, number: int = 0, count: int = 1):
+        self.number, self.count = number, count
+        self.watch: Watch | None = None
+        self.machines = self.all_gather(socket.gethostname())
 
     @property
     def is_main_process(self) -> bool:
@@ -56,11 +69,22 @@ class Processes:
         """(number, count), as the data pipeline takes a share."""
         return self.number, self.count
 
-    def all_gather(self, value) -> list:
-        """Returns the JSON value of every process, by number; all must call it, in one order."""
-        return self._line.exchange(value) if self._line else [value]
+    @property
+    def local_process_count(self) -> int:
+        """Number of processes on this machine."""
+        return self.machines.count(self.machines[self.number])
 
-    def broadcast_from_main(self, make: Callable):
+    def name(self, number: int) -> str:
+        """Returns "process 1 of 2 (its machine)"."""
+        return f"process {number} of {self.count} ({self.machines[number]})"
+
+    def all_gather(self, value: Any) -> list:
+        """Returns the JSON value of every process, by number."""
+        if self.count == 1:
+            return [value]
+        return [json.loads(data) for data in self._gather_bytes(json.dumps(value).encode())]
+
+    def broadcast_from_main(self, make: Callable[[], Any]) -> Any:
         """Calls ``make`` in process 0 alone and returns its JSON value in all of them."""
         return self.all_gather(make() if self.is_main_process else None)[0]
 
@@ -74,31 +98,25 @@ class Processes:
         """
         if self.count == 1:
             return np.concatenate(parts)
-        own = np.concatenate(parts) if parts else None
-        gathered = [part and _from_json(part) for part in self.all_gather(_to_json(own))]
-        dtype = np.result_type(*(part.dtype for part in gathered if part is not None))
-        everything = np.empty((total, *gathered[0].shape[1:]), dtype)
-        for number, part in enumerate(gathered):
-            if part is not None:
-                everything[number :: self.count] = part
-        return everything
+        own = _to_bytes(np.concatenate(parts)) if parts else b""
+        shares = [_from_bytes(data) if data else None for data in self._gather_bytes(own)]
+        known = [share for share in shares if share is not None]
+        rows = np.empty((total, *known[0].shape[1:]), np.result_type(*known))
+        for number, share in enumerate(shares):
+            if share is not None:
+                rows[number :: self.count] = share
+        return rows
 
-    @property
-    def local_process_count(self) -> int:
-        """Number of processes on this machine."""
-        if not self._line:
-            return 1
-        machines = [about["machine"] for about in self._line.about]
-        return machines.count(machines[self.number])
-
-    def distribution(self):
+    def distribution(self) -> contextlib.AbstractContextManager:
         """Returns a context in which Keras makes variables for all processes and splits batches.
 
-        All begin it together, since JAX gives the first common operation half a minute, and models
-        are not built equally fast everywhere.
+        All begin it together, since JAX gives the processes half a minute to connect for the first
+        common operation of some devices, and models are not built equally fast everywhere.
         """
         if self.count == 1:
             return contextlib.nullcontext()
+        import keras
+
         self.all_gather(None)
         names = [f"{device.platform}:{device.id}" for device in _all_devices()]
         return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope()
@@ -113,26 +131,37 @@ class Processes:
         if self.count == 1:
             return
         import jax
+        from jax.experimental import multihost_utils
 
         mesh = jax.sharding.Mesh(np.array(_all_devices()), ("batch",))
         everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         variables = list({id(variable): variable for variable in variables}.values())
-        values = [np.asarray(variable.value) for variable in variables]
-        digest = hashlib.sha256()
-        for value in values:
-            digest.update(np.ascontiguousarray(value))
-        if len(set(self.all_gather(digest.hexdigest()))) > 1:
-            values = [
-                _from_json(self.broadcast_from_main(lambda v=value: _to_json(v)))
-                for value in values
-            ]
-        for variable, value in zip(variables, values, strict=True):
+        values = [np.array(variable.value, order="C") for variable in variables]
+        # As bytes: one program, whatever the number of variables, that changes no bit.
+        data = np.concatenate([value.reshape(-1).view(np.uint8) for value in values])
+        data = np.asarray(multihost_utils.broadcast_one_to_all(data))
+        parts = np.split(data, np.cumsum([value.nbytes for value in values])[:-1])
+        for variable, value, part in zip(variables, values, parts, strict=True):
+            value = part.copy().view(value.dtype).reshape(value.shape)
             variable.assign(_global_array(value, everywhere))
 
     def advise(self, advice: Callable[[], str]) -> None:
         """Sets what the error says at its end when another process is gone."""
-        if self._line:
-            self._line.advice = advice
+        if self.watch:
+            self.watch.advise(advice)
+
+    def _gather_bytes(self, data: bytes) -> list[bytes]:
+        """The bytes of every process, by number."""
+        from jax.experimental import multihost_utils
+
+        sizes = multihost_utils.process_allgather(np.array(len(data), np.int32))
+        # Powers of two, since JAX compiles a program for every size.
+        own = np.zeros(1 << int(max(sizes)).bit_length(), np.uint8)
+        own[: len(data)] = np.frombuffer(data, np.uint8)
+        rows = multihost_utils.process_allgather(own)
+        if self.watch:
+            self.watch.refresh()
+        return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
 ALONE = Processes()
@@ -140,66 +169,107 @@ ALONE = Processes()
 
 @contextlib.contextmanager
 def joined(config: TrainConfig) -> Iterator[Processes]:
-    """Meets the other processes of --hosts, starts JAX among them, and parts from them at the end.
+    """Meets the other processes of --hosts and parts from them at the end.
 
     Raises:
-        InputError: another backend than JAX, processes that do not come, options that differ, or a
-            batch that the devices cannot share.
+        InputError: another backend than JAX, no coordinator, options that differ, or a batch that
+            the devices cannot share.
     """
-    place = hosts.find(config.hosts, config.host_number)
-    if place.count == 1:
+    cluster = find_cluster(config.hosts, config.host_number)
+    if cluster.num_processes == 1:
         yield ALONE
         return
+    import keras
+
     if keras.backend.backend() != "jax":
         raise InputError(
             f"--hosts={','.join(config.hosts)}: several processes need KERAS_BACKEND=jax in the "
             f"environment, received {keras.backend.backend()}"
         )
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    line = channel.meet(place, config.hosts_timeout, {"visible": visible})
-    processes = Processes(line)
+    import jax
+
+    words = LastWords(
+        f"{cluster.place} within {config.hosts_timeout:g} s (--hosts_timeout); see that all were "
+        "started with the same --hosts, each with a number of its own, and reach that address"
+    )
     try:
-        flags = dataclasses.asdict(config)
-        common = sorted(flags.keys() - _EACH_HIS_OWN)
-        check_same(processes, {f"--{name}": flags[name] for name in common})
-        _start_jax(processes, line)
+        start_jax(cluster, config.hosts_timeout)
+        processes = Processes(jax.process_index(), jax.process_count())
+    except BaseException:
+        words.cancel()
+        raise
+    if processes.count == 1:  # a launcher's single task
+        words.cancel()
+        yield ALONE
+        return
+    names = [processes.name(number) for number in range(processes.count)]
+    watch = processes.watch = Watch(processes.number, names, words, coordination_client())
+    try:
+        _check_options(processes, config)
         _check_devices(processes, config)
         with contextlib.ExitStack() as quiet:
             if processes.is_main_process:
-                print(f"{place.count} processes: {', '.join(map(line.name, range(place.count)))}")
+                print(f"{processes.count} processes: {', '.join(names)}")
             else:
-                print(f"{line.name(place.number)}: {line.name(0)} reports", flush=True)
+                print(f"{names[processes.number]}: {names[0]} reports", flush=True)
                 nowhere = quiet.enter_context(open(os.devnull, "w"))
                 quiet.enter_context(contextlib.redirect_stdout(nowhere))
                 quiet.enter_context(contextlib.redirect_stderr(nowhere))
             yield processes
+        processes.all_gather(None)
     except BaseException as error:
-        _part_on_error(line, error)
+        watch.fail(error)
+        _exit_without_the_others(error)
         raise
-    line.leave()
-    import jax
-
+    watch.leave()
     jax.distributed.shutdown()
 
 
-def _part_on_error(line: channel.Channel, error: BaseException) -> None:
-    """Tells the others of this process' error, and does not wait for them when it exits."""
-    expected = isinstance(error, InputError)
-    reason = str(error) if expected else f"{type(error).__name__}: {error}"
-    if isinstance(error, Exception) and not expected:
-        # The loss of another process may show here first, as an error of a collective operation:
-        # time for the line to find out, which then ends this process.
-        time.sleep(AFTERMATH_SECONDS)
-    line.fail(reason, by_chance=not expected)
-    status = 2 if expected else 1 if isinstance(error, Exception) else 130
+def _exit_without_the_others(error: BaseException) -> None:
+    """Makes this process end at its exit; JAX would wait for the others, and then abort."""
+    status = 2 if isinstance(error, InputError) else 1 if isinstance(error, Exception) else 130
 
     def leave():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
-    # JAX would wait for the others, who are gone, and then abort. Registered later, called sooner.
-    atexit.register(leave)
+    atexit.register(leave)  # registered after JAX' own, called before it
+
+
+def check_same(processes: Processes, own: dict) -> None:
+    """Checks that all have the same values; InputError in all of them where one has not."""
+    first, *others = processes.all_gather(own)
+    for number, other in enumerate(others, start=1):
+        names = sorted(first.keys() | other.keys())
+        differing = [name for name in names if other.get(name) != first.get(name)]
+        if differing:
+            pairs = ", ".join(f"{n}={other.get(n)} (there: {first.get(n)})" for n in differing)
+            raise InputError(
+                f"process {number} was started with {pairs}, another value than process 0; "
+                "expected the same everywhere"
+            )
+
+
+def _check_options(processes: Processes, config: TrainConfig) -> None:
+    flags = dataclasses.asdict(config)
+    check_same(processes, {f"--{name}": flags[name] for name in sorted(flags.keys() - _MAY_DIFFER)})
+
+
+def _check_devices(processes: Processes, config: TrainConfig) -> None:
+    import jax
+
+    local = processes.all_gather(len(jax.local_devices()))
+    if len(set(local)) > 1:
+        raise InputError(
+            f"the processes have {', '.join(map(str, local))} devices; expected equally many, "
+            "since each takes an equal part of every batch"
+        )
+    if config.batch_size % sum(local):
+        raise InputError(
+            f"--batch_size={config.batch_size}: expected a multiple of {sum(local)}, the number of "
+            f"devices of {processes.count} processes"
+        )
 
 
 def check_shared(processes: Processes, folder: Path, last_step: Callable[[], int]) -> None:
@@ -224,18 +294,18 @@ def check_shared(processes: Processes, folder: Path, last_step: Callable[[], int
     deadline = time.monotonic() + SHARED_SECONDS
     while not (seen := mark.name in _names(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    found = processes.all_gather([seen, last_step() if seen else 0])
+    views = processes.all_gather([seen, last_step() if seen else 0])
     if processes.is_main_process:
         for name in filter(lambda name: name.startswith(MARK), _names(folder)):
             (folder / name).unlink()
         with contextlib.suppress(OSError):  # as it was, should nothing come of the run
             folder.rmdir()
-    for number, (seen, other) in enumerate(found):
-        if not seen or other != found[0][1]:
-            what = f"a last checkpoint of step {other}" if seen else "another folder of that name"
+    for number, (seen, step) in enumerate(views):
+        if not seen or step != views[0][1]:
+            what = f"a last checkpoint of step {step}" if seen else "another folder of that name"
             raise InputError(
                 f"--run_dir={folder}: process {number} sees {what}, process 0 one with step "
-                f"{found[0][1]} as the last; expected a folder on a file system that all machines "
+                f"{views[0][1]} as the last; expected a folder on a file system that all machines "
                 "share"
             )
 
@@ -247,8 +317,10 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def placed_like(variable: keras.Variable, value: np.ndarray):
+def placed_like(variable: keras.Variable, value: np.ndarray) -> Any:
     """Returns a value to assign to a variable, which may be one of all processes (`replicate`)."""
+    import keras
+
     if keras.backend.backend() != "jax" or variable.value.is_fully_addressable:
         return value
     return _global_array(np.asarray(value, variable.dtype), variable.value.sharding)
@@ -274,82 +346,23 @@ def predict_here(model: keras.Model, images: np.ndarray) -> np.ndarray:
         copies = [shard.data for shard in variable.value.addressable_shards]
         return jax.make_array_from_single_device_arrays(variable.shape, everywhere, copies)
 
-    if model not in _FORWARD:
-        _FORWARD[model] = jax.jit(
-            lambda trained, others, batch: model.stateless_call(
-                trained, others, batch, training=False
-            )[0]
-        )
     trained = [local(variable) for variable in model.trainable_variables]
     others = [local(variable) for variable in model.non_trainable_variables]
     split = jax.sharding.PartitionSpec("batch" if len(images) % len(devices) == 0 else None)
     batch = jax.device_put(images, jax.sharding.NamedSharding(mesh, split))
-    return np.asarray(_FORWARD[model](trained, others, batch))
+    return np.asarray(_forward(model)(trained, others, batch))
 
 
-# Compiled forward passes, for as long as their models live.
-_FORWARD: "weakref.WeakKeyDictionary[keras.Model, Callable]" = weakref.WeakKeyDictionary()
-
-
-def check_same(processes: Processes, own: dict) -> None:
-    """Checks that all have the same values; InputError in all of them where one has not."""
-    first, *others = processes.all_gather(own)
-    for number, other in enumerate(others, start=1):
-        names = sorted(first.keys() | other.keys())
-        differing = [name for name in names if other.get(name) != first.get(name)]
-        if differing:
-            pairs = ", ".join(f"{n}={other.get(n)} (there: {first.get(n)})" for n in differing)
-            raise InputError(
-                f"process {number} was started with {pairs}, another value than process 0; "
-                "expected the same everywhere"
-            )
-
-
-# Machines may see the data elsewhere. One that sees the run elsewhere is told by check_shared.
-_EACH_HIS_OWN = {"hosts", "host_number", "hosts_timeout", "data_dir", "run_dir", "cache"}
-
-
-def _start_jax(processes: Processes, line: channel.Channel) -> None:
-    """Starts JAX' own service in process 0 and joins it; before any computation.
-
-    Processes of one machine that see the same GPUs take one each, as Slurm's tasks do.
-    """
+@functools.lru_cache(maxsize=8)
+def _forward(model: keras.Model) -> Callable:
+    """The compiled forward pass of one of the last models."""
     import jax
 
-    host, own = line.place.host, line.about[processes.number]
-    port = processes.broadcast_from_main(_free_port)
-    near = host in channel.LOOPBACK
-    address = f"[{host}]" if ":" in host else host
-    mates = [number for number, other in enumerate(line.about) if other == own]
-    # Else JAX keeps SIGTERM from ending the process.
-    jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        f"{address}:{port}"
-        if processes.is_main_process
-        else f"127.0.0.1:{channel.forward(host, port)}",
-        processes.count,
-        processes.number,
-        local_device_ids=[mates.index(processes.number)] if len(mates) > 1 else None,
-        cluster_detection_method="deactivate",
-        coordinator_bind_address=f"{address}:{port}" if near else None,
-        **JAX_SECONDS,
+    return jax.jit(
+        lambda trained, others, batch: model.stateless_call(trained, others, batch, training=False)[
+            0
+        ]
     )
-
-
-def _check_devices(processes: Processes, config: TrainConfig) -> None:
-    import jax
-
-    local = processes.all_gather(len(jax.local_devices()))
-    if len(set(local)) > 1:
-        raise InputError(
-            f"the processes have {', '.join(map(str, local))} devices; expected equally many, "
-            "since each takes an equal part of every batch"
-        )
-    if config.batch_size % sum(local):
-        raise InputError(
-            f"--batch_size={config.batch_size}: expected a multiple of {sum(local)}, the number of "
-            f"devices of {processes.count} processes"
-        )
 
 
 def _all_devices() -> list:
@@ -358,24 +371,17 @@ def _all_devices() -> list:
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
-def _global_array(value: np.ndarray, sharding):
+def _global_array(value: np.ndarray, sharding: Any) -> Any:
     import jax
 
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def _to_json(array: np.ndarray | None) -> dict | None:
-    if array is None:
-        return None
-    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-    return {"dtype": array.dtype.str, "shape": array.shape, "data": data}
+def _to_bytes(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
-def _from_json(value: dict) -> np.ndarray:
-    data = np.frombuffer(base64.b64decode(value["data"]), np.dtype(value["dtype"]))
-    return data.reshape(value["shape"])
-
-
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as probe:
-        return probe.getsockname()[1]
+def _from_bytes(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False)

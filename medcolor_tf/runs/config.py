@@ -8,7 +8,7 @@ from pathlib import Path
 from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, FROZEN_BN, NO_COLORIZER, STRATEGIES
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
-from medcolor_tf.parallel.hosts import find as find_place
+from medcolor_tf.parallel.hosts import find_cluster
 
 AUTO = "auto"
 ALL = "all"
@@ -208,7 +208,7 @@ class TrainConfig(Recipe):
     def check(self) -> None:
         """Raises InputError for values out of range and options that contradict each other."""
         super().check()
-        find_place(self.hosts, self.host_number)
+        find_cluster(self.hosts, self.host_number)
         if self.hosts and self.features == "once":
             raise InputError(
                 "--features=once trains C alone, in less time than several processes need to talk; "

@@ -1,14 +1,14 @@
-"""Several processes: who they are, how they meet and miss each other, and the run they share."""
+"""Several processes: how they meet, talk and miss each other, and the run they share."""
 
 import csv
 import dataclasses
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.parallel import channel, hosts, multihost
-from medcolor_tf.parallel.hosts import Place
+from medcolor_tf.parallel import multihost
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig, changed_options
@@ -26,119 +25,6 @@ needs_jax = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="jax is not installed"
 )
 ROOT = Path(__file__).resolve().parents[2]
-SLURM = {
-    "SLURM_PROCID": "3",
-    "SLURM_NTASKS": "4",
-    "SLURM_STEP_NUM_TASKS": "4",
-    "SLURM_JOB_NODELIST": "gpu[007-008,12],cpu1",
-    "SLURM_JOB_ID": "4097",
-}
-KUBERNETES = {
-    "JOB_COMPLETION_INDEX": "1",
-    "MEDCOLOR_PROCESSES": "2",
-    "MEDCOLOR_COORDINATOR": "train-0.train:9000",
-}
-
-
-def here_is(*names):
-    return lambda host: host in names
-
-
-@pytest.mark.parametrize(
-    ("listed", "number", "here", "expected"),
-    [
-        ((), -1, (), Place()),
-        (("a", "b"), -1, ("b",), Place(1, 2, "a", hosts.DEFAULT_PORT)),
-        (("a:77", "b", "c:77"), -1, ("a",), Place(0, 3, "a", 77)),
-        (("[fe80::1]:77", "[fe80::2]"), -1, ("fe80::2",), Place(1, 2, "fe80::1", 77)),
-        (("a:77", "a"), 1, ("a",), Place(1, 2, "a", 77)),
-    ],
-)
-def test_a_list_of_hosts(listed, number, here, expected):
-    assert hosts.find(listed, number, {}, here_is(*here)) == expected
-
-
-@pytest.mark.parametrize(
-    ("listed", "number", "here", "message"),
-    [
-        (("a", "b"), -1, (), r"--hosts=a,b: none of them is this machine .*--host_number=0 to 1"),
-        (("a", "a"), -1, ("a",), "2 of them are this machine"),
-        (("a", "b"), 2, (), "--host_number=2: expected 0 to 1 for the 2 hosts of --hosts=a,b"),
-        ((), 1, (), "--host_number=1 needs --hosts"),
-        (("a:77", "b:78"), 0, (), "b:78 has another port than a:77"),
-        (("a:77777", "b"), 0, (), "expected host or host:port .* received 'a:77777'"),
-        (("a", "fe80::2"), 0, (), "IPv6 address in brackets.* received 'fe80::2'"),
-        (("auto", "b"), -1, (), "--hosts=auto reads everything from the environment"),
-        (("auto",), 0, (), "received --hosts=auto --host_number=0"),
-    ],
-)
-def test_a_list_of_hosts_that_says_nothing(listed, number, here, message):
-    with pytest.raises(InputError, match=message):
-        hosts.find(listed, number, SLURM, here_is(*here))
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        (SLURM, Place(3, 4, "gpu007", 61441)),
-        (SLURM | {"SLURM_STEP_NODELIST": "gpu008"}, Place(3, 4, "gpu008", 61441)),
-        # The allocation has more tasks than the step that srun started.
-        (SLURM | {"SLURM_NTASKS": "9"}, Place(3, 4, "gpu007", 61441)),
-        (SLURM | {"MEDCOLOR_COORDINATOR": "gpu008-ib:7"}, Place(3, 4, "gpu008-ib", 7)),
-        (KUBERNETES, Place(1, 2, "train-0.train", 9000)),
-        (
-            {"MEDCOLOR_PROCESS": "0", "MEDCOLOR_PROCESSES": "2", "MEDCOLOR_COORDINATOR": "[::1]"},
-            Place(0, 2, "::1", hosts.DEFAULT_PORT),
-        ),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place()),
-    ],
-)
-def test_launchers(environment, expected):
-    assert hosts.find(("auto",), -1, environment) == expected
-
-
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({}, "expected one of the variables MEDCOLOR_PROCESSES, SLURM_NTASKS, received none"),
-        (
-            {"MEDCOLOR_PROCESSES": "2"},
-            "one of the variables MEDCOLOR_PROCESS, SLURM_PROCID, JOB_COMPLETION_INDEX",
-        ),
-        (KUBERNETES | {"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_INDEX=2: expected 0 to 1"),
-        (KUBERNETES | {"MEDCOLOR_PROCESSES": "two"}, "MEDCOLOR_PROCESSES=two: expected the number"),
-        (KUBERNETES | {"MEDCOLOR_PROCESSES": "0"}, "MEDCOLOR_PROCESSES=0: expected 1 or more"),
-        (KUBERNETES | {"MEDCOLOR_COORDINATOR": ""}, "expected MEDCOLOR_COORDINATOR=host:port"),
-        (KUBERNETES | {"MEDCOLOR_COORDINATOR": "a b"}, "MEDCOLOR_COORDINATOR=a b: expected host"),
-        (SLURM | KUBERNETES, "MEDCOLOR_PROCESSES=2 contradicts SLURM_STEP_NUM_TASKS=4"),
-        (SLURM | {"JOB_COMPLETION_INDEX": "1"}, "SLURM_PROCID=3 contradicts JOB_COMPLETION_INDEX"),
-        (SLURM | {"SLURM_JOB_NODELIST": "gpu[1-"}, "SLURM_JOB_NODELIST: expected a node list"),
-    ],
-)
-def test_launchers_that_contradict_themselves(environment, message):
-    with pytest.raises(InputError, match=message):
-        hosts.find(("auto",), -1, environment)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [
-        ("one", "one"),
-        ("one,two", "one"),
-        ("n[9-11]", "n9"),
-        ("n[003,7-9],m1", "n003"),
-        ("rack[2-3]node[04-05].site,x", "rack2node04.site"),
-    ],
-)
-def test_first_of_a_node_list(nodes, first):
-    assert hosts.first_node(nodes, "SLURM_JOB_NODELIST") == first
-
-
-def test_own_addresses_are_known():
-    assert hosts.is_this_machine("127.0.0.1")
-    assert hosts.is_this_machine(socket.gethostname())
-    assert not hosts.is_this_machine("192.0.2.1"), "an address that documentation reserves"
-    assert not hosts.is_this_machine("no-such-host.invalid")
 
 
 def test_flag_errors_import_no_framework():
@@ -182,148 +68,17 @@ def test_where_it_runs_does_not_make_another_run():
     assert not changed_options(vars(config), vars(among))
 
 
-# The line between processes, in threads.
-
-
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
-
-
-class Lines:
-    """Some processes' ends of a line, each in a thread of its own while they meet."""
-
-    def __init__(self, counts, numbers=None, timeout=20.0):
-        numbers = range(len(counts)) if numbers is None else numbers
-        port, self.ends, self.errors, self.told = free_port(), {}, {}, {}
-
-        def meet(key, number, count):
-            place = Place(number, count, "127.0.0.1", port)
-            try:
-                self.ends[key] = channel.meet(
-                    place, timeout, {}, lambda text: self.told.setdefault(key, text)
-                )
-            except InputError as error:
-                self.errors[key] = str(error)
-
-        self.together(
-            [
-                lambda args=(key, number, count): meet(*args)
-                for key, (number, count) in enumerate(zip(numbers, counts, strict=True))
-            ]
-        )
-
-    @staticmethod
-    def together(functions):
-        threads = [threading.Thread(target=function, daemon=True) for function in functions]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-            assert not thread.is_alive(), "hangs"
-
-    def wait_for_news(self, *keys):
-        deadline = time.monotonic() + 20
-        while not set(keys) <= set(self.told) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return [self.told.get(key) for key in keys]
-
-
-def test_values_are_exchanged_in_order_and_all_part_in_peace():
-    lines, got = Lines([3, 3, 3]), {}
-
-    def talk(number):
-        line = lines.ends[number]
-        got[number] = [line.exchange({"who": number, "round": turn}) for turn in range(3)]
-        line.leave()
-
-    Lines.together([lambda number=number: talk(number) for number in range(3)])
-    expected = [[{"who": n, "round": turn} for n in range(3)] for turn in range(3)]
-    assert got == dict.fromkeys(range(3), expected)
-    assert not lines.told
-
-
-@pytest.mark.parametrize("lost", [0, 2])
-def test_a_broken_line_is_a_lost_process_for_all_others(lost):
-    lines = Lines([3, 3, 3])
-    left = [number for number in range(3) if number != lost]
-    for number in left:
-        lines.ends[number].advice = lambda: "; ADVICE"
-    lines.ends[lost]._ended.acquire()  # it would notice its own end, which a dead process does not
-    for link in lines.ends[lost]._links.values():
-        link.shutdown(socket.SHUT_RDWR)
-    told = lines.wait_for_news(*left)
-    assert told == [f"process {lost} of 3 ({socket.gethostname()}) was lost; ADVICE"] * 2
-
-
-def test_an_error_of_one_process_is_told_to_the_others():
-    lines = Lines([2, 2])
-    lines.ends[0].advice = lambda: "; ADVICE"
-    lines.ends[1].fail("--flag=1: wrong", by_chance=False)
-    (told,) = lines.wait_for_news(0)
-    assert told == f"process 1 of 2 ({socket.gethostname()}) ended with an error: --flag=1: wrong"
-
-
-def test_numbers_that_contradict_each_other():
-    lines = Lines([2, 3])
-    assert "counts 3 processes, process 0 2" in lines.errors[0]
-    assert lines.errors[0] == lines.errors[1]
-    twice = Lines([3, 3, 3], numbers=[0, 1, 1])
-    assert "two processes are number 1" in twice.errors[0]
-
-
-def test_processes_that_do_not_come():
-    late = Lines([3, 3], timeout=1.0)
-    assert "process 2 of 3 did not come to 127.0.0.1" in late.errors[0]
-    assert late.errors[0] == late.errors[1]
-    alone = Lines([2], numbers=[1], timeout=0.5)
-    assert "process 1 of 2 found no process 0 at 127.0.0.1" in alone.errors[0]
-
-
-def test_a_stranger_at_the_port_is_ignored():
-    port, ends = free_port(), {}
-
-    def meet(number):
-        ends[number] = channel.meet(Place(number, 2, "127.0.0.1", port), 20.0, {})
-
-    def stranger_first():
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                with socket.create_connection(("127.0.0.1", port), 1) as link:
-                    link.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.02)
-        meet(1)
-
-    Lines.together([lambda: meet(0), stranger_first])
-    assert [line.place.number for line in (ends[0], ends[1])] == [0, 1]
-    Lines.together([ends[0].leave, ends[1].leave])
-
-
-def test_a_port_that_leads_on_stays_open_when_its_end_breaks():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        near = channel.forward("127.0.0.1", server.getsockname()[1])
-        link = socket.create_connection(("127.0.0.1", near), 10)
-        far, _ = server.accept()
-        link.sendall(b"question")
-        assert far.recv(100) == b"question"
-        far.sendall(b"answer")
-        assert link.recv(100) == b"answer"
-        far.close()
-    link.settimeout(0.5)
-    with pytest.raises(TimeoutError):
-        link.recv(1)
-    link.close()
 
 
 class Twin(multihost.Processes):
     """One of two processes, the other of which says what it says, changed by ``other``."""
 
     def __init__(self, other=lambda value: value):
-        super().__init__()
-        self.count, self.other = 2, other
+        self.other = other
+        super().__init__(0, 2)
 
     def all_gather(self, value):
         return [value, self.other(value)]
@@ -363,18 +118,193 @@ def test_a_batch_that_the_devices_cannot_share():
         multihost._check_devices(Twin(lambda count: 4), config)
 
 
-def test_rows_of_all_processes_come_in_order():
+# Real processes on the JAX backend.
+
+# Meets the others and does what it is asked to, without a run, which takes longer.
+MEETING = """
+import json, os, signal, sys
+import keras, numpy as np
+from medcolor_tf.errors import InputError
+from medcolor_tf.parallel import hosts, multihost
+from medcolor_tf.runs.config import TrainConfig
+
+act, number, timeout, *names = sys.argv[1:]
+number, hosts.HEARTBEAT_SECONDS = int(number), 10
+config = TrainConfig(data_dir="d", run_dir="r", steps=1, batch_size=6, hosts=tuple(names),
+                     host_number=number, hosts_timeout=float(timeout))
+
+def talk(processes):
     rows = np.arange(10, dtype=np.float32).reshape(5, 2)
     names = np.array([f"image{i}" * (i + 1) for i in range(5)])
-    for whole in (rows, names):
-        own = [whole[0:1], whole[2::2]]
-        other = multihost._to_json(whole[1::2])
-        assert np.array_equal(Twin(lambda _, other=other: other).gather_rows(own, 5), whole)
-    only = Twin(lambda _: None).gather_rows([rows[:1]], 1)  # fewer rows than processes
-    assert np.array_equal(only, rows[:1])
+    mine = [rows[number::3][:1], rows[number::3][1:]]
+    variables = [keras.Variable(np.float32([number, 3] if number else [-0.0, 1])),
+                 keras.Variable(np.uint32(7 + number)),
+                 keras.Variable([0.5 + number], dtype="bfloat16")]
+    processes.replicate(variables)
+    return {
+        "values": processes.all_gather({"number": number, "text": "x" * 1000 * number}),
+        "main": processes.broadcast_from_main(lambda: number),
+        "local": processes.local_process_count,
+        "rows": processes.gather_rows(mine, 5).tolist(),
+        "names": processes.gather_rows([names[number::3]], 5).tolist(),
+        "few": processes.gather_rows([rows[:1]] if number == 0 else [], 1).tolist(),
+        "variables": [np.asarray(v.value, np.float32).tolist() for v in variables],
+        "alike": [v.value.sharding.is_fully_replicated for v in variables],
+        "zero": bool(np.signbit(np.asarray(variables[0].value)[0])),
+    }
+
+def refuse(processes):
+    if processes.number == 1:
+        raise InputError("--flag=1: wrong")
+    return processes.all_gather(None)
+
+def hang(processes):
+    processes.advise(lambda: "; ADVICE")
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return processes.all_gather(None)
+
+try:
+    with multihost.joined(config) as processes:
+        done = globals()[act](processes)
+    print(json.dumps(done))
+except InputError as error:
+    sys.exit(f"error: {error}")
+"""
 
 
-# Real processes on the JAX backend.
+def meet(act, numbers, count, timeout=60.0, address="", waited=None):
+    """Starts processes of MEETING; returns (what it printed, exit status) of the first ones."""
+    address = address or f"127.0.0.1:{free_port()}"
+    hosts = [address] + [address.rpartition(":")[0]] * (count - 1)
+    commands = [[act, str(number), str(timeout), *hosts] for number in numbers]
+    return start([(words, {}) for words in commands], waited)
+
+
+def start(commands, waited=None):
+    """Runs MEETING with (arguments, environment) each; waits for the first ones, ends the rest."""
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEETING, *words],
+            env=environment(KERAS_BACKEND="jax", **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for words, variables in commands
+    ]
+    try:
+        return [
+            (child.communicate(timeout=120)[0], child.returncode) for child in children[:waited]
+        ]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+@needs_jax
+def test_values_rows_and_variables_of_three_processes():
+    done = meet("talk", range(3), 3)
+    assert [status for _, status in done] == [0, 0, 0], done
+    answers = [json.loads(text.splitlines()[-1]) for text, _ in done]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0] == {
+        "values": [{"number": n, "text": "x" * 1000 * n} for n in range(3)],
+        "main": 0,
+        "local": 3,
+        "rows": np.arange(10.0).reshape(5, 2).tolist(),
+        "names": [f"image{i}" * (i + 1) for i in range(5)],
+        "few": [[0.0, 1.0]],
+        "variables": [[0.0, 1.0], 7.0, [0.5]],
+        "alike": [True, True, True],
+        "zero": True,  # -0.0: every bit is process 0's
+    }
+
+
+def slurm(number, port):
+    return {
+        "JAX_COORDINATOR_PORT": str(port),
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+    }
+
+
+def open_mpi(number, port):
+    return {
+        "JAX_COORDINATOR_PORT": str(port),
+        "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": str(number),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(number),
+    }
+
+
+def own_variables(number, port):
+    return {
+        "MEDCOLOR_COORDINATOR": f"127.0.0.1:{port}",
+        "MEDCOLOR_PROCESSES": "2",
+        "JOB_COMPLETION_INDEX": str(number),
+    }
+
+
+@needs_jax
+@pytest.mark.parametrize("launcher", [slurm, open_mpi, own_variables])
+def test_a_launchers_processes_meet_and_one_tells_the_other_its_error(launcher):
+    port = free_port()
+    words = ["refuse", "-1", "60", "auto"]
+    (first, one), (second, two) = start([(words, launcher(number, port)) for number in (0, 1)])
+    assert (one, two) == (1, 2), first + second
+    here = socket.gethostname()
+    assert first.endswith(
+        f"\nerror: process 1 of 2 ({here}) ended with an error: --flag=1: wrong\n"
+    )
+    assert second.endswith("\nerror: --flag=1: wrong\n")
+
+
+@needs_jax
+def test_a_silent_process_is_missed_though_the_others_wait_for_it():
+    """As a machine without power or network: nothing breaks, JAX' heartbeats stay away."""
+    started = time.monotonic()
+    ((text, status),) = meet("hang", range(2), 2, waited=1)
+    assert time.monotonic() - started < 100
+    assert status == -signal.SIGABRT
+    assert "stopped sending heartbeats" in text
+    assert text.endswith(
+        f"\nerror: process 0 of 2 ({socket.gethostname()}) ended unexpectedly: another process was "
+        "lost, as JAX says above, or this one was killed; ADVICE\n"
+    )
+
+
+@needs_jax
+@pytest.mark.parametrize("number", [0, 1])
+def test_processes_that_do_not_come(number):
+    port = free_port()
+    ((text, status),) = meet("talk", [number], 2, 3.0, f"127.0.0.1:{port}")
+    assert status == -signal.SIGABRT
+    assert f"process {number} did not meet the others at 127.0.0.1:{port} within 3 s" in text
+    assert "Traceback" not in text
+
+
+@needs_jax
+def test_a_port_in_use_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        ((text, status),) = meet("talk", [0], 2, 3.0, address)
+    assert status == 1
+    assert f"of {address}, where the other processes connect to this one, cannot be open" in text
+    assert "did not meet" not in text
+
+
+@needs_jax
+def test_no_launcher():
+    ((text, status),) = start([(["talk", "-1", "3", "auto"], {})])
+    assert status == 1
+    assert "error: --hosts: JAX cannot start several processes: coordinator_address" in text
+
 
 # A process that is to die does so when step 5 is done, while the others wait for it in step 6.
 SCRIPT = """
@@ -532,14 +462,21 @@ def test_a_lost_process_ends_the_others_and_the_run_resumes(machine, both, lost)
     started = time.monotonic()
     done = machine.run(name, 2, dies=lost)
     assert time.monotonic() - started < 200, "communicate's limit, not the loss, would end it"
+    assert done[lost][0] == -signal.SIGKILL
     status, text = done[1 - lost]
-    assert done[lost][0] == -9
-    assert status == 1, text
-    error = [line for line in text.splitlines() if line.startswith("error: ")]
-    assert error == [
-        f"error: process {lost} of 2 ({socket.gethostname()}) was lost. The checkpoint of step 3 "
-        f"in {machine.folder / name} is kept: the same command on all machines goes on there"
-    ]
+    # With process 0 goes JAX' service, which at once aborts all others.
+    assert status == (1 if lost else -signal.SIGABRT), text
+    here = socket.gethostname()
+    error = (
+        f"process 1 of 2 ({here}) was lost"
+        if lost
+        else f"process 1 of 2 ({here}) ended unexpectedly: another process was lost, as JAX says "
+        "above, or this one was killed"
+    )
+    assert text.endswith(
+        f"\nerror: {error}. The checkpoint of step 3 in {machine.folder / name} is kept: the same "
+        "command on all machines goes on there\n"
+    )
     assert "Traceback" not in text
     if lost == 0:
         return  # resuming is the same thing, and takes its time
