@@ -1,4 +1,4 @@
-"""The paper's model as a Keras user without this project would write it: keras.layers alone.
+"""The same work as a Keras user without this project would write it: keras.layers alone.
 
 Plain BatchNormalization and ZeroPadding2D, a pixel shuffle of Reshape and Permute; DenseNet121 is
 keras.applications'. Layers have the project's names, so that weights can be carried over.
@@ -6,6 +6,46 @@ keras.applications'. Layers have the project's names, so that weights can be car
 
 import keras
 from keras import layers
+
+from benchmarks import ours
+from benchmarks.ours import threads
+from benchmarks.work import DEGREES, LABELS, MAX_ZOOM, TRAINS, batch_of
+
+__all__ = ["augmentation", "step", "threads"]
+
+
+def step(spec: dict) -> ours.Run:
+    """Returns ``run(steps)``, see :func:`benchmarks.ours.step`."""
+    ours.use_precision(spec)
+    model = build(spec["strategy"] or "all", spec["backbone"], spec["size"])
+    images, labels = batch_of(spec)
+    if not spec["strategy"]:
+        return ours.inferences(model, images)
+    return ours.training_steps(compile_for_training(model, spec["strategy"]), images, labels)
+
+
+def augmentation(spec: dict) -> ours.Run:
+    """Returns ``run(steps)``; Keras' two layers resample one after the other, about the centre."""
+    border = {"fill_mode": "reflect", "interpolation": "bilinear", "seed": 0}
+    rotation = layers.RandomRotation(DEGREES / 360, **border)
+    return ours.augmentations(
+        [rotation, layers.RandomZoom((1 / MAX_ZOOM - 1, 0.0), **border)], spec
+    )
+
+
+def build(strategy: str, backbone: str, size: int) -> keras.Model:
+    """Returns the model of :func:`benchmarks.ours.build`."""
+    return classifier(not strategy.startswith("baseline"), backbone, size, LABELS)
+
+
+def compile_for_training(model: keras.Model, strategy: str) -> keras.Model:
+    """Freezes what the strategy does not train and compiles."""
+    names = {layer.name for layer in model.layers}
+    for name in names & {"colorizer", "backbone"}:
+        model.get_layer(name).trainable = name in TRAINS[strategy]
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
+    return model
 
 
 def classifier(
