@@ -3,4 +3,4 @@
 Importing this package imports neither Keras nor TensorFlow; the sub-packages do when they need to.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
