@@ -23,56 +23,97 @@ class BuildConfig:
 
     source: str = option(None, "Kind of data set.", SOURCES, required=True)
     out: str = option("", "Folder to write the shards and dataset.json to.", required=True)
-    data_root: str = option("", "Root folder of the data set (not for --source=table).")
+    data_root: str = option(
+        "", "Root folder of the data set (not for --source=table).", group="Source"
+    )
     observations: tuple[str, ...] = option(
         (),
         "Labels, as COLUMN, NAME=COLUMN (renamed) or NAME=!COLUMN (0 and 1 exchanged); default: "
         "the paper's five for chexpert, chestxray14 and phantom.",
+        group="Labels",
     )
     uncertain_policy: tuple[str, ...] = option(
         (),
         "What -1 means: ones, zeros or ignore for all, or OBSERVATION=ones,...; default: the "
         "paper's for its five observations, else ignore. Can be changed at training time.",
+        group="Labels",
     )
     blank_policy: str = option(
         None,
         "What a blank cell means; default: ignore for table, else zeros (not mentioned).",
         BLANK_POLICIES,
+        group="Labels",
     )
-    views: str = option("all", "CheXpert's views to take.", ("all", "frontal", "lateral"))
-    test_csv: str = option("", "CheXpert's later test set: its table; valid.csv is then valid.")
-    body_part: str = option("shoulder", "MURA's body part.", (*mura.BODY_PARTS, "all"))
-    table: str = option("", "CSV or TSV file with paths and labels (chestxray14: Data_Entry*.csv).")
-    image_root: str = option("", "Folder that the table's paths start from; default: the table's.")
+    views: str = option(
+        "all", "CheXpert's views to take.", ("all", "frontal", "lateral"), group="CheXpert"
+    )
+    test_csv: str = option(
+        "", "CheXpert's later test set: its table; valid.csv is then valid.", group="CheXpert"
+    )
+    body_part: str = option(
+        "shoulder", "MURA's body part.", (*mura.BODY_PARTS, "all"), group="MURA"
+    )
+    table: str = option(
+        "", "CSV or TSV file with paths and labels (chestxray14: Data_Entry*.csv).", group="Tables"
+    )
+    image_root: str = option(
+        "", "Folder that the table's paths start from; default: the table's.", group="Tables"
+    )
     path_column: tuple[str, ...] = option(
-        ("path",), "Column with the image's path; several columns make several channels."
+        ("path",),
+        "Column with the image's path; several columns make several channels.",
+        group="Tables",
     )
-    patient_column: str = option("", "Column with the patient; without it, an image is a patient.")
-    split_column: str = option("", "Column with train, valid or test, if the table decides.")
-    train_list: str = option("", "ChestX-ray14's train_val_list.txt, if not in the root folder.")
-    test_list: str = option("", "ChestX-ray14's test_list.txt, if not in the root folder.")
-    phantom_images: int = option(700, "Number of images to draw for --source=phantom.")
+    patient_column: str = option(
+        "", "Column with the patient; without it, an image is a patient.", group="Tables"
+    )
+    split_column: str = option(
+        "", "Column with train, valid or test, if the table decides.", group="Tables"
+    )
+    train_list: str = option(
+        "", "ChestX-ray14's train_val_list.txt, if not in the root folder.", group="ChestX-ray14"
+    )
+    test_list: str = option(
+        "", "ChestX-ray14's test_list.txt, if not in the root folder.", group="ChestX-ray14"
+    )
+    phantom_images: int = option(
+        700, "Number of images to draw for --source=phantom.", group="Phantoms"
+    )
     valid_fraction: float | None = option(
-        None, "Share of the images for validation, by patient; default 0.1 unless official."
+        None,
+        "Share of the images for validation, by patient; default 0.1 unless official.",
+        group="Splits",
     )
     test_fraction: float | None = option(
-        None, "Share for testing, by patient; default 0.2 where nothing is official, else 0."
+        None,
+        "Share for testing, by patient; default 0.2 where nothing is official, else 0.",
+        group="Splits",
     )
-    seed: int = option(0, "Decides splits, order of the records, and phantom images.")
-    limit: int = option(0, "For trying out: only the first N patients of each official split.")
-    short_side: int = option(320, "Pixels of every image's shorter side.")
-    bits: int = option(8, "Bits of a stored pixel: 8 or 16.")
-    encoding: str = option("png", "How pixels are stored.", ENCODINGS)
-    jpeg_quality: int = option(95, "Quality of --encoding=jpeg, 1 to 100.")
-    records_per_shard: int = option(1024, "Images in a shard, at most.")
-    workers: int = option(0, "Processes; 0: one a core.")
+    seed: int = option(
+        0, "Decides splits, order of the records, and phantom images.", group="Splits"
+    )
+    limit: int = option(
+        0, "For trying out: only the first N patients of each official split.", group="Splits"
+    )
+    short_side: int = option(320, "Pixels of every image's shorter side.", group="Records")
+    bits: int = option(8, "Bits of a stored pixel: 8 or 16.", group="Records")
+    encoding: str = option("png", "How pixels are stored.", ENCODINGS, group="Records")
+    jpeg_quality: int = option(95, "Quality of --encoding=jpeg, 1 to 100.", group="Records")
+    records_per_shard: int = option(1024, "Images in a shard, at most.", group="Records")
+    workers: int = option(0, "Processes; 0: one a core.", group="Work")
     shard: str = option(
-        "", "2/8: the second of eight parts, for several machines; data_prep.merge finishes."
+        "",
+        "2/8: the second of eight parts, for several machines; data_prep.merge finishes.",
+        group="Work",
     )
-    max_rejects: int = option(0, "Unreadable images to put up with before the build fails.")
-    id_key_file: str = option("", "File with a secret key, for ids that are the same every time.")
+    max_rejects: int = option(
+        0, "Unreadable images to put up with before the build fails.", group="Work"
+    )
+    id_key_file: str = option(
+        "", "File with a secret key, for ids that are the same every time.", group="Privacy"
+    )
     write_key_table: bool = option(
-        False, "Also write key_table.csv, which tells who is behind each keyed id."
+        False, "Also write key_table.csv, which tells who is behind each keyed id.", group="Privacy"
     )
 
 

@@ -39,10 +39,11 @@ class ColorizerConfig:
         "", "Run folder, colorizer file, hf://owner/name, or checkpoint.", None, True, True
     )
     target: str = option("", "New file, or hf://owner/name.", None, True, True)
-    private: bool = option(False, "publish: nobody else sees it.")
+    private: bool = option(False, "publish: nobody else sees it.", group="Publishing")
     license: str = option(
         "",
         "publish: licence of the weights as the hub names it (mit, cc-by-4.0); not set: unknown.",
+        group="Publishing",
     )
 
     def check(self) -> None:
