@@ -284,6 +284,8 @@ def _check_totals(folder: Path, info: DatasetInfo, findings: list[ShardFindings]
 
 def main(argv=None) -> int:
     """Runs the command; a first argument without a dash is the folder."""
+    if argv is None:  # the command has this process to itself
+        parallel.hide_gpus()
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and not argv[0].startswith("-"):
         argv = [f"--data={argv[0]}", *argv[1:]]
@@ -291,5 +293,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    parallel.hide_gpus()
     sys.exit(main())

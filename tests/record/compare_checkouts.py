@@ -3,8 +3,9 @@
     python -m tests.record.compare_checkouts BEFORE AFTER --work=FOLDER
 
 Weights, logs, shards, predictions, pictures and the report's tables must be the same byte for byte;
-in JSON files what names versions, times or this machine's folders is left out. It takes some
-ten minutes on two cores; --only=train,report runs a part. Exit status 1 where anything differs.
+in JSON files, and in the metadata of safetensors files, what names versions, times or this
+machine's folders is left out. It takes some ten minutes on two cores; --only=train,report runs a
+part. Exit status 1 where anything differs.
 """
 
 import argparse
@@ -223,7 +224,18 @@ def content(path: Path, root: Path):
     """Returns what of a file is compared."""
     if path.suffix == ".json":
         return without(json.loads(path.read_text()), root)
+    if path.suffix == ".safetensors":
+        return safetensors_content(path.read_bytes(), root)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def safetensors_content(data: bytes, root: Path):
+    """Returns a weights file's metadata without what differs, its tensors' places, their hash."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    places = json.loads(data[8:end])
+    texts = places.pop("__metadata__", {})
+    metadata = {name: without(json.loads(text), root) for name, text in texts.items()}
+    return metadata, list(places.items()), hashlib.sha256(data[end:]).hexdigest()
 
 
 def without(value, root: Path):
