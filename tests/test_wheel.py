@@ -18,6 +18,7 @@ from medcolor_tf import __version__
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from benchmarks.variant import Variant
 from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def measured(name, *rates, processor=2.0, peak=2**30):
     return types.SimpleNamespace(

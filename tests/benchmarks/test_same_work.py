@@ -16,6 +16,7 @@ from medcolor_tf.training.strategies import STRATEGIES
 SPEC = {"size": 64, "batch": 4}
 PARAMETERS = {"colorizer": 599_440, "ResNet18": 11_176_512, "DenseNet121": 6_953_856}
 LOAD = {"ResNet18": load_torch_resnet18, "DenseNet121": load_torch_densenet121}
+pytestmark = pytest.mark.slow
 
 
 @functools.cache

@@ -7,6 +7,8 @@ from medcolor_tf.data import image_cache
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def taken(dataset, count):
     return [tuple(part.numpy() for part in batch) for batch in dataset.take(count)]

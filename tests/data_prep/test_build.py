@@ -381,6 +381,7 @@ def run_command(*arguments, **options):
     )
 
 
+@pytest.mark.slow
 def test_worker_processes_a_killed_one_and_the_same_bytes(
     tmp_path, make_table, run_build, table_flags, id_key
 ):

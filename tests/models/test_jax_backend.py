@@ -33,6 +33,7 @@ model.fit(pixels, np.zeros((2, 2)), verbose=0)
 assert not np.array_equal(before, model.get_weights()[0])
 print("fine")
 """
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")

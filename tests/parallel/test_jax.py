@@ -19,6 +19,7 @@ from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 
 
 class Killed(BaseException):

@@ -38,6 +38,7 @@ KUBERNETES = {
     "MEDCOLOR_PROCESSES": "2",
     "MEDCOLOR_COORDINATOR": "train-0.train:9000",
 }
+pytestmark = pytest.mark.slow
 
 
 def here_is(*names):

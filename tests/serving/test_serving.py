@@ -27,6 +27,8 @@ from medcolor_tf.serving.export import export
 from medcolor_tf.serving.inputs import decode_gray, prepare
 from medcolor_tf.serving.predict import Pictures, list_items, predict
 
+pytestmark = pytest.mark.slow
+
 
 def make_run(folder, channels=1, bits=8, colorizer="color_u"):
     """A run folder with random weights, as training leaves it."""

@@ -23,6 +23,7 @@ from medcolor_tf.training.session import Plan
 from medcolor_tf.training.trainer import train
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from medcolor_tf.training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE_BYTES = 24 * 40 * 32  # of the small data set's training images
+pytestmark = pytest.mark.slow
 
 
 def stored(split, block_bytes):

@@ -20,6 +20,8 @@ from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
 from medcolor_tf.training.session import Plan
 from medcolor_tf.training.trainer import range_test, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def backbone_file(tmp_path_factory):
