@@ -90,7 +90,7 @@ def parse(config_class: type, argv: Sequence[str]):
     return config_class(**settings)
 
 
-def _take_words(config_class: type, words: list[str]) -> dict[str, str]:
+def _take_words(config_class: type, words: list[str]) -> dict[str, str | tuple[str, ...]]:
     """Gives the words that are no flags to the positional fields, in their order."""
     fields = positional(config_class)
     for field, word in zip(fields, words, strict=False):
@@ -101,16 +101,18 @@ def _take_words(config_class: type, words: list[str]) -> dict[str, str]:
                 f"{field.name.upper()}: expected one of {', '.join(choices)}, received {word!r}"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
-    found = {field.name: word for field, word in zip(fields, words, strict=False)}
+    values: dict[str, str | tuple[str, ...]] = dict(
+        zip((field.name for field in fields), words, strict=False)
+    )
     if words and fields and isinstance(fields[-1].default, tuple):
-        return found | {fields[-1].name: tuple(words[len(fields) - 1 :])}
+        return values | {fields[-1].name: tuple(words[len(fields) - 1 :])}
     if len(words) > len(fields):
         expected = f"expected {usage(fields)}; " if fields else ""
         raise InputError(
             f"unexpected argument {words[len(fields)]!r}: {expected}every option is given as "
             "--name=value"
         )
-    return found
+    return values
 
 
 def run(config_class: type, function: Callable, description: str, argv=None) -> int:
@@ -255,32 +257,35 @@ def _find_flagfile(name: str) -> Traversable:
 
 
 def _define(config_class: type) -> flags.FlagValues:
-    """Defines one absl flag a field, in a registry of its own (no global state)."""
+    """Defines one absl flag per field, in a registry of its own (no global state)."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow positional words
     types = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        if field.metadata["positional"]:
-            continue
-        kind, choices = types[field.name], field.metadata["choices"]
-        arguments = (field.name, field.default, field.metadata["help"])
-        if choices:
-            flags.DEFINE_enum(
-                field.name, field.default, list(choices), arguments[2], flag_values=values
-            )
-            continue
-        base = next((a for a in typing.get_args(kind) if a is not type(None)), kind)
-        is_list = typing.get_origin(kind) is tuple
-        define = {
-            bool: flags.DEFINE_boolean,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-        }.get(kind if kind in (bool, int, float) else base, flags.DEFINE_string)
-        if is_list:
-            flags.DEFINE_list(field.name, list(field.default), arguments[2], flag_values=values)
-        else:
-            define(*arguments, flag_values=values)
+        if not field.metadata["positional"]:
+            _define_flag(field, types[field.name], values)
     return values
+
+
+def _define_flag(field: dataclasses.Field, kind, values: flags.FlagValues) -> None:
+    """Defines the flag of a field whose type is ``kind``: bool, int, ..., or that and None."""
+    name, default, text = field.name, typing.cast(typing.Any, field.default), field.metadata["help"]
+    if field.metadata["choices"]:
+        choices = list(field.metadata["choices"])
+        flags.DEFINE_enum(name, default, choices, text, flag_values=values)
+    elif typing.get_origin(kind) is tuple:
+        flags.DEFINE_list(name, list(default), text, flag_values=values)
+    else:
+        base = next((part for part in typing.get_args(kind) if part is not type(None)), kind)
+        define = _DEFINITIONS.get(base, flags.DEFINE_string)
+        define(name, default, text, flag_values=values)
+
+
+_DEFINITIONS = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+}
 
 
 def _check_known(argument: str, origin: str, known: set[str]) -> None:

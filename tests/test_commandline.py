@@ -228,7 +228,7 @@ def test_bad_input_ends_with_status_2_and_no_traceback(capsys):
 
 
 def test_help_lists_every_option(capsys):
-    assert commandline.run(Options, None, "What it does.", ["--help"]) == 0
+    assert commandline.run(Options, print, "What it does.", ["--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("What it does.")
     for name in ("folder", "kind", "count", "share", "names", "loud"):
@@ -299,7 +299,7 @@ def test_help_fits_100_columns_and_short_help_one_screen(name, monkeypatch):
 
 @pytest.mark.parametrize("flag", ["--version", "-version"])
 def test_version(flag, capsys):
-    assert commandline.run(Options, None, "Text.", ["--count=3", flag]) == 0
+    assert commandline.run(Options, print, "Text.", ["--count=3", flag]) == 0
     assert capsys.readouterr().out == f"medcolor_tf {__version__}\n"
 
 

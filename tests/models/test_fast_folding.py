@@ -107,6 +107,7 @@ def test_other_models_come_back_as_they_are():
 
 
 @pytest.mark.parametrize("name", ["ResNet18", "DenseNet121"])
+@pytest.mark.slow
 def test_backbones(name):
     model = build_classifier("none", name, 2, backbone_weights=None, seed=0, **PIXELS)
     backbone = model.get_layer("backbone")

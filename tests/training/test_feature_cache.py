@@ -90,6 +90,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("views", [0, 2])
+@pytest.mark.slow
 def test_resume_is_exact(config, tmp_path, monkeypatch, views):
     probability = 0.75 if views else 0.0
     config = dataclasses.replace(
