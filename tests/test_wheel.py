@@ -87,7 +87,7 @@ def test_readme_commands_from_prep_to_export(run, monkeypatch):
         "--flagfile=prep_phantom.flags",
         "--data_root=phantom",
         "--out=tfrecords/phantom",
-        *("--phantom_images=40", "--short_side=32", "--workers=1"),
+        *("--phantom_images=40", "--short_side=32", "--workers=2"),
     )
     small = ("--epochs=0", "--steps=2", "--checkpoint_every=2", "--image_size=0", "--batch_size=8")
     run("medcolor-train", "--flagfile=stage1.flags", "--flagfile=demo.flags", data, stage1, *small)
