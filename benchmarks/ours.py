@@ -16,7 +16,7 @@ from medcolor_tf.models import build_classifier
 from medcolor_tf.models.fast.folding import fold_batch_norm
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training.augment import RandomRotationZoom
-from medcolor_tf.training.session import training_model
+from medcolor_tf.training.build import training_model
 from medcolor_tf.training.strategies import set_trainable
 
 Run = Callable[[int], None]

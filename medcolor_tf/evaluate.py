@@ -43,9 +43,10 @@ class EvaluateConfig:
 
 def _evaluate(config: EvaluateConfig) -> None:
     commandline.import_tensorflow()
-    from medcolor_tf.evaluation import evaluate
+    from medcolor_tf.evaluation.evaluate import table
+    from medcolor_tf.serving.evaluate_run import evaluate_run
 
-    print(evaluate.table(evaluate.evaluate(**vars(config))))
+    print(table(evaluate_run(**vars(config))))
 
 
 def main(argv=None) -> int:

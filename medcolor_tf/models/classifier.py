@@ -4,6 +4,7 @@ import math
 
 import keras
 
+from medcolor_tf import catalog
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.backbones import build_backbone
 from medcolor_tf.models.colorizers import build_colorizer, check_image_size
@@ -25,6 +26,7 @@ def build_classifier(
     colorizer_init="paper",
     backbone_weights="imagenet",
     bn_momentum=0.9,
+    head=catalog.DEFAULT_HEAD,
     seed=None,
 ):
     """Build normalise → colorizer → backbone → global average pooling → head.
@@ -45,6 +47,7 @@ def build_classifier(
         backbone_weights: see `build_backbone`.
         bn_momentum: of every BatchNormalization in T and E, whoever made it (0.9 is PyTorch's
             default; keras.applications and files bring 0.99); None leaves each its own.
+        head: a name of `medcolor_tf.catalog.HEADS`.
         seed: makes the initialisation a function of this number.
 
     Returns:
@@ -73,7 +76,9 @@ def build_classifier(
     pooled = keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", dtype="float32", name="pool"
     )(features)
-    model = keras.Model(image, _head(labels, pooled.shape[-1], seed)(pooled), name="classifier")
+    build_head = catalog.builder(catalog.HEADS, head, "head")
+    logits = build_head(labels, pooled.shape[-1], seed)(pooled)
+    model = keras.Model(image, logits, name="classifier")
     if bn_momentum is not None:
         set_bn_momentum(model, bn_momentum)
     _check_paths(model)
@@ -155,12 +160,19 @@ def _part(model, name, channels):
     return keras.Model(model.inputs[0], model.outputs[0], name=name)
 
 
-def _head(labels, features, seed):
-    """One Dense layer with nn.Linear's default initialisation: the authors replaced torchvision's
-    last layer by one, and Keras' Glorot kernel would start about √6 times wider at 5 labels.
+def linear_head(num_labels, features, seed):
+    """Return one Dense layer, the paper's head.
+
+    With nn.Linear's default initialisation: the authors replaced torchvision's last layer by one,
+    and Keras' Glorot kernel would start about √6 times wider at 5 labels.
+
+    Args:
+        num_labels: the number of logits.
+        features: the number of pooled features.
+        seed: makes the initialisation a function of this number; None for a random one.
     """
     return keras.layers.Dense(
-        labels,
+        num_labels,
         kernel_initializer=torch_uniform(features, layer_seed(seed, "head/kernel")),
         bias_initializer=torch_uniform(features, layer_seed(seed, "head/bias")),
         dtype="float32",

@@ -5,7 +5,20 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, FROZEN_BN, NO_COLORIZER, STRATEGIES
+from medcolor_tf import catalog
+from medcolor_tf.catalog import (
+    COLORIZER_INITS,
+    COLORIZERS,
+    DEFAULT_HEAD,
+    FROZEN_BN,
+    HEADS,
+    LOSSES,
+    NO_COLORIZER,
+    OPTIMIZERS,
+    SCHEDULES,
+    STRATEGIES,
+    choices_help,
+)
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel.hosts import find as find_place
@@ -17,7 +30,7 @@ FEATURES = ("auto", "once", "each_step")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SharedOptions:
     """What a training run and a study of many runs have in common; help is the documentation."""
 
     backbone_weights: str = option(
@@ -36,6 +49,8 @@ class Recipe:
         0.9, "Share of the old moving statistics kept at each step.", group="Model"
     )
 
+    head: str = option(DEFAULT_HEAD, f"Head C. {choices_help(HEADS)}.", tuple(HEADS), group="Model")
+
     image_size: int = option(
         0, "Side of the square input in pixels; 0: the data set's short side.", group="Data"
     )
@@ -49,13 +64,23 @@ class Recipe:
         group="Data",
     )
 
-    batch_size: int = option(32, "Images a step.", group="Schedule")
+    batch_size: int = option(32, "Images per step.", group="Schedule")
     steps: int = option(0, "Length of the run in steps; give this or --epochs.", group="Schedule")
     epochs: float = option(
         0.0, "Length of the run in epochs; give this or --steps.", group="Schedule"
     )
     min_steps: int = option(
         0, "With --epochs: at least this many steps, however few the images.", group="Schedule"
+    )
+    optimizer: str = option(
+        "sgd", f"{choices_help(OPTIMIZERS)}.", tuple(OPTIMIZERS), group="Schedule"
+    )
+    loss: str = option("bce", f"{choices_help(LOSSES)}.", tuple(LOSSES), group="Schedule")
+    schedule: str = option(
+        "one_cycle",
+        f"Learning rate over the run. {choices_help(SCHEDULES)}.",
+        tuple(SCHEDULES),
+        group="Schedule",
     )
     max_lr: str = option(
         "0.01", "Peak learning rate of the one-cycle policy, or auto (LR finder).", group="Schedule"
@@ -143,6 +168,13 @@ class Recipe:
             value = getattr(self, name, low)
             if not low <= value <= high:
                 raise InputError(f"--{name}={value}: expected a value from {low:g} to {high:g}")
+        for flag, table in (
+            ("head", catalog.HEADS),
+            ("optimizer", catalog.OPTIMIZERS),
+            ("loss", catalog.LOSSES),
+            ("schedule", catalog.SCHEDULES),
+        ):
+            catalog.lookup(table, getattr(self, flag), flag)
         if self.views and self.features != "once":
             raise InputError(f"--views={self.views} needs --features=once, got {self.features}")
         if self.max_lr != AUTO:
@@ -180,13 +212,23 @@ class Recipe:
         return self.momentum_max, self.momentum_min
 
     @property
+    def schedule_options(self) -> dict:
+        """What every schedule takes beside the step, their number and the peak learning rate."""
+        return {
+            "div_factor": self.div_factor,
+            "final_div_factor": self.final_div_factor,
+            "pct_start": self.pct_start,
+            "momentum_range": self.momentum_range,
+        }
+
+    @property
     def initial_weights(self) -> str | None:
         """--backbone_weights as build_backbone takes it."""
         return None if self.backbone_weights == "none" else self.backbone_weights
 
 
 @dataclass(frozen=True)
-class TrainConfig(Recipe):
+class TrainConfig(SharedOptions):
     """Options of ``python -m medcolor_tf.train``; the fields' help is the documentation."""
 
     data_dir: str = option("", "Data set made by data_prep.build.", required=True)
@@ -274,22 +316,22 @@ class TrainConfig(Recipe):
                 raise InputError(f"--evaluate={split}: expected train, valid or test")
 
 
-def differing_options(there: dict, wanted: dict) -> dict[str, tuple]:
-    """Compares the options of two runs, as config.json holds them: name -> (there, wanted).
+def differing_options(stored: dict, requested: dict) -> dict[str, tuple]:
+    """Compares the options of two runs, as config.json holds them: name -> (stored, requested).
 
     Where the files are, what is kept in memory, how many devices train and what is evaluated at the
     end does not make another run; an option that is younger than the run had its default there.
     """
     default = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    old, new = (json.loads(json.dumps(default | flags)) for flags in (there, wanted))
+    old, new = (json.loads(json.dumps(default | flags)) for flags in (stored, requested))
     names = sorted((old.keys() | new.keys()) - _NOT_THE_RUN)
     pairs = {name: (old.get(name), new.get(name)) for name in names}
     return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
 
 
-def changed_options(there: dict, wanted: dict) -> list[str]:
-    """Returns what :func:`differing_options` finds as text: "--name=wanted (there: old)"."""
-    changed = differing_options(there, wanted)
+def changed_options(stored: dict, requested: dict) -> list[str]:
+    """Returns what :func:`differing_options` finds as text: "--name=new (there: old)"."""
+    changed = differing_options(stored, requested)
     return [f"--{name}={now} (there: {was})" for name, (was, now) in changed.items()]
 
 

@@ -1,6 +1,5 @@
 """SavedModel that takes the image as the user has it and needs nothing but TensorFlow."""
 
-import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -27,14 +26,14 @@ def export(config) -> Path:
     Raises:
         InputError: no such run, or the folder exists.
     """
-    out = Path(config.out or Path(config.run_dir) / "saved_model")
+    out = Path(config.out or Path(config.run_dir) / folder.SAVED_MODEL)
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new folder")
     spec, classifier, step = folder.load_predictor(config.run_dir, config.weights)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     _archive(spec, classifier).write_out(str(temporary), verbose=False)
-    about = dataclasses.asdict(spec) | {"step": step, "weights": config.weights}
+    about = spec.to_dict() | {"step": step, "weights": config.weights}
     extra = temporary / "assets.extra"
     extra.mkdir()
     folder.write_json(extra / folder.MODEL, about)

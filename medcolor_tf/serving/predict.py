@@ -15,11 +15,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.images import ImageError, read_image
+from medcolor_tf.catalog import DEFAULT_HEAD
 from medcolor_tf.data.image_ops import square_crop
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation import gradcam
+from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
-from medcolor_tf.evaluation.pictures import side_by_side
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
@@ -304,7 +304,7 @@ class Colorized:
 
     def save(self, names, images, chances, colorized, features=None) -> list[str]:
         """Saves a picture an image, see :meth:`Explained.save`; returns the paths."""
-        drawn = side_by_side(images, colorized)
+        drawn = visualize.side_by_side(images, colorized)
         return self._pictures.save(names, lambda i: drawn[i])
 
 
@@ -316,9 +316,17 @@ class Explained:
         spec: of the run.
         classifier: the run's model; its head is read now.
         chosen: positions of the observations to draw.
+
+    Raises:
+        InputError: the head is not the linear one, of which the maps are computed.
     """
 
     def __init__(self, pictures: Pictures, spec: ModelSpec, classifier, chosen: list[int]):
+        if spec.head != DEFAULT_HEAD:
+            raise InputError(
+                f"--explain: Grad-CAM is computed of a run with --head={DEFAULT_HEAD}, this one "
+                f"has --head={spec.head}"
+            )
         self._pictures, self._chosen = pictures, chosen
         self._names = [spec.observations[k] for k in chosen]
         self._has_colorizer = spec.has_colorizer
@@ -339,10 +347,10 @@ class Explained:
             The B paths.
         """
         chances = chances[:, self._chosen]
-        heat = gradcam.to_heat(gradcam.grad_cam(features, self._kernel), chances)
+        heat = visualize.to_heat(visualize.grad_cam(features, self._kernel), chances)
 
         def draw(i):
             colors = colorized[i] if self._has_colorizer else None
-            return gradcam.draw(images[i], colors, heat[i], chances[i], self._names)
+            return visualize.draw_explanation(images[i], colors, heat[i], chances[i], self._names)
 
         return self._pictures.save(names, draw)

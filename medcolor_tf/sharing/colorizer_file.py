@@ -6,7 +6,6 @@ and where T comes from ("card"). It is all that --init_from needs; the JSON file
 card once more, for people and other programs. A file imported from PyTorch may hold E as well.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from medcolor_tf.training import strategies
 SUFFIX = ".safetensors"
 # CheXpert's, with which the authors' published checkpoints were trained (section IV-B).
 CHEXPERT_MEAN, CHEXPERT_STD, CHEXPERT_SIDE = 0.5028, 0.2902, 320
-TEST = "evaluation-test.json"
 _DESCRIBED = (
     *("colorizer", "colorizer_init", "input_channels", "bits", "max_value"),
     *("pixel_mean", "pixel_std", "image_size", "short_side"),
@@ -226,7 +224,7 @@ def _to_json(card: Mapping) -> str:
 
 
 def _metadata(spec: ModelSpec, card: Mapping) -> dict:
-    return {"model": dataclasses.asdict(spec), "card": card}
+    return {"model": spec.to_dict(), "card": card}
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], origin: str) -> None:
@@ -286,9 +284,10 @@ def card_of_run(folder: Path, spec: ModelSpec) -> dict:
 
 def _test_result(folder: Path, step: int) -> dict | None:
     """What the evaluation of these very weights on a test split found, if there is one."""
-    if not (folder / TEST).is_file():
+    path = runs.Run(folder).evaluation("test")
+    if not path.is_file():
         return None
-    found = runs.read_json(folder / TEST)
+    found = runs.read_json(path)
     if found.get("weights") != "best" or found.get("step") != step:
         return None
     return {

@@ -12,6 +12,7 @@ import numpy as np
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_json
 from medcolor_tf.parallel.multihost import placed_like
+from medcolor_tf.runs.folder import LR_FINDER, LR_FINDER_PLOT, LR_FINDER_TABLE
 
 SMOOTHING = 0.9
 DIVERGED = 4.0
@@ -34,13 +35,13 @@ class LRCurve:
     suggestion: float
 
     def save(self, folder: Path) -> None:
-        """Writes lr_find.csv, lr_find.png and, last, lr_find.json."""
-        with open(folder / "lr_find.csv", "w", newline="", encoding="utf-8") as file:
+        """Writes table, plot and, last, the JSON file."""
+        with open(folder / LR_FINDER_TABLE, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["learning_rate", "loss", "smoothed_loss"])
             writer.writerows(zip(self.rates, self.losses, self.smoothed, strict=True))
-        self._draw(folder / "lr_find.png")
-        write_json(folder / "lr_find.json", dataclasses.asdict(self))
+        self._draw(folder / LR_FINDER_PLOT)
+        write_json(folder / LR_FINDER, dataclasses.asdict(self))
 
     def _draw(self, path: Path) -> None:
         from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ import pytest
 from benchmarks import ours as ours_rows
 from benchmarks import stock_keras
 from benchmarks.work import LABELS, TRAINS, batch_of
+from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.models import load_torch_colorizer, load_torch_resnet18
 from medcolor_tf.models.torch_weights import load_torch_densenet121
-from medcolor_tf.training.strategies import STRATEGIES
 
 SPEC = {"size": 64, "batch": 4}
 PARAMETERS = {"colorizer": 599_440, "ResNet18": 11_176_512, "DenseNet121": 6_953_856}

@@ -9,7 +9,7 @@ from medcolor_tf.models import build_classifier
 from medcolor_tf.models.fast.folding import fold_batch_norm
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import strategies
-from medcolor_tf.training.session import training_model
+from medcolor_tf.training.build import training_model
 
 PIXELS = {"pixel_mean": 0.5, "pixel_std": 0.25}
 

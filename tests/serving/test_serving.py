@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_prep.images import read_image
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation import gradcam
+from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.export import ExportConfig
 from medcolor_tf.models import classify_and_colorize
@@ -314,11 +314,13 @@ def test_explain_draws_grad_cam_of_every_image_that_can_be_read(run_dir, tmp_pat
     image = pixels(32, 32, seed=2)[None, ..., None]
     model = classify_and_colorize(classifier, features=True)
     logits, colorized, features = model.predict_on_batch(image)
-    maps = gradcam.grad_cam(features, classifier.get_layer("head").kernel.numpy())
-    heat = gradcam.to_heat(maps, sigmoid(logits))
+    maps = visualize.grad_cam(features, classifier.get_layer("head").kernel.numpy())
+    heat = visualize.to_heat(maps, sigmoid(logits))
     assert heat.max() > 0
     observations = ("Edema", "Pleural Effusion")
-    expected = gradcam.draw(image[0], colorized[0], heat[0], sigmoid(logits)[0], observations)
+    expected = visualize.draw_explanation(
+        image[0], colorized[0], heat[0], sigmoid(logits)[0], observations
+    )
     found = np.asarray(Image.open(rows[3]["explained"])).astype(int)
     # One probability may round to its neighbour when the batch is another.
     assert np.mean(np.abs(found - expected) > 2) < 1e-3
@@ -341,15 +343,15 @@ def test_explain_takes_some_observations_deep_images_and_models_without_colorize
         )
         assert predict(config) == (1, 0)
         widths.append(Image.open(tmp_path / f"explained{i}" / "t1.png").width)
-    assert np.diff(widths) == -(320 + gradcam.GAP)
+    assert np.diff(widths) == -(320 + visualize.GAP)
 
 
 def test_nothing_is_explained_unless_asked(run_dir, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("computed without --explain")
 
-    for name in ("grad_cam", "to_heat", "draw"):
-        monkeypatch.setattr(gradcam, name, refuse)
+    for name in ("grad_cam", "to_heat", "draw_explanation"):
+        monkeypatch.setattr(visualize, name, refuse)
     wanted = []
     monkeypatch.setattr(
         "medcolor_tf.serving.predict.classify_and_colorize",

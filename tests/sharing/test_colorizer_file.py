@@ -19,8 +19,8 @@ from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.sharing import colorizer_file
 from medcolor_tf.training import strategies
-from medcolor_tf.training.session import Plan
-from medcolor_tf.training.trainer import train
+from medcolor_tf.training.plan import TrainPlan
+from medcolor_tf.training.trainer import Trainer, train
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 pytestmark = pytest.mark.slow
@@ -220,8 +220,8 @@ def test_stage_two_from_a_file_starts_with_its_T(file, run_dir, other_data, tmp_
         steps=2,
         batch_size=8,
     )
-    session = Plan.of(config).build(runs.Run(tmp_path / "run"))
-    start = checkpoint.to_arrays(checkpoint.named_weights(session.classifier))
+    trainer = Trainer.build(TrainPlan.from_config(config), runs.Run(tmp_path / "run"))
+    start = checkpoint.to_arrays(checkpoint.named_weights(trainer.classifier))
     assert_same({k: start[k] for k in best_colorizer(run_dir)}, best_colorizer(run_dir))
 
 

@@ -14,7 +14,8 @@ from medcolor_tf.runs import checkpoint, folder
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.sharing import colorizer_file
 from medcolor_tf.training import strategies
-from medcolor_tf.training.session import Plan
+from medcolor_tf.training.plan import TrainPlan
+from medcolor_tf.training.trainer import Trainer
 
 
 def torch_state(model, names, prefix):
@@ -63,9 +64,9 @@ def test_an_imported_checkpoint_brings_T_and_E(theta, small_dataset, tmp_path, c
         batch_size=8,
     )
     for strategy in ("all", "last_layer"):
-        plan = Plan.of(dataclasses.replace(config, strategy=strategy))
-        session = plan.build(folder.Run(tmp_path / "run"))
-        start = checkpoint.to_arrays(checkpoint.named_weights(session.classifier))
+        plan = TrainPlan.from_config(dataclasses.replace(config, strategy=strategy))
+        trainer = Trainer.build(plan, folder.Run(tmp_path / "run"))
+        start = checkpoint.to_arrays(checkpoint.named_weights(trainer.classifier))
         expected = named(T, "colorizer") | named(E, "backbone")
         assert_same({k: v for k, v in start.items() if not k.startswith("head/")}, expected)
     assert (plan.spec.pixel_mean, plan.spec.pixel_std) == (0.5028, 0.2902)

@@ -174,12 +174,12 @@ def test_the_choice_follows_device_and_memory(
     small_dataset, monkeypatch, cache, free, accelerated, replicas, expected
 ):
     monkeypatch.setattr(accelerator, "device", gpu(free, accelerated))
-    monkeypatch.setattr(device_cache.Fed, "load", lambda lines, model: (lines, model))
+    monkeypatch.setattr(device_cache.DeviceImageCache, "load", lambda lines, model: (lines, model))
     splits = [Split(small_dataset, name) for name in ("train", "valid")]
-    fed, why = device_cache.keep(cache, *splits, "model", replicas)
-    assert expected in why
-    assert (fed is not None) == why.startswith("cache device")
-    assert [split._resident is not None for split in splits] == [fed is None, True]
+    cached, note = device_cache.cache_images(cache, *splits, "model", replicas)
+    assert expected in note
+    assert (cached is not None) == note.startswith("cache device")
+    assert [split._resident is not None for split in splits] == [cached is None, True]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_what_the_device_cannot_hold_is_refused(
     monkeypatch.setattr(accelerator, "device", gpu(free))
     splits = [Split(small_dataset, name, None, image_size) for name in ("train", "valid")]
     with pytest.raises(InputError, match=f"--cache=device: .*{message}.*expected --cache=ram"):
-        device_cache.keep("device", *splits, None, replicas)
+        device_cache.cache_images("device", *splits, None, replicas)
 
 
 def test_an_image_unlike_its_record_is_named(small_dataset):
@@ -247,14 +247,14 @@ import keras, numpy as np
 from medcolor_tf.data.lines import Lines
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.training.augment import RandomRotationZoom
-from medcolor_tf.training.device_cache import Fed
+from medcolor_tf.training.device_cache import DeviceImageCache
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 from medcolor_tf.training.optimizer import MomentumSGD
 assert keras.backend.backend() == "jax"
 split = Split(sys.argv[1], "train")
 stream = 8, 0, 0, 100
 
-def trained(fed):
+def trained(on_device):
     inputs = keras.Input((32, 32, 1), dtype="float32")
     x = keras.layers.Conv2D(4, 8, 8, kernel_initializer=keras.initializers.GlorotUniform(1))(
         RandomRotationZoom(seed=1)(inputs)
@@ -265,11 +265,11 @@ def trained(fed):
     model = keras.Model(inputs, x)
     model.compile(MomentumSGD(0.05), MaskedBinaryCrossentropy())
     model.optimizer.build(model.trainable_variables)
-    if fed:
-        front = Fed.load(Lines.of(split), model)
-        before = front.model.get_layer("images").lines.numpy()
+    if on_device:
+        front = DeviceImageCache.load(Lines.of(split), model)
+        before = front.model.get_layer("images").rows.numpy()
         front.model.fit(front.lines.batches(stream), epochs=2, steps_per_epoch=4, verbose=0)
-        np.testing.assert_array_equal(front.model.get_layer("images").lines.numpy(), before)
+        np.testing.assert_array_equal(front.model.get_layer("images").rows.numpy(), before)
     else:
         model.fit(split.training_batches(*stream), epochs=2, steps_per_epoch=4, verbose=0)
     assert int(model.optimizer.iterations) == 8

@@ -1,8 +1,8 @@
-"""Grad-CAM: which places of an image spoke for each observation, as numbers and as a picture.
+"""Pictures: T's output in colours, and Grad-CAM, the places of an image that spoke for a finding.
 
-Selvaraju et al., "Grad-CAM" (ICCV 2017), on E's last feature map A. Its channel weights are the
-mean over places of dlogit/dA; with a head of global average pooling and one Dense layer (kernel W)
-that is W / (h·w) everywhere, so the map needs no gradient and no particular Keras backend (the
+Grad-CAM (Selvaraju et al., ICCV 2017) is taken from E's last feature map A. Its channel weights are
+the mean over places of dlogit/dA; with a head of global average pooling and one Dense layer (kernel
+W) that is W / (h·w) everywhere, so the map needs no gradient and no particular Keras backend (the
 paper shows that Grad-CAM is CAM for such a head).
 
 How it is coloured is ours. Grad-CAM says where, not how much: drawn with each panel's own maximum
@@ -19,10 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from medcolor_tf.evaluation.pictures import gray_picture, to_picture
-
 SHORT_SIDE = 320  # of a panel, at least: captions of small images have to be legible
-COLUMNS = 7  # panels a row: the gray image, the colorized one and the paper's five observations
+COLUMNS = 7  # panels per row: the gray image, the colorized one and the paper's five observations
 FONT_SIZE, LINE, GAP = 16, 22, 8
 BAR = (256, 14)  # of the legend, (width, height)
 # The colour tells the heat and the anatomy shows through it everywhere; little heat fades out, so
@@ -35,6 +33,52 @@ LEGEND = (
     "hottest place has the colour of the finding's probability:"
 )
 FOOTNOTE = "Map of {} x {} cells, interpolated. No segmentation, not for diagnosis."
+
+
+def to_picture(colorized: np.ndarray) -> np.ndarray:
+    """Maps T's output, which has no fixed range, to displayable colours.
+
+    Each image is scaled by its own 1st and 99th percentile over all three channels together, so
+    that hue and contrast are the network's and only brightness is chosen for the eye (Figure 4).
+
+    Args:
+        colorized: (B, H, W, 3) float.
+
+    Returns:
+        (B, H, W, 3) uint8.
+    """
+    colorized = np.asarray(colorized, np.float32)
+    low, high = np.percentile(colorized, [1, 99], axis=(1, 2, 3), keepdims=True)
+    scaled = (colorized - low) / np.maximum(high - low, 1e-6)
+    return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def gray_picture(images: np.ndarray) -> np.ndarray:
+    """Maps raw images to gray pictures of three equal channels; of several channels the first.
+
+    The largest value of the dtype is white.
+
+    Args:
+        images: (B, H, W, C) uint8 or uint16.
+
+    Returns:
+        (B, H, W, 3) uint8.
+    """
+    images = np.asarray(images)
+    white = np.iinfo(images.dtype).max
+    gray = np.round(images[..., :1].astype(np.float32) * (255 / white)).astype(np.uint8)
+    return np.repeat(gray, 3, axis=-1)
+
+
+def side_by_side(images: np.ndarray, colorized: np.ndarray) -> np.ndarray:
+    """Puts raw images (B, H, W, C) left of T's output (B, H, W, 3): (B, H, 2W, 3) uint8."""
+    return np.concatenate([gray_picture(images), to_picture(colorized)], axis=2)
+
+
+def colorized_strip(images: np.ndarray, colorized: np.ndarray) -> np.ndarray:
+    """Puts raw images (B, H, W, C) in a row over T's output (B, H, W, 3): (2H, BW, 3) uint8."""
+    rows = gray_picture(images), to_picture(colorized)
+    return np.concatenate([np.hstack(list(row)) for row in rows])
 
 
 def grad_cam(features: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -87,14 +131,14 @@ def blend(gray: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.round(gray * (1 - share) + colors * share).astype(np.uint8)
 
 
-def draw(
+def draw_explanation(
     image: np.ndarray,
     colorized: np.ndarray | None,
     heat: np.ndarray,
     probabilities: Sequence[float],
     observations: Sequence[str],
 ) -> np.ndarray:
-    """Draws an image, its colorized version and a panel an observation, with captions and legend.
+    """Draws an image, its colorized version and a panel per observation, with captions and legend.
 
     Args:
         image: (H, W, C) uint8 or uint16; of several channels the first is shown.

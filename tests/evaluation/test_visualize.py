@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from medcolor_tf.evaluation import gradcam
+from medcolor_tf.evaluation import visualize
 from medcolor_tf.models import build_classifier
 from medcolor_tf.models.classifier import classify_and_colorize
 
@@ -37,7 +37,7 @@ def test_maps_equal_the_gradient_definition(classifier, images):
     outputs = classify_and_colorize(classifier, features=True).predict_on_batch(images)
     features = outputs[2]
     assert features.dtype == np.float32
-    maps = gradcam.grad_cam(features, classifier.get_layer("head").kernel.numpy())
+    maps = visualize.grad_cam(features, classifier.get_layer("head").kernel.numpy())
     assert maps.shape == (2, 4, 6, 3)
     watched = tf.constant(features)
     with tf.GradientTape(persistent=True) as tape:
@@ -56,7 +56,7 @@ def test_maps_equal_the_gradient_definition(classifier, images):
 def test_what_raises_and_lowers_a_logit_adds_up_to_it(classifier, images):
     logits, _, features = classify_and_colorize(classifier, features=True).predict_on_batch(images)
     kernel, bias = (variable.numpy() for variable in classifier.get_layer("head").weights)
-    raised, lowered = (gradcam.grad_cam(features, sign * kernel) for sign in (1, -1))
+    raised, lowered = (visualize.grad_cam(features, sign * kernel) for sign in (1, -1))
     np.testing.assert_allclose((raised - lowered).sum((1, 2)) + bias, logits, atol=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_the_hottest_place_is_as_hot_as_the_finding_is_probable():
     maps = np.random.default_rng(0).random((2, 3, 4, 3)).astype(np.float32)
     maps[1, :, :, 2] = 0
     chances = np.array([[0.99, 0.01, 0.5], [0.2, 1.0, 0.7]], np.float32)
-    heat = gradcam.to_heat(maps, chances)
+    heat = visualize.to_heat(maps, chances)
     expected = chances.copy()
     expected[1, 2] = 0  # nothing raised it: no place is made up
     np.testing.assert_allclose(heat.max((1, 2)), expected, rtol=1e-6)
@@ -87,7 +87,7 @@ def test_heat_lies_where_the_map_has_it_and_the_image_shows_through():
     gray = np.repeat(random.integers(0, 256, (40, 80, 1), np.uint8), 3, axis=-1)
     heat = np.zeros((4, 8), np.float32)
     heat[0, 1] = 1
-    drawn = gradcam.blend(gray, heat)
+    drawn = visualize.blend(gray, heat)
     changed = (drawn != gray).any(-1)
     y, x = np.nonzero(changed)
     # Bilinear: one cell (10 pixels) and half of each neighbour.
@@ -100,7 +100,9 @@ def test_heat_lies_where_the_map_has_it_and_the_image_shows_through():
 
 def test_more_heat_is_another_and_brighter_colour():
     gray = np.full((4, 4, 3), 128, np.uint8)
-    levels = [gradcam.blend(gray, np.full((1, 1), v, np.float32))[0, 0] for v in (0, 0.01, 0.3, 1)]
+    levels = [
+        visualize.blend(gray, np.full((1, 1), v, np.float32))[0, 0] for v in (0, 0.01, 0.3, 1)
+    ]
     np.testing.assert_array_equal(levels[0], gray[0, 0])
     assert np.abs(levels[1].astype(int) - 128).max() < 5  # a finding of 1 % hardly shows
     assert np.abs(levels[3].astype(int) - levels[2]).max() > 60
@@ -112,18 +114,18 @@ def page(side=(64, 64), names=("Edema",), colorized=True, channels=1, dtype=np.u
     image = np.repeat(ramp, channels, axis=-1).astype(dtype)
     colors = np.random.default_rng(0).standard_normal((*side, 3)) if colorized else None
     cells = np.full((2, 2, len(names)), heat, np.float32)
-    return gradcam.draw(image, colors, cells, [heat] * len(names), names)
+    return visualize.draw_explanation(image, colors, cells, [heat] * len(names), names)
 
 
 def test_pictures_have_a_panel_for_each_thing():
-    step = 320 + gradcam.GAP
+    step = 320 + visualize.GAP
     height = page().shape[0]
-    assert page().shape == (height, 3 * step + gradcam.GAP, 3)
+    assert page().shape == (height, 3 * step + visualize.GAP, 3)
     assert page().dtype == np.uint8
-    assert page(colorized=False).shape[1] == 2 * step + gradcam.GAP
-    assert page(side=(400, 600)).shape[1] == 3 * (600 + gradcam.GAP) + gradcam.GAP
+    assert page(colorized=False).shape[1] == 2 * step + visualize.GAP
+    assert page(side=(400, 600)).shape[1] == 3 * (600 + visualize.GAP) + visualize.GAP
     fourteen = page(names=[f"Finding {i}" for i in range(14)])
-    assert fourteen.shape[1] == 7 * step + gradcam.GAP
+    assert fourteen.shape[1] == 7 * step + visualize.GAP
     assert fourteen.shape[0] > 3 * step
     long = page(names=["Fracture of the left sixth rib, posterior, healing, Überblähung"])
     assert long.shape[0] > height  # wrapped, not cut
@@ -138,7 +140,7 @@ def test_16_bits_and_several_channels_look_like_8_bits_and_the_first():
 def test_captions_tell_findings_and_their_probability_apart():
     panels = [page(names=["Edema"], heat=heat) for heat in (0.5, 0.9, 0)]
     panels.append(page(names=["Hernia"], heat=0.5))
-    caption = slice(0, gradcam.GAP + 2 * gradcam.LINE), slice(2 * (320 + gradcam.GAP), None)
+    caption = slice(0, visualize.GAP + 2 * visualize.LINE), slice(2 * (320 + visualize.GAP), None)
     captions = [panel[caption].tobytes() for panel in panels]
     assert len(set(captions)) == 4
 
@@ -148,4 +150,4 @@ def test_captions_tell_findings_and_their_probability_apart():
     [(0, "< 0.1 %"), (0.0123, "1.2 %"), (0.5, "50.0 %"), (0.9989, "99.9 %"), (1, "> 99.9 %")],
 )
 def test_probabilities_are_never_rounded_to_certainty(chance, text):
-    assert gradcam.percent(chance) == text
+    assert visualize.percent(chance) == text
