@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from data_prep.building.plan import Recipe
 from data_prep.sources import mura
 from medcolor_tf.commandline import option, parse_shard
-from medcolor_tf.data.schema import (
-    BLANK_POLICIES,
-    ENCODINGS,
-    PAPER_POLICY,
-    parse_policy,
-)
+from medcolor_tf.data.labels import BLANK_POLICIES, PAPER_POLICY, parse_policy
+from medcolor_tf.data.schema import ENCODINGS
 from medcolor_tf.errors import InputError
 
 SOURCES = ("chexpert", "chestxray14", "mura", "table", "phantom")

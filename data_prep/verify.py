@@ -17,14 +17,8 @@ from data_prep.building.shards import BUILD_FOLDER, file_sha256, mean_and_std, p
 from data_prep.images import ImageError, decode_image
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
-from medcolor_tf.data.schema import (
-    SPLITS,
-    DatasetInfo,
-    Shard,
-    SplitIndex,
-    apply_policy,
-    count_raw_labels,
-)
+from medcolor_tf.data.labels import apply_policy, count_raw_labels
+from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 
 # dataset.json has the mean and std of the pixels before encoding; JPEG changes them a little.

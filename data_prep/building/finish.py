@@ -18,13 +18,8 @@ from data_prep.building.shards import (
     mean_and_std,
 )
 from data_prep.building.splits import assert_disjoint
-from medcolor_tf.data.schema import (
-    SPLITS,
-    DatasetInfo,
-    Shard,
-    SplitIndex,
-    count_raw_labels,
-)
+from medcolor_tf.data.labels import count_raw_labels
+from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 

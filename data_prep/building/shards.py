@@ -16,7 +16,8 @@ import numpy as np
 from data_prep.building.plan import ID_DIGITS, ShardTask
 from data_prep.images import ImageError, encode_image, read_image
 from medcolor_tf.commandline import import_tensorflow
-from medcolor_tf.data.schema import SplitIndex, apply_policy, encode_example
+from medcolor_tf.data.labels import apply_policy
+from medcolor_tf.data.schema import SplitIndex, encode_example
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 

@@ -8,7 +8,7 @@ import numpy as np
 from data_prep.labels import parse_observations
 from data_prep.sources.source import Source, make_source, require_folder
 from data_prep.tables import Table, read_list, read_table
-from medcolor_tf.data.schema import PAPER_POLICY
+from medcolor_tf.data.labels import PAPER_POLICY
 from medcolor_tf.errors import InputError
 
 TABLE_PATTERN = "Data_Entry*.csv"

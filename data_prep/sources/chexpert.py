@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.labels import parse_columns, parse_observations
 from data_prep.sources.source import Source, concatenate, make_source, require_folder
 from data_prep.tables import Table, read_header, read_table
-from medcolor_tf.data.schema import PAPER_POLICY
+from medcolor_tf.data.labels import PAPER_POLICY
 from medcolor_tf.errors import InputError
 
 PATIENT = re.compile(r"patient\d+")

@@ -7,7 +7,6 @@ split's decoded images are kept in memory (:meth:`Split.keep_decoded`), the numb
 go through the very same stream in place of the records, so the order stays what it was.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import tensorflow as tf
 
 from medcolor_tf.data import schema, subsets
 from medcolor_tf.data.image_ops import decode_image, resize_pixels, square_crop
+from medcolor_tf.data.labels import UNCERTAIN, apply_policy, count_raw_labels, parse_policy
 from medcolor_tf.data.resident import ResidentImages
 from medcolor_tf.errors import InputError
 
@@ -33,7 +33,7 @@ class Selection:
 
     Attributes:
         observations: names, in the wanted order; () for the data set's own.
-        uncertain_policy: "" for the data set's, else as in :func:`schema.parse_policy`.
+        uncertain_policy: "" for the data set's, else as in ``labels.parse_policy``.
         train_fraction: share of the training split, (0, 1].
         subset_seed: another seed, another subset of that size.
     """
@@ -58,7 +58,7 @@ class Split:
         policy: observation -> "ones", "zeros" or "ignore", for uncertain labels.
         observations: names of the label columns.
         labels: (N, L) float32 of the selected records, policy applied, in the order of the shards.
-        raw_counts: of the selected records, as :func:`schema.count_raw_labels` returns them.
+        raw_counts: of the selected records, see ``labels.count_raw_labels``.
         patient: (N,) bytes, keyed patient ids.
 
     Raises:
@@ -72,7 +72,7 @@ class Split:
         self.image_size = image_size or self.info.short_side
         self.observations = selection.observations or self.info.observations
         self._columns = _columns(self.folder, self.info, self.observations)
-        self.policy = schema.parse_policy(
+        self.policy = parse_policy(
             selection.uncertain_policy, self.info.observations, self.info.uncertain_policy
         )
         self._shards = _check_shards(self.folder, self.info, split)
@@ -89,7 +89,7 @@ class Split:
             self._shards = tuple(self._shards[number] for number in used)
             self._first_row = np.append(self._first_row[used], 0)
         self.patient = index.patient[rows]
-        self.raw_counts = schema.count_raw_labels(
+        self.raw_counts = count_raw_labels(
             index.raw_labels[rows][:, self._columns], self.observations
         )
         self.labels = self._apply_policy(index.raw_labels[rows])
@@ -296,7 +296,7 @@ class Split:
         return len(self) // batch_size
 
     def _apply_policy(self, raw_labels: np.ndarray) -> np.ndarray:
-        labels = schema.apply_policy(
+        labels = apply_policy(
             raw_labels, self.info.observations, self.policy, self.info.blank_policy
         )
         return labels[:, self._columns]
@@ -381,14 +381,14 @@ class Split:
         return image, self._label(example["raw_label"]), example["image_id"], example["patient"]
 
     def _label(self, raw):
-        """The policy as tensors: the same rule as schema.apply_policy, which the tests compare."""
+        """The policy as tensors: the same rule as apply_policy, which the tests compare."""
         table = {
             code: self._apply_policy(np.full((1, len(self.info.observations)), code))[0]
-            for code in (schema.UNCERTAIN, np.nan)
+            for code in (UNCERTAIN, np.nan)
         }
         raw = tf.gather(raw, self._columns)
         uncertain, blank = table.values()
-        label = tf.where(raw == schema.UNCERTAIN, uncertain, raw)
+        label = tf.where(raw == UNCERTAIN, uncertain, raw)
         return tf.where(tf.math.is_nan(raw), blank, label)
 
 
@@ -428,18 +428,6 @@ def make_dataset(
 def crop_offset(crop_key):
     """Where the crop lies along the longer side, 0 to 1, as a function of (seed, epoch, number)."""
     return tf.random.stateless_uniform([], seed=[_fold(*crop_key[:2]), crop_key[2]])
-
-
-def label_counts(labels: np.ndarray, observations) -> Mapping[str, Mapping[str, int]]:
-    """Counts labels after the policy: name -> {"positive", "negative", "unknown"} -> count."""
-    return {
-        name: {
-            "positive": int((labels[:, i] == 1).sum()),
-            "negative": int((labels[:, i] == 0).sum()),
-            "unknown": int(np.isnan(labels[:, i]).sum()),
-        }
-        for i, name in enumerate(observations)
-    }
 
 
 def _fold(seed, epoch):

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from medcolor_tf.data.pipeline import Selection, Split, label_counts
+from medcolor_tf.data.labels import count_labels
+from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.inference import Predictions, predict_batch, predict_split
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
@@ -136,7 +137,7 @@ def _check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:
 def summarize(spec: ModelSpec, predictions: Predictions) -> dict:
     """AUC and counts of every observation; an undefined AUC is None."""
     auc = roc_auc(predictions.labels, predictions.logits)
-    counts = label_counts(predictions.labels, spec.observations)
+    counts = count_labels(predictions.labels, spec.observations)
     rows = {
         name: {"auc": _number(value), **counts[name]}
         for name, value in zip(spec.observations, auc, strict=True)

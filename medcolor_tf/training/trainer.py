@@ -8,7 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from medcolor_tf.commandline import command_line
-from medcolor_tf.data.pipeline import Split, label_counts
+from medcolor_tf.data.labels import count_labels
+from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import mean_auc, roc_auc
 from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model, first_pictures
@@ -279,7 +280,7 @@ def _describe(session: Session, start: int, max_lr: float) -> None:
     )
     if note := runtime.xla_note(session.model):
         print(note)
-    for name, counts in label_counts(train.labels, spec.observations).items():
+    for name, counts in count_labels(train.labels, spec.observations).items():
         if not counts["positive"] or not counts["negative"]:
             print(f"warning: {name} has only one class in the training images: {counts}")
     if start:

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from medcolor_tf.data import make_dataset, schema
 from medcolor_tf.data.image_ops import square_crop
-from medcolor_tf.data.pipeline import Selection, Split, label_counts
+from medcolor_tf.data.labels import count_labels
+from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 
 
@@ -178,7 +179,7 @@ def test_a_subset_is_not_read_again_from_disk(tmp_path, write_small_dataset):
 
 def test_counts():
     labels = np.array([[1, 0], [1, np.nan], [0, np.nan]], np.float32)
-    assert label_counts(labels, ("a", "b")) == {
+    assert count_labels(labels, ("a", "b")) == {
         "a": {"positive": 2, "negative": 1, "unknown": 0},
         "b": {"positive": 0, "negative": 1, "unknown": 2},
     }

@@ -15,7 +15,8 @@ from PIL import Image
 from data_prep import build
 from data_prep.building import plan, shards
 from data_prep.options import BuildConfig
-from medcolor_tf.data.schema import DatasetInfo, SplitIndex, apply_policy
+from medcolor_tf.data.labels import apply_policy
+from medcolor_tf.data.schema import DatasetInfo, SplitIndex
 
 ROOT = Path(__file__).parents[2]
 HALVES = ("--valid_fraction=0.25", "--test_fraction=0.25")

@@ -6,7 +6,7 @@ import pytest
 from data_prep import phantom
 from data_prep.options import BuildConfig
 from data_prep.sources import chestxray14, chexpert, mura, table
-from medcolor_tf.data.schema import PAPER_POLICY
+from medcolor_tf.data.labels import PAPER_POLICY
 from medcolor_tf.errors import InputError
 
 NIH_HEADER = (
