@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from medcolor_tf.data import image_cache as host
-from medcolor_tf.data.lines import Lines
+from medcolor_tf.data.packed_images import Lines
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import accelerator
@@ -18,7 +18,7 @@ class DeviceImages(keras.layers.Layer):
     """Places to images: a gather from a variable that holds a split's decoded images.
 
     Args:
-        count: lines of all images, see :class:`medcolor_tf.data.lines.Lines`.
+        count: lines of all images, see :class:`medcolor_tf.data.packed_images.Lines`.
         side: S of the square images, in pixels.
         channels: C.
         pixels: "uint8" or "uint16".

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from medcolor_tf.data.lines import Lines
+from medcolor_tf.data.packed_images import Lines
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import accelerator
@@ -243,7 +243,7 @@ def test_more_lines_than_their_type_can_number_are_refused(small_dataset):
 JAX_SCRIPT = """
 import sys
 import keras, numpy as np
-from medcolor_tf.data.lines import Lines
+from medcolor_tf.data.packed_images import Lines
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.device_cache import Fed
