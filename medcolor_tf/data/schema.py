@@ -12,16 +12,19 @@ One record:
 =========== ============ ==========================================================================
 feature     type         meaning
 =========== ============ ==========================================================================
-image       bytes x C    one encoded gray image a channel (``encoding``: png, jpeg or raw)
+image       bytes x C    one encoded gray image per channel (``encoding``: png, jpeg or raw)
 size        int64 x 2    height and width in pixels
-label       float32 x L  label after the uncertainty policy: 0, 1 or NaN (unknown, counts nowhere)
+label       float32 x L  ``raw_label`` after dataset.json's policy: 0, 1 or NaN (unknown); see below
 raw_label   float32 x L  label as the source has it: 0, 1, -1 (uncertain) or NaN (blank)
 index       int64        position in the split; unique, ascending, with gaps where images were bad
 patient     bytes        keyed id of the patient (HMAC-SHA256, 16 hex digits)
 image_id    bytes        keyed id of the image (HMAC-SHA256, 16 hex digits)
 =========== ============ ==========================================================================
 
-Raw images are row-major, little-endian for 16 bits. Importing this module imports no TensorFlow.
+Raw images are row-major, little-endian for 16 bits. ``label`` is written for readers of version
+0.1 and for programs of others that want no policy of their own; batches are made from ``raw_label``
+alone (:mod:`medcolor_tf.data.labels`), and only ``data_prep.verify`` looks at ``label``, to compare
+the two. Importing this module imports no TensorFlow.
 """
 
 import dataclasses
@@ -223,15 +226,16 @@ def encode_example(
 
 
 def feature_spec(info: DatasetInfo) -> dict:
-    """Returns the specification for ``tf.io.parse_example``. Imports TensorFlow."""
+    """Returns the specification for ``tf.io.parse_example``; imports TensorFlow.
+
+    Without ``label``, which old readers want and this package does not read.
+    """
     import tensorflow as tf
 
-    labels = len(info.observations)
     return {
         "image": tf.io.FixedLenFeature([info.channels], tf.string),
         "size": tf.io.FixedLenFeature([2], tf.int64),
-        "label": tf.io.FixedLenFeature([labels], tf.float32),
-        "raw_label": tf.io.FixedLenFeature([labels], tf.float32),
+        "raw_label": tf.io.FixedLenFeature([len(info.observations)], tf.float32),
         "index": tf.io.FixedLenFeature([], tf.int64),
         "patient": tf.io.FixedLenFeature([], tf.string),
         "image_id": tf.io.FixedLenFeature([], tf.string),

@@ -223,12 +223,12 @@ def test_damaged_descriptions_are_named(tmp_path, small_dataset):
         Split(folder, "train")
 
 
-@pytest.mark.parametrize(("count", "kept"), [(4, False), (2, True)])
-def test_parts_of_a_batch_are_its_rows(small_dataset, count, kept):
+@pytest.mark.parametrize(("count", "cached"), [(4, False), (2, True)])
+def test_parts_of_a_batch_are_its_rows(small_dataset, count, cached):
     """Several processes decode a share each; together they have the batches of one, bit for bit."""
     split = Split(small_dataset, "train", image_size=24)
-    if kept:
-        split.keep_decoded()
+    if cached:
+        split.cache_decoded()
     # 24 images: three batches an epoch, begun in the middle, so that an epoch's end is passed.
     stream = {"batch_size": 8, "seed": 3, "start_step": 2}
     whole = numpy_batches(split.training_batches(**stream), 5)
