@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from medcolor_tf.data import image_cache as host
-from medcolor_tf.data.packed_images import Lines
+from medcolor_tf.data.packed_images import PackedImages
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import accelerator
@@ -18,7 +18,7 @@ class DeviceImages(keras.layers.Layer):
     """Places to images: a gather from a variable that holds a split's decoded images.
 
     Args:
-        count: lines of all images, see :class:`medcolor_tf.data.packed_images.Lines`.
+        count: lines of all images, see :class:`medcolor_tf.data.packed_images.PackedImages`.
         side: S of the square images, in pixels.
         channels: C.
         pixels: "uint8" or "uint16".
@@ -72,15 +72,16 @@ class Fed:
             which knows nothing of the images, so that checkpoints do not hold them.
     """
 
-    lines: Lines
+    lines: PackedImages
     model: keras.Model
 
     @classmethod
-    def load(cls, lines: Lines, model: keras.Model) -> "Fed":
+    def load(cls, lines: PackedImages, model: keras.Model) -> "Fed":
         """Copies all images to the device and puts them before the compiled training model."""
         channels = lines.split.info.channels
+        transposed = bool(lines.transposed.any())
         layer = DeviceImages(
-            lines.count, lines.side, channels, lines.dtype, bool(lines.turned.any()), name="images"
+            lines.rows, lines.side, channels, lines.dtype, transposed, name="images"
         )
         layer.fill(lines.blocks())
         lines.split.release_records()
@@ -121,21 +122,22 @@ def keep(
         InputError: "device" or "ram", and the images do not fit there or cannot be kept there.
     """
     if cache not in ("auto", "device"):
-        return None, host.keep(cache, (train, valid), sharers)
+        return None, host.cache_splits(cache, (train, valid), sharers)
     device = accelerator.device()
     if cache == "auto" and not device.accelerator:
-        return None, host.keep(cache, (train, valid), sharers)
+        return None, host.cache_splits(cache, (train, valid), sharers)
     if why := _obstacle(cache, train, device, replicas):
         if cache == "device":
             raise InputError(f"--cache=device: {why}; expected --cache=ram, none or auto")
-        return None, f"{host.keep(cache, (train, valid), sharers)}; not on {device.name}: {why}"
-    lines = Lines.of(train)
+        where = host.cache_splits(cache, (train, valid), sharers)
+        return None, f"{where}; not on {device.name}: {why}"
+    lines = PackedImages.from_split(train)
     fed = Fed.load(lines, model)
-    free = "" if device.free is None else f", {host.amount(device.free)} were free"
+    free = "" if device.free is None else f", {host.format_bytes(device.free)} were free"
     own = "" if device.accelerator else " (no accelerator: the machine's own memory)"
     return fed, (
-        f"cache device: {len(train):,} training images, {host.amount(lines.bytes)} decoded, on "
-        f"{device.name}{own}{free}; validation: {host.keep('auto', (valid,), sharers)}"
+        f"cache device: {len(train):,} training images, {host.format_bytes(lines.bytes)} decoded, "
+        f"on {device.name}{own}{free}; validation: {host.cache_splits('auto', (valid,), sharers)}"
     )
 
 
@@ -146,18 +148,18 @@ def _obstacle(cache: str, train: Split, device: accelerator.Device, replicas: in
     if device.free is None:
         return "" if cache == "device" else "how much of its memory is free is not known"
     limit = device.free * (host.AUTO_SHARE if cache == "auto" else 1.0)
-    needed = host.least_bytes(train, enlarged=True)
+    needed = host.minimum_bytes(train, enlarged=True)
     if needed <= limit:  # only then is it worth reading every record's size
         try:
-            needed = Lines.of(train).bytes
+            needed = PackedImages.from_split(train).bytes
         except InputError as error:
             return str(error)
     if needed <= limit:
         return ""
     share = "half of " if cache == "auto" else ""
     return (
-        f"{len(train):,} decoded images are {host.amount(needed)} or more, beyond {share}the "
-        f"{host.amount(device.free)} that are free"
+        f"{len(train):,} decoded images are {host.format_bytes(needed)} or more, beyond {share}the "
+        f"{host.format_bytes(device.free)} that are free"
     )
 
 
