@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import options, phantom
+from data_prep import options
 from data_prep.building import finish, output, parallel
 from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan, make_plan, read_key
@@ -26,19 +26,12 @@ from data_prep.building.shards import (
 )
 from data_prep.building.splits import split_by_patient
 from data_prep.options import BuildConfig
-from data_prep.sources import chestxray14, chexpert, mura, table
+from data_prep.sources import read_source
 from data_prep.sources.source import Source
 from medcolor_tf import commandline
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError
 
-READERS = {
-    "chexpert": chexpert.read,
-    "chestxray14": chestxray14.read,
-    "mura": mura.read,
-    "table": table.read,
-    "phantom": phantom.read,
-}
 SHOWN = 5
 
 
@@ -77,7 +70,7 @@ def build(config: BuildConfig) -> None:
 
 def plan_build(config: BuildConfig, key: bytes | None) -> Plan:
     """Reads the source's tables, checks that its images are there, splits and orders them."""
-    source = READERS[config.source](config)
+    source = read_source(config)
     if config.limit:
         source = _first_patients(source, config.limit)
     if not len(source.records):

@@ -318,7 +318,7 @@ def test_missing_files_fail_at_once(make_table, run_build, table_flags):
         (["--id_key_file=/none"], "--id_key_file=/none: no such file"),
         (["--image_root=/none"], "--image_root=/none: no such folder"),
         (["--workers=-1"], "--workers=-1: expected at least 0"),
-        (["--source=mura"], "--observations is for"),
+        (["--source=mura"], "--table is for --source=chestxray14 or table, not for mura"),
         (["--no_such_flag"], "unknown flag"),
     ],
 )
