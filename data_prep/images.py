@@ -325,4 +325,4 @@ FORMATS = (
         _pillow("JPEG2000"),
     ),
 )
-SUFFIXES = tuple(suffix for form in FORMATS for suffix in form.suffixes)
+IMAGE_SUFFIXES = tuple(suffix for form in FORMATS for suffix in form.suffixes)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from data_prep.images import (
     FORMATS,
-    SUFFIXES,
+    IMAGE_SUFFIXES,
     ImageError,
     decode_image,
     encode_image,
@@ -312,7 +312,7 @@ def test_every_format_is_known_by_its_first_bytes(tmp_path, form):
         pytest.fail(f"write a sample of {form.name} above")
     write, tolerance = SAMPLES[form.name]
     pixels = np.linspace(0, 255, 24 * 32).reshape(24, 32).round().astype(np.uint8)
-    for name in ("x", "x.txt", *(f"x{suffix}" for suffix in SUFFIXES)):
+    for name in ("x", "x.txt", *(f"x{suffix}" for suffix in IMAGE_SUFFIXES)):
         write(tmp_path / name, pixels)
         difference = read_image(tmp_path / name).astype(int) - pixels
         assert np.abs(difference).max() <= tolerance, name
@@ -322,7 +322,7 @@ def test_every_format_is_known_by_its_first_bytes(tmp_path, form):
 
 
 def test_no_two_formats_share_a_suffix():
-    assert len(set(SUFFIXES)) == len(SUFFIXES)
+    assert len(set(IMAGE_SUFFIXES)) == len(IMAGE_SUFFIXES)
 
 
 def test_a_dicom_file_may_begin_as_a_tiff_file(tmp_path):
