@@ -45,12 +45,11 @@ def build(config: BuildConfig) -> None:
     key = read_key(config.id_key_file) if config.id_key_file else None
     plan = plan_build(config, key)
     folder = Path(config.out)
-    finished = _finished(folder, plan)
-    if not finished:
+    if not _is_finished(folder, plan):
         _, parts = commandline.parse_shard(config.shard) or (1, 1)
-        record = PlanRecord.of(config, plan, key, parts)
-        with output.opened(folder, record, config.shard) as kept_key:
-            ids = KeyedIds(key or kept_key)
+        record = PlanRecord.from_plan(config, plan, key, parts)
+        with output.open_build(folder, record, config.shard) as random_key:
+            ids = KeyedIds(key or random_key)
             results = run_build(config, plan, folder, ids)
             if config.shard:
                 return finish.write_part(folder, config.shard, results)
@@ -102,7 +101,7 @@ def run_build(
     shards = plan.shards()[number - 1 :: parts]
     rejects = folder / finish.rejects_name(config.shard)
     images = {file: stop - start for file, _, start, stop in shards}
-    results = {file: _kept(plan, folder, file) for file in images}
+    results = {file: _finished_before(plan, folder, file) for file in images}
     missing = {file for file, result in results.items() if result is None}
     finish.check_rejects(rejects, results.values(), config.max_rejects)
     workers = parallel.worker_count(config.workers, len(missing))
@@ -119,7 +118,7 @@ def run_build(
     return results
 
 
-def _kept(plan: Plan, folder: Path, file: str) -> ShardResult | None:
+def _finished_before(plan: Plan, folder: Path, file: str) -> ShardResult | None:
     """Returns what an earlier run made, unless a file it rejected has been mended."""
     result = finished_shard(folder, file)
     if result is None or not result.rejects:
@@ -138,8 +137,8 @@ def _kept(plan: Plan, folder: Path, file: str) -> ShardResult | None:
 def _first_patients(source: Source, limit: int) -> Source:
     pairs = source.records[["split", "patient"]].drop_duplicates()
     chosen = pairs.groupby("split").head(limit)
-    keep = source.records.merge(chosen, how="left", indicator=True)["_merge"] == "both"
-    return source.take(keep.to_numpy())
+    matched = source.records.merge(chosen, how="left", indicator=True)["_merge"] == "both"
+    return source.take(matched.to_numpy())
 
 
 def _check_images(source: Source, max_rejects: int) -> None:
@@ -159,7 +158,7 @@ def _check_images(source: Source, max_rejects: int) -> None:
     )
 
 
-def _finished(folder: Path, plan: Plan) -> bool:
+def _is_finished(folder: Path, plan: Plan) -> bool:
     """Tells whether the folder holds this data set already; InputError if it holds another."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out={folder}: is a file, expected a folder")

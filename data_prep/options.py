@@ -63,7 +63,7 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
     encoding: str = option("png", "How pixels are stored.", ENCODINGS)
     jpeg_quality: int = option(95, "Quality of --encoding=jpeg, 1 to 100.")
     records_per_shard: int = option(1024, "Images in a shard, at most.")
-    workers: int = option(0, "Processes; 0: one a core.")
+    workers: int = option(0, "Processes; 0: one per core.")
     shard: str = option(
         "", "2/8: the second of eight parts, for several machines; data_prep.merge finishes."
     )

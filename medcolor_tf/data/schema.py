@@ -151,7 +151,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """What ``index-SPLIT.npz`` holds: a row a record, in the order of the shards.
+    """What ``index-SPLIT.npz`` holds: a row per record, in the order of the shards.
 
     Attributes:
         index: (N,) int64, each record's ``index`` feature, ascending.
