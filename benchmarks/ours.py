@@ -136,7 +136,7 @@ def inputs(spec: dict) -> Run:
         spec: folder (of :mod:`benchmarks.input_data`), batch, and cache (none or ram).
     """
     split = Split(Path(spec["folder"]) / input_data.RECORDS, "train")
-    image_cache.keep(spec["cache"], (split,))
+    image_cache.cache_splits(spec["cache"], (split,))
     batches = iter(split.training_batches(spec["batch"]))
 
     def run(steps: int) -> None:

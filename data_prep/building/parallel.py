@@ -13,7 +13,7 @@ from medcolor_tf.errors import InputError
 
 
 def worker_count(workers: int, tasks: int) -> int:
-    """Returns how many processes to use: ``workers``, or one a core when 0; at most ``tasks``."""
+    """Returns how many processes to use: ``workers``, or one per core when 0; at most ``tasks``."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(workers or available or 1, tasks))
 
@@ -39,7 +39,7 @@ def _end_with_parent() -> None:
 def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Iterator:
     """Yields ``function(task)`` for every task, in the tasks' order.
 
-    At most two tasks a worker are submitted ahead, so that memory does not grow with their
+    At most two tasks per worker are submitted ahead, so that memory does not grow with their
     number. One worker runs in this process. Closing the iterator drops what is queued and waits
     for what is running.
 

@@ -78,12 +78,12 @@ def assert_disjoint(
     if len(repeated):
         patient = repeated["patient"].iloc[0]
         rows = repeated[repeated["patient"] == patient].sort_values("split")
-        found = [
+        places = [
             f"{split}: {line}" if line else split
             for split, line in zip(rows["split"], rows["where"], strict=True)
         ]
         raise InputError(
-            f"patient {patient!r} is in two splits ({'; '.join(found)}); splits must be "
+            f"patient {patient!r} is in two splits ({'; '.join(places)}); splits must be "
             f"disjoint by patient ({repeated['patient'].nunique()} such patients)"
         )
 
@@ -127,5 +127,5 @@ def _hand_out(
     edges = np.cumsum(list(shares.values())) * counts.sum()
     names = [*shares, "train"]
     assert set(names) <= set(SPLITS)
-    places = np.searchsorted(edges, middles, side="right")
-    return {patient: names[place] for patient, place in zip(patients, places, strict=True)}
+    numbers = np.searchsorted(edges, middles, side="right")
+    return {patient: names[number] for patient, number in zip(patients, numbers, strict=True)}

@@ -1,4 +1,4 @@
-"""What every source of images gives the build: one row an image, before splitting and decoding."""
+"""What every source gives the build: one row per image, before splitting and decoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Source:
     Attributes:
         observations: the L label names.
         root: folder that relative image paths start from.
-        channels: images in a record.
-        records: one row an image (or group of channels), with text columns ``path_0`` ...
+        channels: images per record.
+        records: one row per image (or group of channels), with text columns ``path_0`` ...
             ``path_{channels - 1}``, ``patient``, ``split`` ("train", "valid", "test" where
             officially given, else "") and ``where`` ("FILE line N", for messages).
         raw: (N, L) float32 raw labels, in the rows' order.

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from medcolor_tf.data.pipeline import WHOLE, Split, label_counts
+from medcolor_tf.data.labels import count_labels
+from medcolor_tf.data.pipeline import WHOLE, Split
 from medcolor_tf.evaluation.inference import Predict, Predictions, concatenate, predict_split
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
 
@@ -48,7 +49,7 @@ def evaluate(
 def summarize(observations: Sequence[str], predictions: Predictions) -> dict:
     """AUC and counts of every observation; an undefined AUC is None."""
     auc = roc_auc(predictions.labels, predictions.logits)
-    counts = label_counts(predictions.labels, observations)
+    counts = count_labels(predictions.labels, observations)
     rows = {
         name: {"auc": _number(value), **counts[name]}
         for name, value in zip(observations, auc, strict=True)

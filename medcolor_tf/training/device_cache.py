@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from medcolor_tf.data import image_cache as host_cache
-from medcolor_tf.data.lines import Lines
+from medcolor_tf.data.packed_images import PackedImages
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import accelerator
@@ -18,7 +18,7 @@ class DeviceImages(keras.layers.Layer):
     """Row offsets to images: a gather from a variable that holds a split's decoded images.
 
     Args:
-        count: rows of all images, see :class:`medcolor_tf.data.lines.Lines`.
+        count: rows of all images, see :class:`medcolor_tf.data.packed_images.PackedImages`.
         side: S of the square images, in pixels.
         channels: C.
         pixels: "uint8" or "uint16".
@@ -74,15 +74,15 @@ class DeviceImageCache:
             own, which knows nothing of the images, so that checkpoints do not hold them.
     """
 
-    lines: Lines
+    lines: PackedImages
     model: keras.Model
 
     @classmethod
-    def load(cls, lines: Lines, model: keras.Model) -> "DeviceImageCache":
+    def load(cls, lines: PackedImages, model: keras.Model) -> "DeviceImageCache":
         """Copies all images to the device and puts them before the compiled training model."""
-        channels, transposed = lines.split.info.channels, bool(lines.turned.any())
+        channels, transposed = lines.split.info.channels, bool(lines.transposed.any())
         layer = DeviceImages(
-            lines.count, lines.side, channels, lines.dtype, transposed, name="images"
+            lines.rows, lines.side, channels, lines.dtype, transposed, name="images"
         )
         layer.fill(lines.blocks())
         lines.split.release_records()
@@ -124,23 +124,23 @@ def cache_images(
         InputError: "device" or "ram", and the images do not fit there or cannot be cached there.
     """
     if cache not in ("auto", "device"):
-        return None, host_cache.keep(cache, (train, valid), sharers)
+        return None, host_cache.cache_splits(cache, (train, valid), sharers)
     device = accelerator.device()
     if cache == "auto" and not device.accelerator:
-        return None, host_cache.keep(cache, (train, valid), sharers)
+        return None, host_cache.cache_splits(cache, (train, valid), sharers)
     if reason := _obstacle(cache, train, device, replicas):
         if cache == "device":
             raise InputError(f"--cache=device: {reason}; expected --cache=ram, none or auto")
-        note = host_cache.keep(cache, (train, valid), sharers)
+        note = host_cache.cache_splits(cache, (train, valid), sharers)
         return None, f"{note}; not on {device.name}: {reason}"
-    lines = Lines.of(train)
+    lines = PackedImages.from_split(train)
     device_images = DeviceImageCache.load(lines, model)
-    free = "" if device.free is None else f", {host_cache.amount(device.free)} were free"
+    free = "" if device.free is None else f", {host_cache.format_bytes(device.free)} were free"
     memory = "" if device.accelerator else " (no accelerator: the machine's own memory)"
-    size = host_cache.amount(lines.bytes)
+    size = host_cache.format_bytes(lines.bytes)
     return device_images, (
         f"cache device: {len(train):,} training images, {size} decoded, on {device.name}"
-        f"{memory}{free}; validation: {host_cache.keep('auto', (valid,), sharers)}"
+        f"{memory}{free}; validation: {host_cache.cache_splits('auto', (valid,), sharers)}"
     )
 
 
@@ -151,18 +151,18 @@ def _obstacle(cache: str, train: Split, device: accelerator.Device, replicas: in
     if device.free is None:
         return "" if cache == "device" else "how much of its memory is free is not known"
     limit = device.free * (host_cache.AUTO_SHARE if cache == "auto" else 1.0)
-    needed = host_cache.least_bytes(train, enlarged=True)
+    needed = host_cache.minimum_bytes(train, enlarged=True)
     if needed <= limit:  # only then is it worth reading every record's size
         try:
-            needed = Lines.of(train).bytes
+            needed = PackedImages.from_split(train).bytes
         except InputError as error:
             return str(error)
     if needed <= limit:
         return ""
     share = "half of " if cache == "auto" else ""
     return (
-        f"{len(train):,} decoded images are {host_cache.amount(needed)} or more, beyond {share}the "
-        f"{host_cache.amount(device.free)} that are free"
+        f"{len(train):,} decoded images are {host_cache.format_bytes(needed)} or more, beyond "
+        f"{share}the {host_cache.format_bytes(device.free)} that are free"
     )
 
 

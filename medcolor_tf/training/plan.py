@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from medcolor_tf.catalog import STRATEGIES
-from medcolor_tf.data.pipeline import Selection, Split, label_counts
+from medcolor_tf.data.labels import count_labels
+from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.devices import Devices
@@ -99,7 +100,7 @@ class TrainPlan:
 
     def one_sided_labels(self) -> list[str]:
         """Warns of observations that cannot be learned, a line each."""
-        counts = label_counts(self.train.labels, self.spec.observations)
+        counts = count_labels(self.train.labels, self.spec.observations)
         return [
             f"warning: {name} has only one class in the training images: {count}"
             for name, count in counts.items()

@@ -15,7 +15,8 @@ from PIL import Image
 from data_prep import build
 from data_prep.building import plan, shards
 from data_prep.options import BuildConfig
-from medcolor_tf.data.schema import DatasetInfo, SplitIndex, apply_policy
+from medcolor_tf.data.labels import apply_policy
+from medcolor_tf.data.schema import DatasetInfo, SplitIndex
 
 ROOT = Path(__file__).parents[2]
 HALVES = ("--valid_fraction=0.25", "--test_fraction=0.25")
@@ -317,7 +318,7 @@ def test_missing_files_fail_at_once(make_table, run_build, table_flags):
         (["--id_key_file=/none"], "--id_key_file=/none: no such file"),
         (["--image_root=/none"], "--image_root=/none: no such folder"),
         (["--workers=-1"], "--workers=-1: expected at least 0"),
-        (["--source=mura"], "--observations is for"),
+        (["--source=mura"], "--table is for --source=chestxray14 or table, not for mura"),
         (["--no_such_flag"], "unknown flag"),
     ],
 )

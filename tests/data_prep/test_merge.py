@@ -261,17 +261,17 @@ def test_two_parts_write_at_once_but_not_the_same(tmp_path, make_table, run_buil
     flags = table_flags(make_table(), *HALVES, f"--id_key_file={key}")
     _, _, folder = run_build(*flags, "--shard=1/2")
     record = output.PlanRecord.load(folder)
-    with output.opened(folder, record, "1/2"):
-        with output.opened(folder, record, "2/2"):
+    with output.open_build(folder, record, "1/2"):
+        with output.open_build(folder, record, "2/2"):
             pass
         with (
             pytest.raises(InputError, match="another build of part 1/2"),
-            output.opened(folder, record, "1/2"),
+            output.open_build(folder, record, "1/2"),
         ):
             pass
         with (
             pytest.raises(InputError, match="another build is writing there"),
-            output.opened(folder, record),
+            output.open_build(folder, record),
         ):
             pass
 

@@ -23,9 +23,8 @@ from medcolor_tf.predict import PredictConfig
 from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.serving.export import export
-from medcolor_tf.serving.inputs import decode_gray, prepare
-from medcolor_tf.serving.predict import Pictures, list_items, predict
+from medcolor_tf.serving.export import decode_gray, export, prepare
+from medcolor_tf.serving.predict import Pictures, predict
 
 pytestmark = pytest.mark.slow
 
@@ -404,23 +403,6 @@ def test_pictures_never_share_a_file_and_say_what_cannot_be_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(found)
     with pytest.raises(InputError, match=r"x+\.png: cannot be written \(File name too long\)"):
         pictures.save(["x" * 300], lambda i: picture)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ("nowhere", "no such file or folder"),
-        ("empty", "no image in this folder"),
-        ("list.csv", "no column path; it has file, label"),
-        ("none.csv", "no rows"),
-    ],
-)
-def test_inputs_that_are_not_there_are_named(tmp_path, inputs, message):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "list.csv").write_text("file,label\nx.png,1\n")
-    (tmp_path / "none.csv").write_text("path\n")
-    with pytest.raises(InputError, match=message):
-        list_items([str(tmp_path / inputs)], ("path",), 1)
 
 
 def test_runs_that_are_not_there_are_named(tmp_path, run_dir):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from medcolor_tf.data.lines import Lines
+from medcolor_tf.data.packed_images import PackedImages
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import accelerator
@@ -30,9 +30,9 @@ pytestmark = pytest.mark.slow
 
 def stored(split, block_bytes):
     """The split's images in a layer."""
-    lines = Lines.of(split)
-    channels, turned = split.info.channels, bool(lines.turned.any())
-    layer = device_cache.DeviceImages(lines.count, lines.side, channels, lines.dtype, turned)
+    lines = PackedImages.from_split(split)
+    channels, turned = split.info.channels, bool(lines.transposed.any())
+    layer = device_cache.DeviceImages(lines.rows, lines.side, channels, lines.dtype, turned)
     layer.fill(lines.blocks(block_bytes))
     return lines, layer
 
@@ -89,7 +89,8 @@ def test_images_of_several_shapes_share_the_array(tmp_path, write_small_dataset,
         ),
     )
     lines, layer = stored(split, 5000)
-    places = np.stack([lines.first + lines.slack, lines.turned], axis=1).astype("int32")
+    places = np.stack([lines.row_offsets + lines.overhang, lines.transposed], axis=1)
+    places = places.astype("int32")
     for picture, found in zip(pictures, layer(places).numpy(), strict=True):
         np.testing.assert_array_equal(found, picture[-32:, -32:])
 
@@ -179,7 +180,7 @@ def test_the_choice_follows_device_and_memory(
     cached, note = device_cache.cache_images(cache, *splits, "model", replicas)
     assert expected in note
     assert (cached is not None) == note.startswith("cache device")
-    assert [split._resident is not None for split in splits] == [cached is None, True]
+    assert [split._ram_cache is not None for split in splits] == [cached is None, True]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_an_image_unlike_its_record_is_named(small_dataset):
     split = Split(small_dataset, "train")
     split.__dict__["sizes"] = np.array([[32, 40]] * 5 + [[40, 32]] + [[32, 40]] * 18)
     with pytest.raises(InputError, match=r"image traini5: \[32, 40\] pixels, expected \[40, 32\]"):
-        list(Lines.of(split).blocks())
+        list(PackedImages.from_split(split).blocks())
 
 
 def test_free_memory_of_this_machine_is_plausible():
@@ -237,14 +238,14 @@ def test_jax_tells_what_its_gpu_has_left(monkeypatch, told, free):
 def test_more_lines_than_their_type_can_number_are_refused(small_dataset):
     split = Split(small_dataset, "train")
     split.__dict__["sizes"] = np.array([[32, 2**27]] * 16 + [[32, 32]] * 8)
-    with pytest.raises(InputError, match=r"2,147,483,904 lines of pixels; expected at most"):
-        Lines.of(split)
+    with pytest.raises(InputError, match=r"2,147,483,904 rows of pixels; expected at most"):
+        PackedImages.from_split(split)
 
 
 JAX_SCRIPT = """
 import sys
 import keras, numpy as np
-from medcolor_tf.data.lines import Lines
+from medcolor_tf.data.packed_images import PackedImages
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.device_cache import DeviceImageCache
@@ -266,7 +267,7 @@ def trained(on_device):
     model.compile(MomentumSGD(0.05), MaskedBinaryCrossentropy())
     model.optimizer.build(model.trainable_variables)
     if on_device:
-        front = DeviceImageCache.load(Lines.of(split), model)
+        front = DeviceImageCache.load(PackedImages.from_split(split), model)
         before = front.model.get_layer("images").rows.numpy()
         front.model.fit(front.lines.batches(stream), epochs=2, steps_per_epoch=4, verbose=0)
         np.testing.assert_array_equal(front.model.get_layer("images").rows.numpy(), before)
