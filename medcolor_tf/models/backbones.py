@@ -10,8 +10,8 @@ from pathlib import Path
 import keras
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.models.fast_layers import use_fast_layers
-from medcolor_tf.models.rebuild import has_automatic_names, input_scaling, rebuild
+from medcolor_tf.models.cloning import has_automatic_names, input_scaling, rebuild
+from medcolor_tf.models.fast.replace import use_fast_layers
 from medcolor_tf.models.resnet import build_resnet18
 from medcolor_tf.models.torch_weights import load_torch_resnet18
 

@@ -7,7 +7,7 @@ import keras
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.backbones import build_backbone
 from medcolor_tf.models.colorizers import build_colorizer, check_image_size
-from medcolor_tf.models.fast_layers import use_fast_layers
+from medcolor_tf.models.fast.replace import use_fast_layers
 from medcolor_tf.models.initializers import layer_seed, torch_uniform
 from medcolor_tf.models.layers import CopyChannels, Normalize
 

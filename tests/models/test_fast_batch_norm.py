@@ -11,7 +11,7 @@ from medcolor_tf.models import build_backbone, build_classifier, build_colorizer
 from medcolor_tf.models import classifier as classifier_module
 from medcolor_tf.models import torch_layers as torch_layers_module
 from medcolor_tf.models.fast.batch_norm import FusedBatchNormalization
-from medcolor_tf.models.fast_layers import use_fast_layers
+from medcolor_tf.models.fast.replace import use_fast_layers
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.training import strategies
 

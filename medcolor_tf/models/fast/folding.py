@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from medcolor_tf.models.fast.batch_norm import moving_affine
+from medcolor_tf.models.fast.replace import is_graph
 from medcolor_tf.models.fast.stem import StemConv2D
-from medcolor_tf.models.fast_layers import is_graph
 
 _CONVOLUTIONS = (keras.layers.Conv2D, StemConv2D, keras.layers.DepthwiseConv2D)
 

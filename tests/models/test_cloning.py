@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from medcolor_tf.models.rebuild import has_automatic_names, input_scaling, rebuild
+from medcolor_tf.models.cloning import has_automatic_names, input_scaling, rebuild
 
 
 def _model():
