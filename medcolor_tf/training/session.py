@@ -17,6 +17,7 @@ from medcolor_tf.parallel.devices import Devices, unsharded
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.runs import checkpoint, folder
 from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.sharing import pretrained
 from medcolor_tf.training import device_cache, feature_cache, strategies
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
@@ -130,7 +131,7 @@ class Plan:
     """What will be trained on what, checked before anything is built or written."""
 
     config: TrainConfig
-    source: strategies.Source | None
+    source: pretrained.PretrainedParts | None
     train: Split
     valid: Split
     others: tuple[Split, ...]
@@ -142,7 +143,7 @@ class Plan:
         """Opens the data and the source; InputError where options, data and source do not fit."""
         feature_cache.check(config)
         devices = Devices.choose(config)  # before anything else makes TensorFlow start
-        source = strategies.open_source(config.init_from)
+        source = pretrained.read_parts(config.init_from) if config.init_from else None
         colorizer, init, backbone = strategies.choose_parts(config, source)
         selection = Selection(
             config.observations, config.uncertain_policy, config.train_fraction, config.subset_seed
@@ -192,10 +193,10 @@ class Plan:
         # A checkpoint or a source brings E's weights: no download then.
         given = run.started or (source is not None and source.of_part("backbone"))
         classifier = self.spec.build(None if given else config.initial_weights, config.seed)
-        if not run.started:
-            strategies.load_source(classifier, source)
-        else:
+        if run.started:
             checkpoint.load_parts(classifier, run.folder / folder.LAST)
+        elif source is not None:
+            pretrained.assign_parts(classifier, source)
         strategies.set_trainable(classifier, config.strategy, config.frozen_bn)
         self.devices.prepare(classifier)
         model = training_model(classifier, self.spec.image_size, config, group)

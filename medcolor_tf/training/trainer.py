@@ -18,6 +18,7 @@ from medcolor_tf.parallel.multihost import Processes
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.sharing import pretrained
 from medcolor_tf.training import callbacks, strategies
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.schedule import OneCycle
@@ -190,7 +191,7 @@ def _finish(session: Session, max_lr: float) -> dict:
     if session.spec.has_colorizer:
         arrays, _ = checkpoint.load(folder / runs.BEST)
         arrays = {k: v for k, v in arrays.items() if k.startswith("colorizer/")}
-        about = {"model": _about(strategies.colorizer_spec(session.spec))}
+        about = {"model": _about(pretrained.colorizer_spec(session.spec))}
         checkpoint.save(folder / runs.COLORIZER, arrays, about)
     result = {
         "steps": session.total_steps,
