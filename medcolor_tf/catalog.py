@@ -71,6 +71,35 @@ class Component:
     build: str
 
 
+@dataclass(frozen=True)
+class Backbone:
+    """An architecture of E that is built here; keras.applications' networks need no entry.
+
+    Attributes:
+        title: in tables, figures and messages.
+        build: "module:function", see :func:`resolve`; the function takes the seed of the
+            initialisation, or None, and returns a functional model named "backbone", (B,H,W,3) to
+            (B,h,w,c).
+        load: "module:function"; the function takes that model and the arrays of a weights file by
+            name, and assigns them.
+        repository: of its ImageNet weights on the Hugging Face hub.
+        file: in that repository, in safetensors' format.
+        tensor_names: whose names the arrays in weights files have, "torchvision's".
+    """
+
+    title: str
+    build: str
+    load: str
+    repository: str
+    file: str
+    tensor_names: str
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the ImageNet weights."""
+        return f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
+
+
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
     {
         "baseline": Strategy("Baseline", ("head",), "none", "imagenet"),
@@ -99,6 +128,19 @@ COLORIZERS: Mapping[str, Colorizer] = MappingProxyType(
             "PixelShuffle", "medcolor_tf.models.colorizers:pixel_shuffle", 4, xavier=False
         ),
         "color_u": Colorizer("ColorU", "medcolor_tf.models.colorizers:color_u", 8, xavier=True),
+    }
+)
+
+BACKBONES: Mapping[str, Backbone] = MappingProxyType(
+    {
+        "ResNet18": Backbone(
+            "ResNet18",
+            "medcolor_tf.models.backbones:resnet18",
+            "medcolor_tf.models.torch_weights:load_torch_resnet18",
+            "timm/resnet18.tv_in1k",
+            "model.safetensors",
+            "torchvision's",
+        ),
     }
 )
 

@@ -56,7 +56,7 @@ class ModelSpec:
         """Whether there is a T."""
         return self.colorizer != "none"
 
-    def build(self, backbone_weights=None, seed: int | None = None) -> keras.Model:
+    def build(self, backbone_weights: str | None = None, seed: int | None = None) -> keras.Model:
         """Builds the classifier; see :func:`medcolor_tf.models.build_classifier`.
 
         Args:

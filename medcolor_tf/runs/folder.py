@@ -54,7 +54,8 @@ def record(config, command: str, train, source=None) -> dict:
         config: :class:`medcolor_tf.runs.config.TrainConfig`.
         command: the shell command.
         train: the training images (:class:`medcolor_tf.data.pipeline.Split`).
-        source: what --init_from holds (:class:`medcolor_tf.training.strategies.Source`), or None.
+        source: what --init_from holds, :class:`medcolor_tf.sharing.pretrained.PretrainedParts`, or
+            None.
     """
     return {
         "flags": dataclasses.asdict(config),

@@ -7,7 +7,7 @@ from medcolor_tf.models.fast.folding import fold_batch_norm
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.runs.checkpoint import TrainState
 from medcolor_tf.runs.config import SharedOptions
-from medcolor_tf.training import strategies
+from medcolor_tf.sharing.pretrained import assign_parts
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.plan import TrainPlan
 
@@ -29,10 +29,10 @@ def initial_classifier(
     given = state is not None or (plan.source is not None and plan.source.of_part("backbone"))
     weights = None if given else plan.config.initial_weights
     classifier = plan.spec.build(weights, plan.config.seed)
-    if state is None:
-        strategies.load_source(classifier, plan.source)
-    else:
+    if state is not None:
         state.restore_weights(classifier, origin)
+    elif plan.source is not None:
+        assign_parts(classifier, plan.source)
     return classifier
 
 

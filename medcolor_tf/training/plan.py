@@ -9,6 +9,7 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.devices import Devices
 from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.sharing.pretrained import PretrainedParts, read_parts
 from medcolor_tf.training import feature_cache, strategies
 
 PAPER_CHECKPOINT_STEPS = 4800
@@ -28,7 +29,7 @@ class TrainPlan:
     """
 
     config: TrainConfig
-    source: strategies.Source | None
+    source: PretrainedParts | None
     train: Split
     valid: Split
     evaluated: tuple[Split, ...]
@@ -44,7 +45,7 @@ class TrainPlan:
         """
         feature_cache.check(config)
         devices = Devices.choose(config)  # before anything else makes TensorFlow start
-        source = strategies.open_source(config.init_from)
+        source = read_parts(config.init_from) if config.init_from else None
         parts = strategies.choose_parts(config, source)
         selection = Selection(
             config.observations, config.uncertain_policy, config.train_fraction, config.subset_seed
@@ -114,7 +115,7 @@ def _split(config: TrainConfig, name: str, selection: Selection) -> Split:
 
 def _spec(
     config: TrainConfig,
-    source: strategies.Source | None,
+    source: PretrainedParts | None,
     train: Split,
     parts: tuple[str, str, str],
 ) -> ModelSpec:

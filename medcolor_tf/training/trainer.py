@@ -35,6 +35,7 @@ from medcolor_tf.serving.evaluate_run import (
     evaluate_once,
     origin_of,
 )
+from medcolor_tf.sharing import pretrained
 from medcolor_tf.training import callbacks, device_cache, feature_cache, strategies
 from medcolor_tf.training.build import initial_classifier, training_model
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
@@ -365,7 +366,7 @@ class Trainer:
         if self.spec.has_colorizer:
             arrays, _ = checkpoint.load(folder / runs.BEST)
             arrays = {k: v for k, v in arrays.items() if k.startswith("colorizer/")}
-            metadata = {"model": strategies.colorizer_spec(self.spec).to_dict()}
+            metadata = {"model": pretrained.colorizer_spec(self.spec).to_dict()}
             checkpoint.save(folder / runs.COLORIZER, arrays, metadata)
         result = {
             "steps": plan.total_steps,

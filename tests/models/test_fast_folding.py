@@ -1,5 +1,8 @@
 """A folded part gives what the part gives, and takes its weights as they are."""
 
+import warnings
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import strategies
 from medcolor_tf.training.build import training_model
 
-PIXELS = {"pixel_mean": 0.5, "pixel_std": 0.25}
+PIXELS: dict[str, Any] = {"pixel_mean": 0.5, "pixel_std": 0.25}
 
 
 def _norm(name):
@@ -95,6 +98,18 @@ def test_bfloat16_keeps_half_the_bytes():
         keras.config.set_dtype_policy("float32")
     assert folded.get_layer("plain").kernel.dtype == "bfloat16"
     np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_a_sequential_model():
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(4, 3), _norm("a")])
+    _randomize(model)
+    folded = fold_batch_norm(model)
+    assert [type(layer).__name__ for layer in folded.layers] == ["InputLayer", "Conv2D"]
+    x = np.random.default_rng(1).normal(size=(1, 6, 5, 3)).astype("float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Keras', where inputs are not what a model was built from
+        found = folded(x)
+    np.testing.assert_allclose(found, model(x, training=False), rtol=2e-5, atol=2e-5)
 
 
 def test_other_models_come_back_as_they_are():

@@ -1,10 +1,13 @@
 """Rebuilding keeps the function and makes names and seeds stable."""
 
+from typing import Any
+
 import keras
 import numpy as np
-from keras import ops
 
-from medcolor_tf.models.rebuild import has_automatic_names, input_scaling, rebuild
+from medcolor_tf.models.cloning import has_automatic_names, input_scaling, rebuild
+
+ops: Any = keras.ops  # not annotated in Keras
 
 
 def _model():

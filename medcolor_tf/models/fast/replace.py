@@ -1,4 +1,4 @@
-"""Exchange of a model's layers for twins that compute the same faster on TensorFlow."""
+"""Replaces a model's layers by twins that compute the same faster on TensorFlow."""
 
 import keras
 
@@ -16,8 +16,8 @@ _TWINS = (
 )
 
 
-def use_fast_layers(model):
-    """Return a functional or Sequential `model` with fused batch normalisation and a fast stem.
+def use_fast_layers(model: keras.Model) -> keras.Model:
+    """Returns a functional or Sequential `model` with fused batch normalisation and a fast stem.
 
     Args:
         model: any; nested functional models are followed. Layers that are not exactly Keras' own
@@ -31,9 +31,10 @@ def use_fast_layers(model):
         return model
     twins = {}
 
-    def twin_of(layer):
+    def twin_of(layer: keras.Layer) -> keras.Layer:
         if id(layer) not in twins:  # a layer that is called twice stays one layer
-            twins[id(layer)] = fast_twin(layer) or use_fast_layers(layer)
+            nested = isinstance(layer, keras.Model)
+            twins[id(layer)] = use_fast_layers(layer) if nested else fast_twin(layer) or layer
         return twins[id(layer)]
 
     fast = keras.models.clone_model(model, clone_function=twin_of)
@@ -42,8 +43,8 @@ def use_fast_layers(model):
     return fast
 
 
-def fast_twin(layer):
-    """Return the faster twin of a built layer, which shares its variables; None without one."""
+def fast_twin(layer: keras.Layer) -> keras.Layer | None:
+    """Returns the faster twin of a built layer, which shares its variables; None without one."""
     for fits, twin_class, attributes in _TWINS:
         if fits(layer):
             twin = twin_class.from_config(layer.get_config())
@@ -54,15 +55,15 @@ def fast_twin(layer):
     return None
 
 
-def is_graph(model):
-    """Say whether a model can be rebuilt from its graph of layers: not a class with its own call.
+def is_graph(model: keras.Layer) -> bool:
+    """Says whether a model can be rebuilt from its graph of layers: not a class with its own call.
 
     By name: Keras does not export its class of functional models.
     """
     return isinstance(model, keras.Model) and type(model).__name__ in ("Functional", "Sequential")
 
 
-def _has_slow(model):
-    if not is_graph(model):
-        return any(fits(model) for fits, *_ in _TWINS)
-    return any(_has_slow(layer) for layer in model.layers)
+def _has_slow(model: keras.Layer) -> bool:
+    if isinstance(model, keras.Model):
+        return is_graph(model) and any(_has_slow(layer) for layer in model.layers)
+    return any(fits(model) for fits, *_ in _TWINS)

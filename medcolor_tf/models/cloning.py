@@ -1,16 +1,18 @@
-"""Rebuild a functional model with stable layer names, its own seeds, or without input scaling."""
+"""Clones functional models with stable layer names, their own seeds, or without input scaling."""
 
 import re
+from collections.abc import Collection
+from typing import Any
 
 import keras
 
-from medcolor_tf.models.initializers import layer_seed
+from medcolor_tf.models.torch_layers import layer_seed
 
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 
 
-def has_automatic_names(model):
-    """Say whether a layer with weights carries a counted name such as `conv2d_17`.
+def has_automatic_names(model: keras.Model) -> bool:
+    """Says whether a layer with weights carries a counted name such as `conv2d_17`.
 
     Keras counts such names up over a process' life, so the second model of a kind (Xception,
     InceptionV3) would have other variable paths than the first and its weights would not load.
@@ -18,8 +20,8 @@ def has_automatic_names(model):
     return any(layer.weights and _automatic_stem(layer) for layer in model.layers)
 
 
-def input_scaling(model):
-    """Name the Rescaling and Normalization layers between the input and the first other layer."""
+def input_scaling(model: keras.Model) -> list[str]:
+    """Names the Rescaling and Normalization layers between the input and the first other layer."""
     names = []
     for layer in model.layers:
         if isinstance(layer, _SCALING):
@@ -29,8 +31,10 @@ def input_scaling(model):
     return names
 
 
-def rebuild(model, without=(), seed=None, copy=True):
-    """Clone a functional model.
+def rebuild(
+    model: keras.Model, without: Collection[str] = (), seed: int | None = None, copy: bool = True
+) -> keras.Model:
+    """Clones a functional model.
 
     Args:
         model: a functional model.
@@ -43,7 +47,7 @@ def rebuild(model, without=(), seed=None, copy=True):
     """
     pairs, counts = [], {}
 
-    def clone(layer):
+    def clone(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
         stem = _automatic_stem(layer)
         if stem:
@@ -65,14 +69,14 @@ def rebuild(model, without=(), seed=None, copy=True):
     return new
 
 
-def _automatic_stem(layer):
-    """Return `conv2d` for a Conv2D named `conv2d` or `conv2d_17`, and None for a chosen name."""
+def _automatic_stem(layer: keras.Layer) -> str | None:
+    """Returns `conv2d` for a Conv2D named `conv2d` or `conv2d_17`, and None for a chosen name."""
     stem = re.sub(r"_\d+$", "", layer.name)
     return stem if stem.replace("_", "") == type(layer).__name__.lower() else None
 
 
-def _with_seeds(config, seed, path):
-    """Fill in every missing seed of a layer's configuration, each from its own place in it."""
+def _with_seeds(config: Any, seed: int, path: str) -> Any:
+    """Fills in every missing seed of a layer's configuration, each from its own place in it."""
     if not isinstance(config, dict):
         return config
     filled = {key: _with_seeds(value, seed, f"{path}/{key}") for key, value in config.items()}
