@@ -100,14 +100,14 @@ def _seconds_an_epoch(session, epochs: int, checkpoint: bool) -> float:
 
     def at_end(step: int, loss: float) -> None:
         if checkpoint:
-            trainer._checkpoint(session, log, step, loss, cycle.at(step - 1)[0])
+            trainer._checkpoint(session, log, step, loss, cycle(step - 1)[0])
         ends.append(time.perf_counter())
 
     cycle = OneCycle(session.total_steps, 0.01)
     first, steps = int(session.model.optimizer.iterations), session.steps_per_epoch
     every, size = session.config.log_every, session.config.batch_size
     told = [
-        callbacks.LossCurve(first, steps, log, every, size, cycle.at),
+        callbacks.LossCurve(first, steps, log, every, size, cycle),
         callbacks.AtCheckpoint(first, steps, at_end),
     ]
     with contextlib.redirect_stdout(None):

@@ -20,7 +20,7 @@ from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import device_cache, feature_cache, strategies
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
-from medcolor_tf.training.optimizer import MomentumSGD
+from medcolor_tf.training.optimizer import MomentumSGD, follow
 from medcolor_tf.training.schedule import OneCycle
 
 PAPER_CHECKPOINT_STEPS = 4800
@@ -104,12 +104,12 @@ class Session:
         batches = self.batches(first)
         if self.pooled is not None:
             every = self.config.log_every
-            feature_cache.fit_head(self.model, batches, epochs, steps, cycle.at, every, told)
+            feature_cache.fit_head(self.model, batches, epochs, steps, cycle, every, told)
             return
-        told = [cycle, *told]
         model = self.model if self.fed is None else self.fed.model
         together = runtime.steps_together(self.config.steps_per_execution, steps)
-        if together != model.steps_per_execution:
+        # Not by the callback, which would give the optimizer back between two calls of this.
+        if follow(model.optimizer, cycle.table) or together != model.steps_per_execution:
             model.steps_per_execution = together
             model.make_train_function(force=True)
         model.fit(

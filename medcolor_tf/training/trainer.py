@@ -111,15 +111,15 @@ def _train(session: Session) -> dict:
     def at_checkpoint(step: int, loss: float) -> None:
         auc = roc_auc(*session.validate())
         if log:
-            _checkpoint(session, log, step, loss, cycle.at(step - 1)[0], auc)
+            _checkpoint(session, log, step, loss, cycle(step - 1)[0], auc)
         session.group.exchange(None)  # nobody waits for the file inside a collective operation
 
     total, size = session.total_steps, config.batch_size
     for first, last, interval in _legs(start, total, session.interval):
         told = [callbacks.AtCheckpoint(first, interval, at_checkpoint)]
         if log:
-            curve = callbacks.LossCurve(first, interval, log, config.log_every, size, cycle.at)
-            told = [curve, *told, callbacks.Progress(first, interval, total, size, cycle.at)]
+            curve = callbacks.LossCurve(first, interval, log, config.log_every, size, cycle)
+            told = [curve, *told, callbacks.Progress(first, interval, total, size, cycle)]
         session.fit(first, (last - first) // interval, interval, cycle, told)
     if log:
         log.close()
