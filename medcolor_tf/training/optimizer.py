@@ -38,9 +38,10 @@ class MomentumSGD(keras.optimizers.Optimizer):
     Example:
         >>> import keras
         >>> import medcolor_tf as mc
+        >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         >>> model.compile(mc.MomentumSGD(learning_rate=0.01, momentum=0.9), "mse")
-        >>> history = model.fit([[1.0, 2.0]], [[3.0]], verbose=0)
+        >>> history = model.fit(np.ones((1, 2)), np.ones((1, 1)), verbose=0)
         >>> int(model.optimizer.iterations)
         1
     """

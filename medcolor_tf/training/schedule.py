@@ -55,7 +55,7 @@ def one_cycle(
         (0.1, 0.85)
         >>> rates = [mc.one_cycle(step, 100, max_lr=0.1)[0] for step in (0, 15, 99)]
         >>> [f"{rate:.2g}" for rate in rates]
-        ['0.004', '0.054', '4e-07']
+        ['0.004', '0.055', '4e-07']
     """
     _check(step, total_steps, pct_start)
     first_lr = max_lr / div_factor
@@ -152,7 +152,7 @@ class OneCycle(keras.callbacks.Callback):
         >>> model.compile(keras.optimizers.SGD(momentum=0.9), mc.MaskedBinaryCrossentropy())
         >>> cycle = mc.OneCycle(total_steps=2 * 4, max_lr=0.01)
         >>> history = model.fit(
-        ...     train, epochs=2, steps_per_epoch=4, callbacks=[cycle], verbose=0
+        ...     train, epochs=2, steps_per_epoch=4, shuffle=False, callbacks=[cycle], verbose=0
         ... )
         >>> cycle(7)  # the last step
         (4e-08, 0.95)
