@@ -152,6 +152,9 @@ OPTIMIZERS: Mapping[str, Component] = MappingProxyType(
             "stochastic gradient descent with momentum",
             "medcolor_tf.training.optimizer:MomentumSGD",
         ),
+        "adamw": Component(
+            "AdamW; the schedule's momentum is its beta_1", "medcolor_tf.training.optimizer:adamw"
+        ),
     }
 )
 
@@ -164,6 +167,9 @@ SCHEDULES: Mapping[str, Component] = MappingProxyType(
             "up to --max_lr and down to almost 0, half a cosine each way",
             "medcolor_tf.training.schedule:one_cycle",
         ),
+        "constant": Component(
+            "up to --max_lr, then constant", "medcolor_tf.training.schedule:constant"
+        ),
     }
 )
 
@@ -173,6 +179,10 @@ LOSSES: Mapping[str, Component] = MappingProxyType(
         "bce": Component(
             "binary cross-entropy over the known labels",
             "medcolor_tf.training.losses:MaskedBinaryCrossentropy",
+        ),
+        "focal": Component(
+            "focal loss (gamma 2), which looks at what is hard",
+            "medcolor_tf.training.losses:MaskedFocalCrossentropy",
         ),
     }
 )

@@ -91,6 +91,34 @@ def read(source: str) -> TrainedColorizer:
     return colorizer
 
 
+def load_colorizer(source: str | Path) -> keras.Model:
+    """Loads a trained colorizer T as a Keras model.
+
+    Args:
+        source: a finished run's folder (T of its best checkpoint), a colorizer file
+            (.safetensors), or the address of one on the Hugging Face hub, ``hf://owner/name``.
+
+    Returns:
+        A functional model named "colorizer": normalised gray images (B, H, W, C) float, about zero
+        mean and unit variance, to three channels (B, H, W, 3) on the same scale. H and W are
+        multiples of 4 (color_u: 8). It can be frozen, trained on, or given to
+        ``build_classifier(colorizer=...)``, which normalises by itself.
+
+    Raises:
+        InputError: no such folder, file or address; a run that has not finished or has no T; or
+            damaged weights.
+
+    Example:
+        >>> import numpy as np
+        >>> import medcolor_tf as mc
+        >>> colorizer = mc.load_colorizer(run_dir)
+        >>> gray = np.zeros((1, 64, 64, 1), "float32")
+        >>> tuple(colorizer(gray).shape)
+        (1, 64, 64, 3)
+    """
+    return read(str(source)).build()
+
+
 def save(source: str, file: str) -> tuple[Path, Path]:
     """Writes a colorizer file and its card.
 

@@ -39,6 +39,7 @@ from medcolor_tf.sharing import pretrained
 from medcolor_tf.training import callbacks, device_cache, feature_cache, strategies
 from medcolor_tf.training.build import initial_classifier, training_model
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
+from medcolor_tf.training.optimizer import follow
 from medcolor_tf.training.plan import TrainPlan
 from medcolor_tf.training.tensorboard import Log
 
@@ -263,7 +264,7 @@ class Trainer:
         together = runtime.steps_together(config.steps_per_execution, steps)
         values = [self.schedule(step) for step in range(self.plan.total_steps)]
         # The optimizer looks rate and momentum up inside the step, by its iterations.
-        if model.optimizer.follow(values) or together != model.steps_per_execution:
+        if follow(model.optimizer, values) or together != model.steps_per_execution:
             model.steps_per_execution = together
             model.make_train_function(force=True)
         model.fit(
