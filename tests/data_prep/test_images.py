@@ -316,6 +316,10 @@ def test_every_format_is_known_by_its_first_bytes(tmp_path, form):
         write(tmp_path / name, pixels)
         difference = read_image(tmp_path / name).astype(int) - pixels
         assert np.abs(difference).max() <= tolerance, name
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ImageError):
+            read_image(tmp_path / name)
         (tmp_path / name).unlink()
     assert form.suffixes
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in form.suffixes)
