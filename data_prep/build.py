@@ -49,7 +49,9 @@ def build(config: BuildConfig) -> None:
         _, parts = commandline.parse_shard(config.shard) or (1, 1)
         record = PlanRecord.from_plan(config, plan, key, parts)
         with output.open_build(folder, record, config.shard) as random_key:
-            ids = KeyedIds(key or random_key)
+            id_key = key or random_key
+            assert id_key is not None, "a build without --id_key_file draws a key"
+            ids = KeyedIds(id_key)
             results = run_build(config, plan, folder, ids)
             if config.shard:
                 return finish.write_part(folder, config.shard, results)
@@ -101,24 +103,25 @@ def run_build(
     shards = plan.shards()[number - 1 :: parts]
     rejects = folder / finish.rejects_name(config.shard)
     images = {file: stop - start for file, _, start, stop in shards}
-    results = {file: _finished_before(plan, folder, file) for file in images}
-    missing = {file for file, result in results.items() if result is None}
+    results = {file: result for file in images if (result := _finished(plan, folder, file))}
+    missing = images.keys() - results.keys()
     finish.check_rejects(rejects, results.values(), config.max_rejects)
     workers = parallel.worker_count(config.workers, len(missing))
-    done = sum(images[file] for file in images if file not in missing)
+    done = sum(images[file] for file in results)
     if done:
-        print(f"continuing: {len(images) - len(missing)} of {len(images)} shards are finished")
+        print(f"continuing: {len(results)} of {len(images)} shards are finished")
     bar = tqdm(total=sum(images.values()), initial=done, unit="image", desc="building")
     tasks = plan.tasks(folder, ids, missing)
     with bar, contextlib.closing(parallel.run_tasks(build_shard, tasks, workers)) as running:
         for result in running:
             results[result.file] = result
             bar.update(images[result.file])
-            finish.check_rejects(rejects, results.values(), config.max_rejects)
-    return results
+            in_order = [results[file] for file in images if file in results]
+            finish.check_rejects(rejects, in_order, config.max_rejects)
+    return {file: results[file] for file in images}
 
 
-def _finished_before(plan: Plan, folder: Path, file: str) -> ShardResult | None:
+def _finished(plan: Plan, folder: Path, file: str) -> ShardResult | None:
     """Returns what an earlier run made, unless a file it rejected has been mended."""
     result = finished_shard(folder, file)
     if result is None or not result.rejects:
@@ -175,7 +178,7 @@ def _is_finished(folder: Path, plan: Plan) -> bool:
 
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
-    return commandline.run(BuildConfig, build, __doc__, argv)
+    return commandline.run(BuildConfig, build, __doc__ or "", argv)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def read(path: Path) -> np.ndarray:
         ValueError: several frames, or colour.
     """
     import pydicom
-    from pydicom.pixels import apply_modality_lut, apply_voi
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     dataset = pydicom.dcmread(path, force=True)
     if "PixelData" not in dataset:

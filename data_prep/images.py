@@ -202,10 +202,10 @@ def _read_with_pillow(path: Path, short_side: int | None, bits: int, *, plugin: 
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(f"{image.width}x{image.height} pixels: refused as a possible bomb")
         # MPO is a JPEG of some cameras with a preview as its second frame.
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise ImageError(f"{image.n_frames} frames; expected one image")
-        scale = _reduced_scale(image, short_side) if bits == 8 and short_side else 1
-        if scale > 1:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise ImageError(f"{frames} frames; expected one image")
+        if bits == 8 and short_side and (scale := _reduced_scale(image, short_side)) > 1:
             return _read_reduced(image, scale, short_side)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
@@ -229,7 +229,8 @@ def _read_reduced(image: Image.Image, scale: int, short_side: int) -> np.ndarray
     """Decodes a JPEG at 1 / ``scale`` and resizes what is left; (H, W) uint8."""
     height, width = target_size(image.height, image.width, short_side)
     # The box says how far the picture reaches: 2827 pixels are 1413.5, stored in 1414.
-    _, box = image.draft(None, (image.width // scale, image.height // scale))
+    draft = image.draft(None, (image.width // scale, image.height // scale))
+    box = draft[1] if draft else None
     gray = image if image.mode == "L" else image.convert("L")
     return np.array(gray.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
@@ -255,7 +256,7 @@ def _to_gray(image: Image.Image) -> np.ndarray:
 
 def _resize(pixels: np.ndarray, short_side: int | None, bits: int) -> np.ndarray:
     """Resizes (H, W) uint8 or uint16 to the asked-for short side and bits."""
-    height, width = target_size(*pixels.shape, short_side)
+    height, width = target_size(pixels.shape[0], pixels.shape[1], short_side)
     same_size = pixels.shape == (height, width)
     if pixels.dtype == np.uint8 and bits == 8:
         if same_size:

@@ -146,7 +146,7 @@ def _some(files: list[str]) -> str:
 
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
-    return commandline.run(MergeConfig, merge, __doc__, argv)
+    return commandline.run(MergeConfig, merge, __doc__ or "", argv)
 
 
 if __name__ == "__main__":

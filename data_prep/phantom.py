@@ -30,7 +30,7 @@ ROOT_NAME = "CheXpert-v1.0-phantom"
 HEADER = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *chexpert.FOURTEEN)
 MIN_IMAGES = 4
 VALID_SHARE = 0.2
-PREVALENCE = dict(zip(FINDINGS, (0.38, 0.35, 0.30, 0.33, 0.42), strict=True))
+PREVALENCE: dict[str, float] = dict(zip(FINDINGS, (0.38, 0.35, 0.30, 0.33, 0.42), strict=True))
 UNCERTAIN_SHARE, BLANK_SHARE = 0.08, 0.10  # of all cells; of the negative ones
 LATERAL_SHARE = 0.15
 LONG_SIDE = 390 / 320  # as in CheXpert-v1.0-small
@@ -130,8 +130,8 @@ def _draw_patient(config: PhantomConfig, patient: int, split: str, room: int):
     rng = np.random.default_rng([config.seed, patient])
     female, age = rng.uniform() < 0.45, int(np.clip(rng.normal(60, 16), 18, 90))
     anatomy = make_anatomy(rng, female)
-    plain = (320, 390) if rng.uniform() < 0.5 else (390, 320)
-    size = tuple(round(config.short_side * (LONG_SIDE if side > 320 else 1)) for side in plain)
+    short, long = config.short_side, round(config.short_side * LONG_SIDE)
+    size = (short, long) if rng.uniform() < 0.5 else (long, short)
     views = []
     for study in range(1, 3 if rng.uniform() < 0.3 else 2):
         views.append((study, 1, "frontal"))
@@ -179,7 +179,7 @@ def _fourteen(labels: dict[str, DrawnLabel], devices: bool, split: str) -> list[
 
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
-    return commandline.run(PhantomConfig, generate, __doc__, argv)
+    return commandline.run(PhantomConfig, generate, __doc__ or "", argv)
 
 
 if __name__ == "__main__":

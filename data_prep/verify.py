@@ -294,7 +294,7 @@ def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and not argv[0].startswith("-"):
         argv = [f"--data={argv[0]}", *argv[1:]]
-    return commandline.run(VerifyConfig, verify, __doc__, argv)
+    return commandline.run(VerifyConfig, verify, __doc__ or "", argv)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ COMMANDS = (
 FORBIDDEN = {("evaluation", "runs"), ("evaluation", "training")}
 KERAS_FREE = (
     *("catalog", "commandline", "errors", "files", "runs.config", "runs.folder", "data.schema"),
+    "data.labels",
     *("studies", "reporting", *COMMANDS),
 )
 FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")

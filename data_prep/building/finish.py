@@ -29,7 +29,7 @@ KEY_TABLE = "key_table.csv"
 SHOWN = 5
 
 
-def check_rejects(path: Path, results: Iterable[ShardResult | None], max_rejects: int) -> None:
+def check_rejects(path: Path, results: Iterable[ShardResult], max_rejects: int) -> None:
     """Raises InputError when there are more than ``max_rejects``, all listed in ``path``."""
     rejects = _all_rejects(results)
     if len(rejects) <= max_rejects:
@@ -95,8 +95,8 @@ def write_dataset(folder: Path, record: PlanRecord, results: Mapping[str, ShardR
     ).save(folder)
 
 
-def _all_rejects(results: Iterable[ShardResult | None]) -> list[Reject]:
-    return [reject for result in results if result for reject in result.rejects]
+def _all_rejects(results: Iterable[ShardResult]) -> list[Reject]:
+    return [reject for result in results for reject in result.rejects]
 
 
 def write_part(folder: Path, part: str, results: Mapping[str, ShardResult]) -> None:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
 
 from medcolor_tf.errors import InputError
@@ -32,11 +32,13 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
-def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Iterator:
+def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Generator:
     """Yields ``function(task)`` for every task, in the tasks' order.
 
     At most two tasks per worker are submitted ahead, so that memory does not grow with their

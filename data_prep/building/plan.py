@@ -174,7 +174,7 @@ def make_plan(
         source_name: "chexpert", ...
     """
     keys = np.array(source.keys(), object)
-    hashes = np.array([order_key(seed, key) for key in keys], object)
+    hashes = np.array([order_key(seed, image_key) for image_key in keys], object)
     rows = {}
     for split in SPLITS:
         members = np.flatnonzero(splits == split)
@@ -184,9 +184,9 @@ def make_plan(
     digest.update(describe_options(source_name, recipe, seed, records_per_shard, key).encode())
     patients = source.records["patient"].to_numpy()
     for split, members in rows.items():
-        for row in members:
-            fields = (split, keys[row], patients[row])
-            digest.update("\0\0".join(fields).encode("utf-8", "surrogateescape"))
+        for image_key, patient in zip(keys[members], patients[members], strict=True):
+            fields = f"{split}\0\0{image_key}\0\0{patient}"
+            digest.update(fields.encode("utf-8", "surrogateescape"))
         digest.update(np.nan_to_num(source.raw[members], nan=-2).astype("<f4").tobytes())
     return Plan(source, rows, keys, recipe, seed, records_per_shard, digest.hexdigest())
 

@@ -124,8 +124,8 @@ def read_record(task: ShardTask, position: int) -> list[np.ndarray]:
     recipe = task.recipe
     files = [os.path.join(task.root, path) for path in task.paths[position]]
     state, images = _state(files), []
-    try:
-        for path in files:
+    for path in files:
+        try:
             images.append(read_image(path, recipe.short_side, recipe.bits))
             if images[0].shape != images[-1].shape:
                 raise ImageError(
@@ -133,9 +133,9 @@ def read_record(task: ShardTask, position: int) -> list[np.ndarray]:
                     f"{files[0]} is {images[0].shape[1]}x{images[0].shape[0]}; "
                     "the channels of a record must agree"
                 )
-    except ImageError as error:
-        reject = Reject(task.split, task.start + position, path, str(error), state)
-        raise RejectedError(reject) from None
+        except ImageError as error:
+            reject = Reject(task.split, task.start + position, path, str(error), state)
+            raise RejectedError(reject) from None
     return images
 
 

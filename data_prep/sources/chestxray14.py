@@ -66,7 +66,7 @@ def read(config) -> Source:
         [canonical(observation.name) for observation in observations],
         root,
         # An image that was not found keeps its plain name, which the build reports as missing.
-        [[paths.get(name, name) for name in names]],
+        [[str(paths.get(name, name)) for name in names]],
         table.columns["Patient ID"],
         _official_splits(config, root, table),
         [table.where(row) for row in range(len(table))],

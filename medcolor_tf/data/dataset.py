@@ -79,7 +79,7 @@ def make_dataset(
         >>> images.dtype.name, images.shape[0], labels.dtype.name, labels.shape[0]
         ('uint8', 4, 'float32', 4)
         >>> train = make_dataset(data_dir, "train", 4, training=True, repeat=False)
-        >>> len(list(train)) == train.cardinality()
+        >>> len(list(train)) == int(train.cardinality())
         True
     """
     opened = Split(folder, split, Selection(**selection), image_size)

@@ -7,6 +7,7 @@ split's decoded images are in memory (:meth:`Split.cache_decoded`), the position
 go through the very same stream in place of the records, so the order stays what it was.
 """
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +69,7 @@ class Split:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | os.PathLike,
         split: str,
         selection: Selection | None = None,
         image_size: int | None = None,
@@ -370,7 +371,7 @@ class Split:
 
 def crop_offset(crop_key):
     """Where the crop lies along the longer side, 0 to 1, as a function of (seed, epoch, number)."""
-    return tf.random.stateless_uniform([], seed=[_fold(*crop_key[:2]), crop_key[2]])
+    return tf.random.stateless_uniform([], seed=tf.stack([_fold(*crop_key[:2]), crop_key[2]]))
 
 
 def _fold(seed, epoch):

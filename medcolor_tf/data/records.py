@@ -91,7 +91,8 @@ class RecordReader:
         shards = tf.range(len(self._shards), dtype=tf.int64)
         if seed is not None:
             key = tf.stack([seed, tf.constant(1, tf.int64)])
-            shards = tf.random.experimental.stateless_shuffle(shards, seed=key)
+            random = tf.random.experimental  # pyright: ignore[reportAttributeAccessIssue]
+            shards = random.stateless_shuffle(shards, seed=key)
         return tf.data.Dataset.from_tensor_slices(shards).interleave(
             items_of,
             cycle_length=1 if seed is None else min(SHARDS_OPEN, len(self._shards)),

@@ -8,6 +8,7 @@ things Pillow does are missing there: EXIF orientation, and formats other than J
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -49,7 +50,8 @@ def export(config) -> Path:
     return out
 
 
-def _archive(spec: ModelSpec, classifier: keras.Model) -> keras.export.ExportArchive:
+def _archive(spec: ModelSpec, classifier: keras.Model) -> Any:
+    """Returns a ``keras.export.ExportArchive`` with the signatures, to be written out."""
     model = classify_and_colorize(classifier)
     archive = keras.export.ExportArchive()
     archive.track(model)

@@ -225,7 +225,7 @@ class Explained:
         self._names = [spec.observations[k] for k in chosen]
         self._has_colorizer = spec.has_colorizer
         kernel = classifier.get_layer("head").kernel
-        self._kernel = keras.ops.convert_to_numpy(kernel)[:, chosen]
+        self._kernel = np.asarray(keras.ops.convert_to_numpy(kernel))[:, chosen]
 
     def save(self, names, images, chances, colorized, features) -> list[str]:
         """Saves a picture per image.

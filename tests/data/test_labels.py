@@ -23,7 +23,7 @@ def test_arrays_and_tensors_follow_the_same_rule(policy, blank):
     for column, name in enumerate(policy):
         expected[raw[:, column] == -1, column] = VALUES[name]
     expected[np.isnan(raw)] = VALUES[blank]
-    by_name = dict(zip(NAMES, policy, strict=True))
+    by_name: dict[str, str] = dict(zip(NAMES, policy, strict=True))
     applied = labels.apply_policy(raw, NAMES, by_name, blank)
     assert applied.dtype == np.float32
     np.testing.assert_array_equal(applied, expected)

@@ -119,7 +119,7 @@ def test_order_does_not_depend_on_tensorflows_global_seed(small_dataset, global_
     try:
         assert same(expected, batches())
     finally:
-        tf.random.set_seed(None)
+        tf.random.set_seed(None)  # pyright: ignore[reportArgumentType]
 
 
 def test_crops_move_along_the_long_side_only(tmp_path, write_small_dataset):
@@ -230,7 +230,7 @@ def test_parts_of_a_batch_are_its_rows(small_dataset, count, cached):
     if cached:
         split.cache_decoded()
     # 24 images: three batches an epoch, begun in the middle, so that an epoch's end is passed.
-    stream = {"batch_size": 8, "seed": 3, "start_step": 2}
+    stream: dict = {"batch_size": 8, "seed": 3, "start_step": 2}
     whole = numpy_batches(split.training_batches(**stream), 5)
     parts = [
         numpy_batches(split.training_batches(**stream, part=(index, count)), 5)

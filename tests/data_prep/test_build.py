@@ -79,7 +79,7 @@ def test_blank_and_uncertain_policies(make_table, run_build, table_flags, read_r
 
 
 def test_nothing_of_the_source_is_in_the_shards(tmp_path, write_rows, run_build, table_flags):
-    rows = [("path", "person", "a", "b")]
+    rows: list[tuple] = [("path", "person", "a", "b")]
     for i in range(8):
         exif = Image.Exif()
         exif[0x010E] = "SECRETHEADER"
@@ -131,7 +131,8 @@ def test_sixteen_bits_are_stored_exactly(
 
 
 def test_several_channels(tmp_path, write_image, write_rows, run_build, read_records):
-    rows, pixels = [("t1", "t2", "a")], {}
+    rows: list[tuple] = [("t1", "t2", "a")]
+    pixels = {}
     for i in range(4):
         for name in (f"x{i}.png", f"y{i}.png"):
             pixels[name] = write_image(tmp_path / name, (16, 20))

@@ -159,8 +159,8 @@ def make_dicom(path, pixels, **tags):
 
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.MediaStorageSOPClassUID = pydicom.uid.UID("1.2.840.10008.5.1.4.1.1.1")
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.UID("1.2.3")
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -316,6 +316,10 @@ def test_every_format_is_known_by_its_first_bytes(tmp_path, form):
         write(tmp_path / name, pixels)
         difference = read_image(tmp_path / name).astype(int) - pixels
         assert np.abs(difference).max() <= tolerance, name
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ImageError):
+            read_image(tmp_path / name)
         (tmp_path / name).unlink()
     assert form.suffixes
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in form.suffixes)

@@ -48,7 +48,7 @@ def test_chexpert_layouts(tmp_path, write_image, write_rows, name):
         *("patient00001", "patient00002", "patient00003", "patient64541")
     }
     expected = [0, 1, np.nan, -1, np.nan]
-    np.testing.assert_array_equal(source.raw, np.tile(np.float32(expected), (8, 1)))
+    np.testing.assert_array_equal(source.raw, np.tile(np.array(expected, np.float32), (8, 1)))
 
 
 def test_chexpert_columns_go_by_name_and_views_are_chosen(tmp_path, write_image, write_rows):
@@ -66,7 +66,7 @@ def test_chexpert_columns_go_by_name_and_views_are_chosen(tmp_path, write_image,
 
 def test_chexpert_test_csv_makes_valid_official(tmp_path, write_image, write_rows):
     root = make_chexpert(tmp_path, write_image, write_rows)
-    rows = [("Path", *PAPER_POLICY)]
+    rows: list[tuple] = [("Path", *PAPER_POLICY)]
     for view in ("view1_frontal", "view2_lateral"):
         path = f"test/patient64741/study1/{view}.jpg"
         write_image(root / path)

@@ -35,7 +35,12 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u"):
     # Seeded: some draws leave ReLU nothing, and then all images are alike.
     initializer = keras.initializers.GlorotUniform(seed=5)
     x = keras.layers.Conv2D(
-        4, 3, strides=2, padding="same", kernel_initializer=initializer, name="conv1"
+        4,
+        3,
+        strides=2,
+        padding="same",
+        kernel_initializer=initializer,  # pyright: ignore[reportArgumentType]
+        name="conv1",
     )(inputs)
     backbone = folder / "net.keras"
     folder.mkdir(parents=True)
@@ -77,11 +82,11 @@ def model(run_dir):
     return classify_and_colorize(runs.load_classifier(run_dir)[1])
 
 
-def pixels(*shape, seed=0, dtype=np.uint8):
+def pixels(*shape, seed=0, dtype: type = np.uint8):
     """Smooth pictures, as X-rays are: noise would make every resampling look wrong."""
     random = np.random.default_rng(seed)
     coarse = random.random((shape[0] // 8 + 1, shape[1] // 8 + 1)).astype(np.float32)
-    image = np.array(Image.fromarray(coarse).resize((shape[1], shape[0]), Image.BICUBIC))
+    image = np.array(Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
     return (np.clip(image, 0, 1) * np.iinfo(dtype).max).astype(dtype)
 
 
