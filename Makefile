@@ -11,7 +11,7 @@ STUDY := runs/phantom
 PREPARE := $(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
 	--short_side=48 --phantom_images=300
 
-.PHONY: demo study check test static bench bench-quick lint clean
+.PHONY: demo study check test test-torch static bench bench-quick lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	@echo "installing the packages into $(VENV) (some minutes, 3 GB)"
@@ -63,14 +63,17 @@ static: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath=$(BIN)/python
 
-# Side by side with PyTorch, which only this needs. The quick one leaves out the one variant that
-# takes minutes to compile; the results say so.
+# Side by side with PyTorch, which only these need. The quick benchmark leaves out the one variant
+# that takes minutes to compile; the results say so.
 QUICK_ROWS := color_module/ResNet18,all/ResNet18,inference/ResNet18/float32
 QUICK_ROWS := $(QUICK_ROWS),color_module/DenseNet121/bfloat16,augmentation,input,preparation
 
 $(VENV)/.torch: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
+
+test-torch: $(VENV)/.torch
+	$(BIN)/python -m pytest -m torch
 
 bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run

@@ -19,8 +19,8 @@ Passes a trained colorizer T on, to other data sets, other labels and other peop
       uploads both and a README.md to the Hugging Face hub, for --init_from=hf://owner/name. The
       token is HF_TOKEN's or that of `hf auth login`.
   python -m medcolor_tf.colorizer import-torch CHECKPOINT FILE
-      turns a checkpoint of the paper's authors (.pth, which needs PyTorch, or .safetensors) into a
-      file for --init_from: T and, when it is torchvision's ResNet18 or DenseNet121, E.
+      turns a checkpoint of the paper's authors (.pth or .safetensors) into a file for --init_from:
+      T and, when it is torchvision's ResNet18 or DenseNet121, E.
 """
 
 

@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -29,6 +30,12 @@ def no_determinism_left():
         from tensorflow.python.framework import config
 
         config.disable_op_determinism()
+
+
+def pytest_runtest_setup(item):
+    """Skips the tests that are marked `torch` where PyTorch is not installed."""
+    if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed; make test-torch installs it and runs this")
 
 
 @pytest.fixture(scope="session")

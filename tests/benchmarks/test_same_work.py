@@ -94,12 +94,12 @@ def test_stock_keras_trains_the_same(strategy):
 
 @pytest.fixture(scope="module")
 def torch_models():
-    pytest.importorskip("torch", reason="PyTorch is not installed (the extra [bench])")
     from benchmarks import pytorch_models
 
     return pytorch_models
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("backbone", ["ResNet18", "DenseNet121"])
 def test_pytorch_has_the_same_parts_and_shapes(torch_models, backbone):
     import torch
@@ -129,6 +129,7 @@ def carry_over(model, classifier, backbone):
     classifier.get_layer("head").set_weights([weight.T, bias])
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("backbone", ["ResNet18", "DenseNet121"])
 def test_pytorch_has_the_same_logits(torch_models, backbone):
     model, images = torch_model(torch_models, backbone)
@@ -152,6 +153,7 @@ def torch_model(torch_models, backbone):
     return model, images
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("strategy", ["color_module", "all"])
 def test_pytorch_has_the_same_loss_and_gradient(torch_models, strategy):
     import torch
@@ -180,6 +182,7 @@ def test_pytorch_has_the_same_loss_and_gradient(torch_models, strategy):
     assert np.corrcoef(moved.ravel(), gradient.ravel())[0, 1] > 0.999
 
 
+@pytest.mark.torch
 def test_pytorch_last_layer_runs_without_a_graph(torch_models):
     import torch
 
@@ -203,6 +206,7 @@ def test_pytorch_last_layer_runs_without_a_graph(torch_models):
     assert seen == [False]
 
 
+@pytest.mark.torch
 def test_pytorch_augments_as_the_project_does(torch_models):
     import torch
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from torch_files import Call, Name, torch_save
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.models import build_backbone, build_colorizer
@@ -230,27 +231,29 @@ def test_other_files_are_refused(tmp_path, name, content, message):
         read_checkpoint(tmp_path / name)
 
 
-def test_pth_without_torch_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "t.pth").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"needs PyTorch, .*pip install torch, or convert"):
-        read_checkpoint(tmp_path / "t.pth")
-
-
-# With PyTorch, where it is installed
-
-
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("wrapper", ["none", "model", "state_dict"])
-def test_pth_as_fastai_and_others_save_it(tmp_path, wrapper):
-    torch = pytest.importorskip("torch")
+def test_pth_as_fastai_and_others_save_it(tmp_path, monkeypatch, wrapper, legacy):
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
     colorizer = build_colorizer("color_u", seed=3)
-    state = {k: torch.from_numpy(v) for k, v in authors_state(colorizer).items()}
+    state = authors_state(colorizer)
     wrapped = state if wrapper == "none" else {wrapper: state, "opt": {"param_groups": [1]}}
-    torch.save(wrapped, tmp_path / "theta.pth")
+    torch_save(wrapped, tmp_path / "theta.pth", legacy=legacy)
     found = read_checkpoint(tmp_path / "theta.pth")
     assert_same_weights(found.build_colorizer()[2], colorizer)
     _, backbone = found.build_backbone() or ("", None)
     assert_same_weights(backbone, resnet18())
+
+
+def test_pth_in_half_precision(tmp_path):
+    colorizer = build_colorizer("color_u", seed=3)
+    state = torch_state(colorizer, _COLORIZER_NAMES)
+    half = {name: array.astype("float16") for name, array in state.items()}
+    torch_save(half, tmp_path / "half.pt")
+    model = read_checkpoint(tmp_path / "half.pt").build_colorizer()[2]
+    for weights, full in zip(model.get_weights(), colorizer.get_weights(), strict=True):
+        assert weights.dtype == np.float32
+        np.testing.assert_array_equal(weights, full.astype("float16"))
 
 
 class Code:
@@ -261,14 +264,17 @@ class Code:
 
 
 def test_a_pickle_with_more_than_tensors_is_refused_and_not_run(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save({"model": {}, "learner": Code()}, tmp_path / "zip.pth")
+    content = {"model": {}, "learner": Call(Name("sys", "exit"), (3,))}
+    torch_save(content, tmp_path / "zip.pth")
+    torch_save(content, tmp_path / "legacy.pth", legacy=True)
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Code(), protocol=2))
     (tmp_path / "cut.pth").write_bytes((tmp_path / "zip.pth").read_bytes()[:100])
-    for name in ("zip", "bare", "cut"):
+    for name in ("zip", "legacy", "bare", "cut"):
         with pytest.raises(InputError, match=f"{name}.pth: refused, .* more than tensors") as error:
             read_checkpoint(tmp_path / f"{name}.pth")
+        assert ("sys.exit" in str(error.value)) == (name != "cut")
         assert "weights_only=False" not in str(error.value)
+        assert "PyTorch is not installed" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +282,6 @@ def test_a_pickle_with_more_than_tensors_is_refused_and_not_run(tmp_path):
     [({"epoch": 3}, "received epoch"), ([1, 2], "received list"), ({"model": {}}, "received dict")],
 )
 def test_pth_without_tensors(tmp_path, content, message):
-    torch = pytest.importorskip("torch")
-    torch.save(content, tmp_path / "t.pth")
+    torch_save(content, tmp_path / "t.pth")
     with pytest.raises(InputError, match=f"no tensors by name; .*{message}"):
         read_checkpoint(tmp_path / "t.pth")
