@@ -75,7 +75,7 @@ def over_repeats(
         for what, measure in measures.items():
             values = np.array([[measure(one), measure(other)] for one, other in couples])
             test = statistics.paired_t_test(*values.reshape(-1, 2).T)
-            found.append((a, b, what, test.pairs, test.difference, test.p))
+            found.append((a, b, what, test.pairs, test.difference, test.pvalue))
     adjusted = statistics.benjamini_hochberg([row[-1] for row in found])
     return [Comparison(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
 
@@ -111,7 +111,7 @@ def on_same_images(
                     labels[:, column], *(score[:, column] for score in scores), patient
                 )
                 ends = boot.interval[column]
-                found.append((a, b, name, one.repeat, test.difference, *ends, test.p))
+                found.append((a, b, name, one.repeat, test.difference, *ends, test.pvalue))
             if len(one.group.observations) > 1:
                 ends = boot.mean_interval
                 found.append((a, b, "mean AUC", one.repeat, boot.mean, *ends, float("nan")))

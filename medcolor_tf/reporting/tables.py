@@ -243,7 +243,7 @@ def gaps(found: Iterable[Gap]) -> Table:
 def _interval(run: RunRecord, samples: int):
     table = run.predictions
     found = statistics.bootstrap_auc(
-        table.labels, table.probabilities, table.patient, samples=samples
+        table.labels, table.probabilities, table.patient, n_resamples=samples
     )
     return found.mean_interval
 
