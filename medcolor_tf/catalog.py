@@ -27,6 +27,8 @@ class Strategy:
         colorizer: "none" (the gray channel is copied three times), "new" or "source" (--init_from).
         backbone: "imagenet" or "source".
         without_colorizer: the strategy without T that it is compared with; "" where it is one.
+        table_order: its place among the others in a report's tables; a difference between two is
+            that of the later one minus that of the earlier one.
     """
 
     title: str
@@ -34,6 +36,7 @@ class Strategy:
     colorizer: str
     backbone: str
     without_colorizer: str = ""
+    table_order: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,20 @@ class Colorizer:
 
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
     {
-        "baseline": Strategy("Baseline", ("head",), "none", "imagenet"),
+        "baseline": Strategy("Baseline", ("head",), "none", "imagenet", table_order=0),
         "color_module": Strategy(
-            "Color Module", ("colorizer", "head"), "new", "imagenet", "baseline"
+            "Color Module", ("colorizer", "head"), "new", "imagenet", "baseline", table_order=1
         ),
-        "baseline_all": Strategy("Baseline All", ("backbone", "head"), "none", "imagenet"),
+        "baseline_all": Strategy(
+            "Baseline All", ("backbone", "head"), "none", "imagenet", table_order=3
+        ),
         "all": Strategy(
-            "All", ("colorizer", "backbone", "head"), "source", "source", "baseline_all"
+            *("All", ("colorizer", "backbone", "head"), "source", "source", "baseline_all"),
+            table_order=4,
         ),
-        "last_layer": Strategy("Last Layer", ("head",), "source", "source", "baseline"),
+        "last_layer": Strategy(
+            "Last Layer", ("head",), "source", "source", "baseline", table_order=2
+        ),
     }
 )
 
