@@ -29,6 +29,8 @@ class Strategy:
         backbone: "imagenet" or "source".
         without_colorizer: the strategy without T that it is compared with; "" where it is one.
         starts_from: in a study, the strategy of the run on the same data whose T and E it takes.
+        table_order: its place among the others in a report's tables; a difference between two is
+            that of the later one minus that of the earlier one.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Strategy:
     backbone: str
     without_colorizer: str = ""
     starts_from: str = ""
+    table_order: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,13 @@ class Backbone:
 
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
     {
-        "baseline": Strategy("Baseline", ("head",), "none", "imagenet"),
+        "baseline": Strategy("Baseline", ("head",), "none", "imagenet", table_order=0),
         "color_module": Strategy(
-            "Color Module", ("colorizer", "head"), "new", "imagenet", "baseline"
+            "Color Module", ("colorizer", "head"), "new", "imagenet", "baseline", table_order=1
         ),
-        "baseline_all": Strategy("Baseline All", ("backbone", "head"), "none", "imagenet"),
+        "baseline_all": Strategy(
+            "Baseline All", ("backbone", "head"), "none", "imagenet", table_order=3
+        ),
         "all": Strategy(
             "All",
             ("colorizer", "backbone", "head"),
@@ -114,9 +119,16 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
             "source",
             "baseline_all",
             starts_from="color_module",
+            table_order=4,
         ),
         "last_layer": Strategy(
-            "Last Layer", ("head",), "source", "source", "baseline", starts_from="all"
+            "Last Layer",
+            ("head",),
+            "source",
+            "source",
+            "baseline",
+            starts_from="all",
+            table_order=2,
         ),
     }
 )
