@@ -57,7 +57,7 @@ def page() -> str:
 def _entry(name: str, public) -> str:
     kind = "class " if inspect.isclass(public) else ""
     lines = [f"### {name}\n", f"```python\n{kind}{_signature(name, public)}\n```\n"]
-    for title, text in _sections(inspect.getdoc(public)):
+    for title, text in _sections(inspect.getdoc(public) or ""):
         lines.append(_section(title, text))
     return "\n".join(lines)
 

@@ -55,8 +55,9 @@ class _Deferred(type):
 
 def _resolve(address: str):
     """Imports the class, which registers it: its entry takes the place of the deferred one."""
-    module, _, name = address.partition(":")
-    return getattr(importlib.import_module(module), name)
+    from medcolor_tf.catalog import resolve
+
+    return resolve(address)
 
 
 class _KerasFinder:
@@ -72,7 +73,8 @@ class _KerasFinder:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _RegisteringLoader(spec.loader)
+                    loader = _RegisteringLoader(spec.loader)
+                    spec.loader = loader  # pyright: ignore[reportAttributeAccessIssue]
                 return spec
         return None
 

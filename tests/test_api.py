@@ -14,6 +14,7 @@ import pytest
 
 import medcolor_tf as mc
 from medcolor_tf import registration
+from medcolor_tf.catalog import resolve
 
 ROOT = Path(__file__).parents[1]
 OLD_MODEL = Path(__file__).parent / "data_files" / "version_0_1.keras"
@@ -43,7 +44,8 @@ def test_names_are_imported_on_first_use():
 def test_what_type_checkers_see_is_what_there_is():
     """The imports under TYPE_CHECKING, ``__all__`` and the table of sources name the same."""
     tree = ast.parse(Path(mc.__file__).read_text(encoding="utf-8"))
-    imports = next(node for node in tree.body if isinstance(node, ast.If)).body
+    branch = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in branch.body if isinstance(node, ast.ImportFrom)]
     seen = {alias.name: node.module for node in imports for alias in node.names}
     assert seen == mc._SOURCES
     assert set(mc.__all__) == {*seen, "__version__"}
@@ -126,7 +128,7 @@ def test_keras_may_be_imported_first():
 
 def test_every_registered_class_is_where_the_table_says():
     for name, address in registration.CLASSES.items():
-        assert keras.saving.get_registered_name(registration._resolve(address)) == name
+        assert keras.saving.get_registered_name(resolve(address)) == name
 
 
 def test_an_old_keras_is_told_and_its_import_does_not_fail():

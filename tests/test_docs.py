@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def make_api():
     spec = importlib.util.spec_from_file_location("make_api", ROOT / "docs" / "make_api.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -42,7 +42,8 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_example(name, folders):
     parser = doctest.DocTestParser()
-    test = parser.get_doctest(inspect.getdoc(getattr(mc, name)), dict(folders), name, None, None)
+    text = inspect.getdoc(getattr(mc, name)) or ""
+    test = parser.get_doctest(text, dict(folders), name, None, None)
     if not test.examples and name in WAITING:
         pytest.skip("its docstring is still to be completed")
     assert test.examples, f"medcolor_tf.{name} has no example"
@@ -56,7 +57,7 @@ def test_docstring_says_what_goes_in_and_what_comes_out(name):
     if name in WAITING:
         pytest.skip("its docstring is still to be completed")
     public = getattr(mc, name)
-    text = inspect.getdoc(public)
+    text = inspect.getdoc(public) or ""
     returns = inspect.isfunction(public) and inspect.signature(public).return_annotation is not None
     sections = ["Args:", "Returns:"] if returns else ["Args:"]
     assert [section for section in sections if f"\n{section}\n" not in text] == []

@@ -68,8 +68,9 @@ class MomentumSGD(keras.optimizers.Optimizer):
     def follow(self, table: np.ndarray | None, start: int = 0) -> bool:
         """Does what :func:`follow` says."""
         before = self._schedule, self._schedule_start
-        self._schedule, self._schedule_start = _checked(table), start
-        return before[1] != start or not np.array_equal(before[0], self._schedule)
+        self._schedule = None if table is None else _checked(table)
+        self._schedule_start = start
+        return before[1] != start or not _same(before[0], self._schedule)
 
     def _scheduled(self, column: int):
         table = ops.convert_to_tensor(self._schedule[:, column])
@@ -157,8 +158,9 @@ def follow(optimizer: keras.optimizers.Optimizer, table, start: int = 0) -> bool
     optimizer = _innermost(optimizer)
     if isinstance(optimizer, MomentumSGD):
         return optimizer.follow(table, start)
-    table, before = _checked(table), getattr(optimizer, "_following", None)
-    if before and before.start == start and np.array_equal(before.table, table):
+    before: _Following | None = getattr(optimizer, "_following", None)
+    table = None if table is None else _checked(table)
+    if before and before.start == start and _same(before.table, table):
         return False
     if before:
         before.end()
@@ -195,9 +197,13 @@ def _innermost(optimizer):
     return optimizer
 
 
-def _checked(table) -> np.ndarray | None:
-    if table is None:
-        return None
+def _same(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first, second)
+
+
+def _checked(table) -> np.ndarray:
     table = np.asarray(table, np.float32)
     if table.ndim not in (1, 2) or not len(table) or table.shape[1:] not in ((), (1,), (2,)):
         raise ValueError(f"expected a table (N, 2) or (N,), N > 0, received {table.shape}")

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import medcolor_tf as mc
 from medcolor_tf import colorizer, evaluate
 from medcolor_tf import train as train_command
 from medcolor_tf.errors import InputError
@@ -70,6 +71,21 @@ def assert_same(first, second):
     assert first.keys() == second.keys()
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_load_colorizer_gives_the_trained_t_from_run_file_and_hub(run_dir, file, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *arguments, **more: file)
+    spec = ModelSpec.load(Path(run_dir) / runs.MODEL)
+    model, observations, loaded_spec = mc.load_run(run_dir)
+    assert (observations, loaded_spec) == (spec.observations, spec)
+    gray = np.random.default_rng(0).normal(size=(1, 16, 16, 1)).astype("float32")
+    expected = model.get_layer("colorizer")(gray)
+    for source in (run_dir, Path(run_dir), file, "hf://me/my.T"):
+        np.testing.assert_array_equal(mc.load_colorizer(source)(gray), expected)
+    with pytest.raises(InputError, match="/nowhere: no such run folder or colorizer file"):
+        mc.load_colorizer("/nowhere")
+    with pytest.raises(InputError, match=r"/nowhere/model\.json: no such file"):
+        mc.load_run("/nowhere")
 
 
 # Saving

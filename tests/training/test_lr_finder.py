@@ -35,7 +35,7 @@ def compiled(optimizer):
     return model
 
 
-@pytest.mark.parametrize("name", ["SGD", "AdamW", "Nadam"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_finds_a_rate_for_any_optimizer_and_leaves_no_trace(name, data):
     """A model that was trained before goes on as one that never met the finder, bit for bit."""
     models = []
