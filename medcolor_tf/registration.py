@@ -19,7 +19,7 @@ CLASSES = {
     "medcolor_tf>FusedBatchNormalization": (
         "medcolor_tf.models.fast.batch_norm:FusedBatchNormalization"
     ),
-    "medcolor_tf>ICNR": "medcolor_tf.models.initializers:ICNR",
+    "medcolor_tf>ICNR": "medcolor_tf.models.torch_layers:ICNR",
     "medcolor_tf>MaskedBinaryCrossentropy": (
         "medcolor_tf.training.losses:MaskedBinaryCrossentropy"
     ),

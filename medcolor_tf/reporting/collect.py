@@ -18,7 +18,9 @@ from medcolor_tf.catalog import NO_COLORIZER
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
 from medcolor_tf.reporting.settings import Setting, table_order
+from medcolor_tf.runs import folder as run_folder
 from medcolor_tf.runs.config import data_name, differing_options
+from medcolor_tf.runs.folder import Run
 from medcolor_tf.studies.grid import FAILURES, PLAN
 
 # Columns of the table: what repeats share, what tells them apart, what comparable runs share.
@@ -152,8 +154,8 @@ def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
     for path in map(Path, paths):
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; expected a study's or a run's folder")
-        for config in sorted(path.rglob("config.json")):
-            if (config.parent / "model.json").is_file() or _has_flags(config):
+        for config in sorted(path.rglob(run_folder.CONFIG)):
+            if (config.parent / run_folder.MODEL).is_file() or _has_flags(config):
                 folders[config.parent.resolve()] = None
     entries = [_read_run(folder, split) for folder in folders]
     collected = Collected(
@@ -210,7 +212,7 @@ def _read_predictions(path: Path, observations: Iterable[str]) -> pd.DataFrame:
 
 def read_log(folder: Path) -> pd.DataFrame:
     """Step and validation mean AUC (``valid_mean_auc``) of every checkpoint of a run."""
-    names, path = ["step", "valid_mean_auc"], folder / "log.csv"
+    names, path = ["step", "valid_mean_auc"], folder / run_folder.LOG
     if not path.is_file():
         return pd.DataFrame(columns=pd.Index(names))
     return _read_csv(path, [], names, "a log", "without it there is no learning curve of the run")
@@ -240,10 +242,10 @@ def _has_flags(path: Path) -> bool:
 def _read_run(folder: Path, split: str) -> dict[str, Any] | MissingRun:
     """A run's row, or the reason why it has none."""
     try:
-        config = read_json(folder / "config.json")
-        if not (folder / "result.json").is_file():
+        run, config = Run(folder), read_json(folder / run_folder.CONFIG)
+        if not run.finished:
             return MissingRun(folder.name, "not finished", config["command"])
-        if not (folder / f"evaluation-{split}.json").is_file():
+        if not run.evaluation(split).is_file():
             command = (
                 f"python -m medcolor_tf.evaluate --run_dir={folder} "
                 f"--data_dir={config['flags']['data_dir']} --split={split}"
@@ -261,10 +263,10 @@ def _columns(folder: Path, config: Mapping, split: str) -> dict[str, Any]:
     mean_auc and "auc NAME" of each observation: on that split, NaN where undefined; predictions: a
     function that reads them once; folder; config, result and evaluation: contents of JSON files.
     """
-    model, result = read_json(folder / "model.json"), read_json(folder / "result.json")
-    evaluation = read_json(folder / f"evaluation-{split}.json")
+    run, model = Run(folder), read_json(folder / run_folder.MODEL)
+    result, evaluation = read_json(folder / run_folder.RESULT), read_json(run.evaluation(split))
     observations = tuple(model["observations"])
-    predictions = folder / f"predictions-{split}.csv"
+    predictions = run.predictions(split)
     _check_columns(predictions, observations)
     same_data = evaluation["data_fingerprint"] == config["data_fingerprint"]
     return {

@@ -13,7 +13,7 @@ from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Sect
 from medcolor_tf.reporting.settings import full_label, percent
 
 if TYPE_CHECKING:
-    from medcolor_tf.report import ReportConfig
+    from medcolor_tf.reporting.config import ReportConfig
 
 LEAD = (
     "AUC is the exact area under the ROC curve, in percent, of the checkpoint that was best in "

@@ -30,6 +30,7 @@ from medcolor_tf.reporting.figures.charts import (
 )
 from medcolor_tf.reporting.figures.image_grid import image_grid
 from medcolor_tf.reporting.settings import Setting, full_label, percent, size_label
+from medcolor_tf.runs.folder import Run
 
 GRID = np.linspace(0, 1, 101)  # false positive rates or recalls at which repeats are averaged
 REFERENCE = "baseline_all"  # of Figure 6b
@@ -83,7 +84,7 @@ def colorized(group: EvaluationSet) -> Iterator[Figure]:
     """Figure 4: the same test images, gray and as each module sees them after each stage."""
     rows: list[tuple[str, list[np.ndarray]]] = []
     for setting, runs in group.largest.items():
-        path = runs["folder"].iloc[0] / f"colorized-{group.split}.png"
+        path = Run(runs["folder"].iloc[0]).pictures(group.split)
         if not path.is_file():
             continue
         strips = np.split(np.asarray(Image.open(path).convert("RGB")), 2)
