@@ -1,4 +1,4 @@
-# `make demo`, `make study` and `make test` are all the set-up there is; each makes .venv when it is not there.
+# These targets are all the set-up there is; each makes .venv when it is not there.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ STUDY := runs/phantom
 PREPARE := $(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
 	--short_side=48 --phantom_images=300
 
-.PHONY: demo study test bench bench-quick lint clean
+.PHONY: demo study check test test-torch static bench bench-quick lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	@echo "installing the packages into $(VENV) (some minutes, 3 GB)"
@@ -49,19 +49,31 @@ study: $(VENV)/.installed
 	$(BIN)/python -m medcolor_tf.report $(STUDY) --out=$(STUDY)/report
 	@echo "Open $(STUDY)/report/index.html in a browser."
 
-test: $(VENV)/.installed
+# `make check` is for every change, in less than 90 seconds; `make test` is everything.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+
+check: static
+	$(PYTEST) -m "not slow"
+
+test: static
+	$(PYTEST)
+
+static: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/pyright --pythonpath=$(BIN)/python
 
-# Side by side with PyTorch, which only this needs. The quick one leaves out the one variant that
-# takes minutes to compile; the results say so.
+# Side by side with PyTorch, which only these need. The quick benchmark leaves out the one variant
+# that takes minutes to compile; the results say so.
 QUICK_ROWS := color_module/ResNet18,all/ResNet18,inference/ResNet18/float32
 QUICK_ROWS := $(QUICK_ROWS),color_module/DenseNet121/bfloat16,augmentation,input,preparation
 
 $(VENV)/.torch: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
+
+test-torch: $(VENV)/.torch
+	$(BIN)/python -m pytest -m torch
 
 bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run

@@ -27,11 +27,13 @@ from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 
 WORKERS = 2
+SHORT_SIDE = 320
 GRAIN = 3.0  # standard deviation of the noise on the pictures, in gray levels
 BILINEAR, LANCZOS = Image.Resampling.BILINEAR, Image.Resampling.LANCZOS
 MEASURE = """
 import json, resource, sys
-from data_prep import build, parallel
+from data_prep import build
+from data_prep.building import parallel
 parallel.hide_gpus()
 status = build.main(sys.argv[1:])
 peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF,
@@ -51,7 +53,7 @@ class BenchConfig:
     pictures: int = option(3, "Pictures of each kind.")
     side: int = option(2320, "Short side of the pictures; CheXpert's are about 2320 x 2828.")
     quality: int = option(92, "JPEG quality of the pictures of `speed`.")
-    short_side: int = option(320, "Wanted short side of `speed`.")
+    short_side: int = option(SHORT_SIDE, "Wanted short side of `speed`.")
     rounds: int = option(7, "Interleaved rounds of `speed`.")
     counts: tuple[str, ...] = option(("1000", "10000"), "Numbers of images of `memory`.")
 

@@ -22,8 +22,9 @@ class Row:
 
     Attributes:
         name: its parts, joined by "/"; see :func:`choose`.
-        batch: images a step.
-        specs: name of the variant -> what its worker builds, see the modules' ``build``.
+        batch: images per step.
+        specs: name of the variant -> what its worker builds, module and work name
+            its function: ``benchmarks.MODULE.WORK(spec)``.
         rivals: variants whose best is compared with.
         prepare: makes the data in a folder, whose name then is in every spec ("folder").
         note: what a reader must know of it.
@@ -98,20 +99,26 @@ def _model_row(strategy, backbone, precision, config) -> Row:
         "bfloat16": precision == "bfloat16",
     }
     specs = {
-        OURS: {"module": "keras_step", "stock": False},
-        STOCK: {"module": "keras_step", "stock": True},
-        **{f"torch {k}": {"module": "torch_step", "compile": v} for k, v in MARKED.items()},
+        OURS: {"module": "ours", "work": "step"},
+        STOCK: {"module": "stock_keras", "work": "step"},
+        **_torch("step"),
     }
     name = f"{strategy}/{backbone}/{precision}"
     return Row(name, config.batch, {variant: shared | spec for variant, spec in specs.items()})
 
 
+def _torch(work: str) -> dict[str, dict]:
+    return {
+        f"torch {k}": {"module": "pytorch", "work": work, "compile": v} for k, v in MARKED.items()
+    }
+
+
 def _augmentation(config) -> Row:
     shared = {"size": config.image_side, "batch": config.batch}
     specs = {
-        OURS: {"module": "keras_augment", "stock": False},
-        STOCK: {"module": "keras_augment", "stock": True},
-        **{f"torch {k}": {"module": "torch_augment", "compile": v} for k, v in MARKED.items()},
+        OURS: {"module": "ours", "work": "augmentation"},
+        STOCK: {"module": "stock_keras", "work": "augmentation"},
+        **_torch("augmentation"),
     }
     note = f"rotation and zoom of {config.image_side} px float32; stock Keras resamples twice"
     specs = {name: shared | spec for name, spec in specs.items()}
@@ -120,17 +127,17 @@ def _augmentation(config) -> Row:
 
 def _input_files(config) -> Row:
     specs = {
-        OURS: {"module": "keras_input", "cache": "none"},
-        "torch 2 workers": {"module": "torch_input", "keep": False, "workers": 2},
+        OURS: {"module": "ours", "work": "inputs", "cache": "none"},
+        "torch 2 workers": {"module": "pytorch", "work": "inputs", "keep": False, "workers": 2},
     }
     return _input("files", specs, "from JPEG: TFRecords here, files and DataLoader there", config)
 
 
 def _input_memory(config) -> Row:
     specs = {
-        OURS: {"module": "keras_input", "cache": "ram"},
-        "torch no worker": {"module": "torch_input", "keep": True, "workers": 0},
-        "torch 2 workers": {"module": "torch_input", "keep": True, "workers": 2},
+        OURS: {"module": "ours", "work": "inputs", "cache": "ram"},
+        "torch no worker": {"module": "pytorch", "work": "inputs", "keep": True, "workers": 0},
+        "torch 2 workers": {"module": "pytorch", "work": "inputs", "keep": True, "workers": 2},
     }
     return _input("memory", specs, "decoded images in memory (--cache=ram here)", config)
 
@@ -152,13 +159,13 @@ def _preparation(config) -> Row:
         options = {"side": config.picture_side, "pictures": config.pictures}
         data_prep.save_pictures(data_prep.BenchConfig(what="speed", **options), folder)
 
+    shared = {"module": "preparation", "work": "convert", "batch": config.pictures, "first": 1}
     names = {
         OURS: "data_prep",
         "Pillow LANCZOS": "plain, LANCZOS",
         "Pillow BILINEAR": "plain, BILINEAR",
         "Pillow thumbnail": "plain, thumbnail()",
     }
-    shared = {"module": "preparation", "batch": config.pictures, "first": 1}
     specs = {name: shared | {"way": way} for name, way in names.items()}
     note = (
         f"JPEGs of {config.picture_side} px to 320, a core, beside Pillow in PyTorch's place; "

@@ -22,13 +22,13 @@ class Variant:
 
     Args:
         name: as in the table.
-        spec: what the worker's module builds, with "module", and "batch" images a step.
+        spec: what the worker builds, with "module", "work", and "batch" images per step.
         timeout: seconds to wait for any one answer, compiling included.
         environment: variables for the worker, where they are not set already.
 
     Attributes:
         rates: images/s of each round.
-        processor: processor milliseconds an image of each round.
+        processor: processor milliseconds per image of each round.
         peak: bytes.
         threads: that an operation of the worker may use.
         problem: why it stopped working; "" while it works.

@@ -15,13 +15,13 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Reads a spec, then a number of steps a line; writes one JSON answer a line."""
+    """Reads a spec, then a number of steps per line; writes one JSON answer per line."""
     answers = sys.stdout
     sys.stdout = sys.stderr  # what libraries print must not be taken for an answer
     spec = json.loads(sys.stdin.readline())
     try:
         module = importlib.import_module(f"benchmarks.{spec['module']}")
-        run = module.build(spec)
+        run = getattr(module, spec["work"])(spec)
         run(spec.get("first", 2))  # traces, compiles, warms up
         threads = module.threads() if hasattr(module, "threads") else 1
         _answer(answers, {"ready": True, "threads": threads})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import options, phantom
+from data_prep import options
 from data_prep.building import finish, output, parallel
 from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan, make_plan, read_key
@@ -26,19 +26,12 @@ from data_prep.building.shards import (
 )
 from data_prep.building.splits import split_by_patient
 from data_prep.options import BuildConfig
-from data_prep.sources import chestxray14, chexpert, mura, table
+from data_prep.sources import read_source
 from data_prep.sources.source import Source
 from medcolor_tf import commandline
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError
 
-READERS = {
-    "chexpert": chexpert.read,
-    "chestxray14": chestxray14.read,
-    "mura": mura.read,
-    "table": table.read,
-    "phantom": phantom.read,
-}
 SHOWN = 5
 
 
@@ -52,12 +45,13 @@ def build(config: BuildConfig) -> None:
     key = read_key(config.id_key_file) if config.id_key_file else None
     plan = plan_build(config, key)
     folder = Path(config.out)
-    finished = _finished(folder, plan)
-    if not finished:
+    if not _is_finished(folder, plan):
         _, parts = commandline.parse_shard(config.shard) or (1, 1)
-        record = PlanRecord.of(config, plan, key, parts)
-        with output.opened(folder, record, config.shard) as kept_key:
-            ids = KeyedIds(key or kept_key)
+        record = PlanRecord.from_plan(config, plan, key, parts)
+        with output.open_build(folder, record, config.shard) as random_key:
+            id_key = key or random_key
+            assert id_key is not None, "a build without --id_key_file draws a key"
+            ids = KeyedIds(id_key)
             results = run_build(config, plan, folder, ids)
             if config.shard:
                 return finish.write_part(folder, config.shard, results)
@@ -77,7 +71,7 @@ def build(config: BuildConfig) -> None:
 
 def plan_build(config: BuildConfig, key: bytes | None) -> Plan:
     """Reads the source's tables, checks that its images are there, splits and orders them."""
-    source = READERS[config.source](config)
+    source = read_source(config)
     if config.limit:
         source = _first_patients(source, config.limit)
     if not len(source.records):
@@ -109,24 +103,25 @@ def run_build(
     shards = plan.shards()[number - 1 :: parts]
     rejects = folder / finish.rejects_name(config.shard)
     images = {file: stop - start for file, _, start, stop in shards}
-    results = {file: _kept(plan, folder, file) for file in images}
-    missing = {file for file, result in results.items() if result is None}
+    results = {file: result for file in images if (result := _finished(plan, folder, file))}
+    missing = images.keys() - results.keys()
     finish.check_rejects(rejects, results.values(), config.max_rejects)
     workers = parallel.worker_count(config.workers, len(missing))
-    done = sum(images[file] for file in images if file not in missing)
+    done = sum(images[file] for file in results)
     if done:
-        print(f"continuing: {len(images) - len(missing)} of {len(images)} shards are finished")
+        print(f"continuing: {len(results)} of {len(images)} shards are finished")
     bar = tqdm(total=sum(images.values()), initial=done, unit="image", desc="building")
     tasks = plan.tasks(folder, ids, missing)
     with bar, contextlib.closing(parallel.run_tasks(build_shard, tasks, workers)) as running:
         for result in running:
             results[result.file] = result
             bar.update(images[result.file])
-            finish.check_rejects(rejects, results.values(), config.max_rejects)
-    return results
+            in_order = [results[file] for file in images if file in results]
+            finish.check_rejects(rejects, in_order, config.max_rejects)
+    return {file: results[file] for file in images}
 
 
-def _kept(plan: Plan, folder: Path, file: str) -> ShardResult | None:
+def _finished(plan: Plan, folder: Path, file: str) -> ShardResult | None:
     """Returns what an earlier run made, unless a file it rejected has been mended."""
     result = finished_shard(folder, file)
     if result is None or not result.rejects:
@@ -145,8 +140,8 @@ def _kept(plan: Plan, folder: Path, file: str) -> ShardResult | None:
 def _first_patients(source: Source, limit: int) -> Source:
     pairs = source.records[["split", "patient"]].drop_duplicates()
     chosen = pairs.groupby("split").head(limit)
-    keep = source.records.merge(chosen, how="left", indicator=True)["_merge"] == "both"
-    return source.take(keep.to_numpy())
+    matched = source.records.merge(chosen, how="left", indicator=True)["_merge"] == "both"
+    return source.take(matched.to_numpy())
 
 
 def _check_images(source: Source, max_rejects: int) -> None:
@@ -166,7 +161,7 @@ def _check_images(source: Source, max_rejects: int) -> None:
     )
 
 
-def _finished(folder: Path, plan: Plan) -> bool:
+def _is_finished(folder: Path, plan: Plan) -> bool:
     """Tells whether the folder holds this data set already; InputError if it holds another."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out={folder}: is a file, expected a folder")
@@ -183,7 +178,7 @@ def _finished(folder: Path, plan: Plan) -> bool:
 
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
-    return commandline.run(BuildConfig, build, __doc__, argv)
+    return commandline.run(BuildConfig, build, __doc__ or "", argv)
 
 
 if __name__ == "__main__":

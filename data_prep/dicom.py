@@ -7,18 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from medcolor_tf.errors import InputError
-
-SUFFIXES = (".dcm", ".dicom", ".dic")
-
-
-def is_dicom(path: Path) -> bool:
-    """Tells by the name or by the magic at byte 128."""
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
 
 def read(path: Path) -> np.ndarray:
     """Returns the image as it is meant to be seen: (H, W) uint16, the window spread over 0..65535.
@@ -26,17 +14,12 @@ def read(path: Path) -> np.ndarray:
     Without a window or VOI table the image's own smallest and largest values are spread.
 
     Raises:
-        InputError: pydicom is not installed.
+        ImportError: pydicom is not installed.
         ValueError: several frames, or colour.
     """
-    try:
-        import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi
-    except ImportError:
-        raise InputError(
-            f"{path}: DICOM files need pydicom, which is not installed: "
-            "pip install medcolor_tf[dicom]"
-        ) from None
+    import pydicom
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+
     dataset = pydicom.dcmread(path, force=True)
     if "PixelData" not in dataset:
         raise ValueError("DICOM file without pixels")

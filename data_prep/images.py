@@ -1,18 +1,23 @@
 """Reads an X-ray file as one gray image; encodes and decodes the stored form.
 
 A pure function of the file, the size and the bits. ``medcolor_tf.predict`` reads user files with
-the same :func:`read_image`, so nothing here imports TensorFlow.
+the same :func:`read_image`, so nothing here imports TensorFlow. Which kinds of file are read stands
+in :data:`FORMATS`, at the end.
 """
 
 import io
 import os
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from data_prep import dicom
+from medcolor_tf.errors import InputError
 
 # Pillow's own bound against decompression bombs, for what is read and for what is made: a small
 # file may claim billions of pixels, and a 1 x 100000 strip would be resized to billions.
@@ -24,16 +29,41 @@ MAX_PIXELS = 178_956_970 // 2
 # even at a margin of 4, and hardly faster.
 REDUCED_MARGIN = {4: 4, 2: 3}
 DEPTH_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+# First bytes of a file that tell its format: DICOM's stand behind a preamble of 128.
+HEAD_BYTES = 132
 
 
 class ImageError(ValueError):
     """An image file that cannot be used; the message is a short reason without the file's name."""
 
 
+@dataclass(frozen=True)
+class Format:
+    """A kind of image file that is read.
+
+    Attributes:
+        name: for messages.
+        suffixes: in lower case; folders are searched for them.
+        recognised: from a file's first HEAD_BYTES bytes, whether it is of this format.
+        read: called with path, short side (None leaves the size) and bits; returns (H, W) uint8 or
+            uint16, as :func:`read_image` does.
+        by_suffix: a file that no format recognises is of this one by its suffix.
+        extra: of medcolor_tf, brings the package that ``read`` imports; "" where none is needed.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    recognised: Callable[[bytes], bool]
+    read: Callable[[Path, int | None, int], np.ndarray]
+    by_suffix: bool = False
+    extra: str = ""
+
+
 def read_image(path: str | os.PathLike, short_side: int | None = None, bits: int = 8) -> np.ndarray:
     """Reads an image file as a gray array.
 
-    * Files are read by Pillow, except DICOM (named ``.dcm`` or with its magic), see
+    * The file's first bytes decide how it is read (its suffix only for DICOM without a preamble),
+      and nothing else than :data:`FORMATS` is ever opened. Pillow reads all of them but DICOM, see
       :mod:`data_prep.dicom`. EXIF orientation is applied.
     * Colour (RGB, palette, CMYK, ...) becomes gray by ITU-R 601 as in Pillow; alpha is dropped;
       1-bit pixels become 0 and 255. Equal R, G and B keep their value exactly.
@@ -54,8 +84,8 @@ def read_image(path: str | os.PathLike, short_side: int | None = None, bits: int
         (H, W) uint8 or uint16.
 
     Raises:
-        ImageError: no such file, empty, truncated, not an image, no known range of pixels, several
-            frames, too many pixels.
+        ImageError: no such file, empty, truncated, none of the formats, no known range of pixels,
+            several frames, too many pixels.
         InputError: a DICOM file, and pydicom is not installed.
     """
     path = Path(path)
@@ -64,16 +94,39 @@ def read_image(path: str | os.PathLike, short_side: int | None = None, bits: int
             raise ImageError("no such file")
         if not path.stat().st_size:
             raise ImageError("empty file")
-        if dicom.is_dicom(path):
-            return _resize(dicom.read(path), short_side, bits)
-        return _read_with_pillow(path, short_side, bits)
-    except (ImageError, dicom.InputError):
+        return _read_as(_format_of(path), path, short_side, bits)
+    except (ImageError, InputError):
         raise
-    except Image.UnidentifiedImageError:
-        raise ImageError("not an image file that Pillow knows") from None
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(reason.replace(str(path), path.name)[:200]) from error
+
+
+def _format_of(path: Path) -> Format:
+    """Returns the format of a file; ImageError if it has none of :data:`FORMATS`."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    for form in FORMATS:
+        if form.recognised(head):
+            return form
+    for form in FORMATS:
+        if form.by_suffix and path.suffix.lower() in form.suffixes:
+            return form
+    raise ImageError(f"not an image file: expected {', '.join(form.name for form in FORMATS)}")
+
+
+def _read_as(form: Format, path: Path, short_side: int | None, bits: int) -> np.ndarray:
+    try:
+        return form.read(path, short_side, bits)
+    except ImportError as error:
+        if not form.extra:
+            raise
+        raise InputError(
+            f"{path}: {form.name} files need {error.name}, which is not installed: "
+            f"pip install medcolor_tf[{form.extra}]"
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"begins as a {form.name} file does, but is not one") from None
 
 
 def target_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -119,9 +172,9 @@ def decode_image(content: bytes, encoding: str, size: tuple[int, int], bits: int
     """
     dtype = np.dtype(f"<u{bits // 8}")
     if encoding == "raw":
-        if len(content) != size[0] * size[1] * dtype.itemsize:
-            wanted = size[0] * size[1] * dtype.itemsize
-            raise ImageError(f"has {len(content)} bytes, {size[1]}x{size[0]} pixels need {wanted}")
+        needed = size[0] * size[1] * dtype.itemsize
+        if len(content) != needed:
+            raise ImageError(f"has {len(content)} bytes, {size[1]}x{size[0]} pixels need {needed}")
         return np.frombuffer(content, dtype).reshape(size)
     try:
         image = Image.open(io.BytesIO(content), formats=[encoding])
@@ -133,20 +186,26 @@ def decode_image(content: bytes, encoding: str, size: tuple[int, int], bits: int
     return pixels
 
 
-def _read_with_pillow(path: Path, short_side: int | None, bits: int) -> np.ndarray:
-    """Returns (H, W) uint8 or uint16, upright and resized."""
+def _read_with_pillow(path: Path, short_side: int | None, bits: int, *, plugin: str) -> np.ndarray:
+    """Returns (H, W) uint8 or uint16, upright and resized.
+
+    Args:
+        path, short_side, bits: as for :func:`read_image`.
+        plugin: Pillow's name of the one format that may be opened. Without it Pillow would try all
+            it knows, and hands PostScript to another program, whatever the suffix.
+    """
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=[plugin])
     except Image.DecompressionBombError:
         raise ImageError("claims too many pixels: refused as a possible bomb") from None
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(f"{image.width}x{image.height} pixels: refused as a possible bomb")
         # MPO is a JPEG of some cameras with a preview as its second frame.
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise ImageError(f"{image.n_frames} frames; expected one image")
-        scale = _reduced_scale(image, short_side) if bits == 8 and short_side else 1
-        if scale > 1:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise ImageError(f"{frames} frames; expected one image")
+        if bits == 8 and short_side and (scale := _reduced_scale(image, short_side)) > 1:
             return _read_reduced(image, scale, short_side)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
@@ -170,7 +229,8 @@ def _read_reduced(image: Image.Image, scale: int, short_side: int) -> np.ndarray
     """Decodes a JPEG at 1 / ``scale`` and resizes what is left; (H, W) uint8."""
     height, width = target_size(image.height, image.width, short_side)
     # The box says how far the picture reaches: 2827 pixels are 1413.5, stored in 1414.
-    _, box = image.draft(None, (image.width // scale, image.height // scale))
+    draft = image.draft(None, (image.width // scale, image.height // scale))
+    box = draft[1] if draft else None
     gray = image if image.mode == "L" else image.convert("L")
     return np.array(gray.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
@@ -196,7 +256,7 @@ def _to_gray(image: Image.Image) -> np.ndarray:
 
 def _resize(pixels: np.ndarray, short_side: int | None, bits: int) -> np.ndarray:
     """Resizes (H, W) uint8 or uint16 to the asked-for short side and bits."""
-    height, width = target_size(*pixels.shape, short_side)
+    height, width = target_size(pixels.shape[0], pixels.shape[1], short_side)
     same_size = pixels.shape == (height, width)
     if pixels.dtype == np.uint8 and bits == 8:
         if same_size:
@@ -211,3 +271,59 @@ def _resize(pixels: np.ndarray, short_side: int | None, bits: int) -> np.ndarray
         scaled = np.asarray(image)
     scaled = scaled / 257 if bits == 8 else scaled
     return np.clip(np.rint(scaled), 0, 2**bits - 1).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def _read_dicom(path: Path, short_side: int | None, bits: int) -> np.ndarray:
+    return _resize(dicom.read(path), short_side, bits)
+
+
+def _pillow(plugin: str) -> Callable[[Path, int | None, int], np.ndarray]:
+    return partial(_read_with_pillow, plugin=plugin)
+
+
+def _begins_with(*magics: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(magics)
+
+
+def _is_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM"
+
+
+def _is_webp(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def _is_pnm(head: bytes) -> bool:
+    return head[:1] == b"P" and head[1:2] in (b"1", b"2", b"3", b"4", b"5", b"6")
+
+
+# In the order in which they are tried: DICOM first, whose preamble may hold a TIFF's first bytes.
+FORMATS = (
+    Format(
+        "DICOM",
+        (".dcm", ".dicom", ".dic"),
+        _is_dicom,
+        _read_dicom,
+        by_suffix=True,
+        extra="dicom",
+    ),
+    Format("PNG", (".png",), _begins_with(b"\x89PNG\r\n\x1a\n"), _pillow("PNG")),
+    Format("JPEG", (".jpg", ".jpeg"), _begins_with(b"\xff\xd8\xff"), _pillow("JPEG")),
+    Format(
+        "TIFF",
+        (".tif", ".tiff"),
+        _begins_with(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+        _pillow("TIFF"),
+    ),
+    Format("BMP", (".bmp",), _begins_with(b"BM"), _pillow("BMP")),
+    Format("WebP", (".webp",), _is_webp, _pillow("WEBP")),
+    Format("GIF", (".gif",), _begins_with(b"GIF87a", b"GIF89a"), _pillow("GIF")),
+    Format("PNM", (".pgm", ".ppm", ".pbm", ".pnm"), _is_pnm, _pillow("PPM")),
+    Format(
+        "JPEG 2000",
+        (".jp2", ".j2k"),
+        _begins_with(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+        _pillow("JPEG2000"),
+    ),
+)
+IMAGE_SUFFIXES = tuple(suffix for form in FORMATS for suffix in form.suffixes)

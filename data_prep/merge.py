@@ -57,7 +57,7 @@ def merge(config: MergeConfig) -> None:
     else:
         parts = [Path(part) for part in config.parts]
         record = _common_record(folder, parts)
-        with output.opened(folder, record):
+        with output.open_build(folder, record):
             for part in parts:
                 _gather(part, folder, record)
             results = _complete_results(folder, record)
@@ -71,15 +71,15 @@ def _common_record(folder: Path, parts: Sequence[Path]) -> PlanRecord:
     """Returns the plan that all folders share."""
     begun = [folder] if (folder / BUILD_FOLDER).is_dir() or not parts else []
     folders = [*begun, *parts]
-    records = [PlanRecord.load(where) for where in folders]
+    records = [PlanRecord.load(part) for part in folders]
     first = records[0]
-    for where, record in zip(folders[1:], records[1:], strict=True):
+    for part, record in zip(folders[1:], records[1:], strict=True):
         difference = first.difference(record)
         if not difference and record.parts != first.parts:
             difference = f"another number of parts ({record.parts}, not {first.parts})"
         if difference:
             raise InputError(
-                f"{where}: holds a part of a build with {difference} than the one in {folders[0]}; "
+                f"{part}: holds a part of a build with {difference} than the one in {folders[0]}; "
                 "the same options, tables and --id_key_file are expected"
             )
     return first
@@ -146,7 +146,7 @@ def _some(files: list[str]) -> str:
 
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
-    return commandline.run(MergeConfig, merge, __doc__, argv)
+    return commandline.run(MergeConfig, merge, __doc__ or "", argv)
 
 
 if __name__ == "__main__":

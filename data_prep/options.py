@@ -4,101 +4,103 @@ import dataclasses
 from dataclasses import dataclass
 
 from data_prep.building.plan import Recipe
-from data_prep.sources import mura
+from data_prep.sources import SOURCES
 from medcolor_tf.commandline import option, parse_shard
-from medcolor_tf.data.schema import (
-    BLANK_POLICIES,
-    ENCODINGS,
-    PAPER_POLICY,
-    parse_policy,
-)
+from medcolor_tf.data.labels import BLANK_POLICIES, PAPER_POLICY, parse_policy
+from medcolor_tf.data.schema import ENCODINGS
 from medcolor_tf.errors import InputError
 
-SOURCES = ("chexpert", "chestxray14", "mura", "table", "phantom")
+
+def sources_of(option_name: str) -> tuple[str, ...]:
+    """Returns the sources that take an option: those that say so, or all if none does."""
+    claiming = [name for name, entry in SOURCES.items() if option_name in entry.option_names()]
+    return tuple(claiming or SOURCES)
+
+
+OWN_OPTIONS = [options for entry in SOURCES.values() if (options := entry.own_options())]
+# What --help says of the sources comes from their table.
+_TITLES = "; ".join(f"{name}: {entry.title}" for name, entry in SOURCES.items())
+_WITHOUT_ROOT = " or ".join(name for name in SOURCES if name not in sources_of("data_root"))
+_WITH_DEFAULT_LABELS = ", ".join(name for name, entry in SOURCES.items() if entry.observations)
+_IGNORING_BLANKS = ", ".join(
+    name for name, entry in SOURCES.items() if entry.blank_policy == "ignore"
+)
 
 
 @dataclass(frozen=True)
-class BuildConfig:
-    """Options of the build."""
+class BuildConfig(*reversed(OWN_OPTIONS)):
+    """Options of the build: those below and those that the sources declare in their files."""
 
-    source: str = option(None, "Kind of data set.", SOURCES, required=True)
+    source: str = option(None, f"Kind of data set. {_TITLES}.", tuple(SOURCES), required=True)
     out: str = option("", "Folder to write the shards and dataset.json to.", required=True)
-    data_root: str = option("", "Root folder of the data set (not for --source=table).")
+    data_root: str = option(
+        "",
+        f"Root folder of the data set (not for --source={_WITHOUT_ROOT}).",
+        group="Source",
+    )
     observations: tuple[str, ...] = option(
         (),
         "Labels, as COLUMN, NAME=COLUMN (renamed) or NAME=!COLUMN (0 and 1 exchanged); default: "
-        "the paper's five for chexpert, chestxray14 and phantom.",
+        f"the paper's five for {_WITH_DEFAULT_LABELS}.",
+        group="Labels",
     )
     uncertain_policy: tuple[str, ...] = option(
         (),
         "What -1 means: ones, zeros or ignore for all, or OBSERVATION=ones,...; default: the "
         "paper's for its five observations, else ignore. Can be changed at training time.",
+        group="Labels",
     )
     blank_policy: str = option(
         None,
-        "What a blank cell means; default: ignore for table, else zeros (not mentioned).",
+        f"What a blank cell means; default: ignore for {_IGNORING_BLANKS}, else zeros (not "
+        "mentioned).",
         BLANK_POLICIES,
+        group="Labels",
     )
-    views: str = option("all", "CheXpert's views to take.", ("all", "frontal", "lateral"))
-    test_csv: str = option("", "CheXpert's later test set: its table; valid.csv is then valid.")
-    body_part: str = option("shoulder", "MURA's body part.", (*mura.BODY_PARTS, "all"))
-    table: str = option("", "CSV or TSV file with paths and labels (chestxray14: Data_Entry*.csv).")
-    image_root: str = option("", "Folder that the table's paths start from; default: the table's.")
-    path_column: tuple[str, ...] = option(
-        ("path",), "Column with the image's path; several columns make several channels."
-    )
-    patient_column: str = option("", "Column with the patient; without it, an image is a patient.")
-    split_column: str = option("", "Column with train, valid or test, if the table decides.")
-    train_list: str = option("", "ChestX-ray14's train_val_list.txt, if not in the root folder.")
-    test_list: str = option("", "ChestX-ray14's test_list.txt, if not in the root folder.")
-    phantom_images: int = option(700, "Number of images to draw for --source=phantom.")
     valid_fraction: float | None = option(
-        None, "Share of the images for validation, by patient; default 0.1 unless official."
+        None,
+        "Share of the images for validation, by patient; default 0.1 unless official.",
+        group="Splits",
     )
     test_fraction: float | None = option(
-        None, "Share for testing, by patient; default 0.2 where nothing is official, else 0."
+        None,
+        "Share for testing, by patient; default 0.2 where nothing is official, else 0.",
+        group="Splits",
     )
-    seed: int = option(0, "Decides splits, order of the records, and phantom images.")
-    limit: int = option(0, "For trying out: only the first N patients of each official split.")
-    short_side: int = option(320, "Pixels of every image's shorter side.")
-    bits: int = option(8, "Bits of a stored pixel: 8 or 16.")
-    encoding: str = option("png", "How pixels are stored.", ENCODINGS)
-    jpeg_quality: int = option(95, "Quality of --encoding=jpeg, 1 to 100.")
-    records_per_shard: int = option(1024, "Images in a shard, at most.")
-    workers: int = option(0, "Processes; 0: one a core.")
+    seed: int = option(
+        0, "Decides splits, order of the records, and phantom images.", group="Splits"
+    )
+    limit: int = option(
+        0, "For trying out: only the first N patients of each official split.", group="Splits"
+    )
+    short_side: int = option(320, "Pixels of every image's shorter side.", group="Records")
+    bits: int = option(8, "Bits of a stored pixel: 8 or 16.", group="Records")
+    encoding: str = option("png", "How pixels are stored.", ENCODINGS, group="Records")
+    jpeg_quality: int = option(95, "Quality of --encoding=jpeg, 1 to 100.", group="Records")
+    records_per_shard: int = option(1024, "Images in a shard, at most.", group="Records")
+    workers: int = option(0, "Processes; 0: one per core.", group="Work")
     shard: str = option(
-        "", "2/8: the second of eight parts, for several machines; data_prep.merge finishes."
+        "",
+        "2/8: the second of eight parts, for several machines; data_prep.merge finishes.",
+        group="Work",
     )
-    max_rejects: int = option(0, "Unreadable images to put up with before the build fails.")
-    id_key_file: str = option("", "File with a secret key, for ids that are the same every time.")
+    max_rejects: int = option(
+        0, "Unreadable images to put up with before the build fails.", group="Work"
+    )
+    id_key_file: str = option(
+        "", "File with a secret key, for ids that are the same every time.", group="Privacy"
+    )
     write_key_table: bool = option(
-        False, "Also write key_table.csv, which tells who is behind each keyed id."
+        False, "Also write key_table.csv, which tells who is behind each keyed id.", group="Privacy"
     )
 
 
-# Which sources an option is for; options that are not named are for all.
-FLAG_SOURCES = {
-    "data_root": ("chexpert", "chestxray14", "mura", "phantom"),
-    "observations": ("chexpert", "chestxray14", "table", "phantom"),
-    "views": ("chexpert", "phantom"),
-    "test_csv": ("chexpert",),
-    "body_part": ("mura",),
-    "table": ("table", "chestxray14"),
-    "image_root": ("table",),
-    "path_column": ("table",),
-    "patient_column": ("table",),
-    "split_column": ("table",),
-    "train_list": ("chestxray14",),
-    "test_list": ("chestxray14",),
-    "phantom_images": ("phantom",),
-}
 LEAST = {
     "short_side": 8,
     "records_per_shard": 1,
     "workers": 0,
     "max_rejects": 0,
     "limit": 0,
-    "phantom_images": 1,
     "jpeg_quality": 1,
 }
 
@@ -106,7 +108,7 @@ LEAST = {
 def check(config: BuildConfig) -> None:
     """Raises InputError for options out of range or at odds with each other."""
     for field in dataclasses.fields(config):
-        value, sources = getattr(config, field.name), FLAG_SOURCES.get(field.name, SOURCES)
+        value, sources = getattr(config, field.name), sources_of(field.name)
         if value != field.default and config.source not in sources:
             raise InputError(
                 f"--{field.name} is for --source={' or '.join(sources)}, not for {config.source}"
@@ -114,7 +116,7 @@ def check(config: BuildConfig) -> None:
     for name, least in LEAST.items():
         if getattr(config, name) < least:
             raise InputError(f"--{name}={getattr(config, name)}: expected at least {least}")
-    if config.source != "table" and not config.data_root:
+    if config.source in sources_of("data_root") and not config.data_root:
         raise InputError(f"--source={config.source} needs --data_root=FOLDER")
     if config.bits not in (8, 16):
         raise InputError(f"--bits={config.bits}: expected 8 or 16")
@@ -138,7 +140,6 @@ def check(config: BuildConfig) -> None:
 
 def make_recipe(config: BuildConfig, observations: tuple[str, ...]) -> Recipe:
     """Returns how records are made, with the policies spelled out."""
-    default_blank = "ignore" if config.source == "table" else "zeros"
     return Recipe(
         short_side=config.short_side,
         bits=config.bits,
@@ -146,5 +147,5 @@ def make_recipe(config: BuildConfig, observations: tuple[str, ...]) -> Recipe:
         jpeg_quality=config.jpeg_quality,
         observations=tuple(observations),
         uncertain_policy=parse_policy(config.uncertain_policy, observations, PAPER_POLICY),
-        blank_policy=config.blank_policy or default_blank,
+        blank_policy=config.blank_policy or SOURCES[config.source].blank_policy,
     )

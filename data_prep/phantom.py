@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from data_prep.phantom_drawing import FINDINGS, draw, make_anatomy
 from data_prep.sources import chexpert
-from data_prep.sources.source import Source
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
@@ -29,8 +28,9 @@ RECORD = "phantom.json"
 TABLES = {"train": "train.csv", "valid": "valid.csv"}
 ROOT_NAME = "CheXpert-v1.0-phantom"
 HEADER = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *chexpert.FOURTEEN)
+MIN_IMAGES = 4
 VALID_SHARE = 0.2
-PREVALENCE = dict(zip(FINDINGS, (0.38, 0.35, 0.30, 0.33, 0.42), strict=True))
+PREVALENCE: dict[str, float] = dict(zip(FINDINGS, (0.38, 0.35, 0.30, 0.33, 0.42), strict=True))
 UNCERTAIN_SHARE, BLANK_SHARE = 0.08, 0.10  # of all cells; of the negative ones
 LATERAL_SHARE = 0.15
 LONG_SIDE = 390 / 320  # as in CheXpert-v1.0-small
@@ -48,17 +48,16 @@ class PhantomConfig:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One observation of a study: what the table says, and how strong it is in the picture."""
+class DrawnLabel:
+    """One observation of a study.
 
-    text: str
+    Attributes:
+        cell: what the table says.
+        strength: how strong it is in the picture, 0 (absent) to 1.
+    """
+
+    cell: str
     strength: float
-
-
-def read(config) -> Source:
-    """Draws the data set into ``--data_root`` if it is not there, then reads it as CheXpert."""
-    generate(PhantomConfig(out=config.data_root, images=config.phantom_images, seed=config.seed))
-    return chexpert.read(config)
 
 
 def generate(config: PhantomConfig) -> None:
@@ -67,15 +66,15 @@ def generate(config: PhantomConfig) -> None:
     Raises:
         InputError: the folder holds something else, or other options' phantom.
     """
-    for name, least in (("images", 4), ("short_side", 32)):
+    for name, least in (("images", MIN_IMAGES), ("short_side", 32)):
         if getattr(config, name) < least:
             raise InputError(f"{name}={getattr(config, name)}: expected at least {least}")
     root = Path(config.out)
-    wanted = {"images": config.images, "seed": config.seed, "short_side": config.short_side}
-    if _is_done(root, wanted):
+    options = {"images": config.images, "seed": config.seed, "short_side": config.short_side}
+    if _is_done(root, options):
         return
     (root / "train").mkdir(parents=True, exist_ok=True)
-    _write_record(root, wanted, complete=False)
+    _write_record(root, options, complete=False)
     rows: dict[str, list[tuple]] = {split: [] for split in TABLES}
     for split, row, pixels in tqdm(
         draw_all(config), total=config.images, unit="image", desc="drawing"
@@ -88,16 +87,16 @@ def generate(config: PhantomConfig) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([HEADER, *rows[split]])
         write_atomically(root / file, text.getvalue())
-    _write_record(root, wanted, complete=True)
+    _write_record(root, options, complete=True)
 
 
-def _is_done(root: Path, wanted: dict[str, int]) -> bool:
+def _is_done(root: Path, options: dict[str, int]) -> bool:
     if (root / RECORD).is_file():
-        found = json.loads((root / RECORD).read_text(encoding="utf-8"))
-        complete = found.pop("complete")  # one that was interrupted is drawn again
-        if found != wanted:
+        drawn_with = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        complete = drawn_with.pop("complete")  # one that was interrupted is drawn again
+        if drawn_with != options:
             raise InputError(
-                f"{root / RECORD}: a phantom with {found}, expected {wanted}; "
+                f"{root / RECORD}: a phantom with {drawn_with}, expected {options}; "
                 "choose another folder or delete that one"
             )
         return complete
@@ -106,8 +105,8 @@ def _is_done(root: Path, wanted: dict[str, int]) -> bool:
     return False
 
 
-def _write_record(root: Path, wanted: dict[str, int], complete: bool) -> None:
-    write_atomically(root / RECORD, json.dumps({**wanted, "complete": complete}) + "\n")
+def _write_record(root: Path, options: dict[str, int], complete: bool) -> None:
+    write_atomically(root / RECORD, json.dumps({**options, "complete": complete}) + "\n")
 
 
 def draw_all(config: PhantomConfig) -> Iterator[tuple[str, tuple, np.ndarray]]:
@@ -131,8 +130,8 @@ def _draw_patient(config: PhantomConfig, patient: int, split: str, room: int):
     rng = np.random.default_rng([config.seed, patient])
     female, age = rng.uniform() < 0.45, int(np.clip(rng.normal(60, 16), 18, 90))
     anatomy = make_anatomy(rng, female)
-    plain = (320, 390) if rng.uniform() < 0.5 else (390, 320)
-    size = tuple(round(config.short_side * (LONG_SIDE if side > 320 else 1)) for side in plain)
+    short, long = config.short_side, round(config.short_side * LONG_SIDE)
+    size = (short, long) if rng.uniform() < 0.5 else (long, short)
     views = []
     for study in range(1, 3 if rng.uniform() < 0.3 else 2):
         views.append((study, 1, "frontal"))
@@ -140,37 +139,37 @@ def _draw_patient(config: PhantomConfig, patient: int, split: str, room: int):
             views.append((study, 2, "lateral"))
     for study, number, view in views[:room]:
         study_rng = np.random.default_rng([config.seed, patient, study])
-        cells = {name: _cell(study_rng, name, split) for name in FINDINGS}
+        labels = {name: _draw_label(study_rng, name, split) for name in FINDINGS}
         devices = study_rng.uniform() < 0.3
         path = f"{ROOT_NAME}/{split}/patient{patient:05d}/study{study}/view{number}_{view}.jpg"
         projection = "" if view == "lateral" else "AP" if devices else "PA"
         fields = (path, "Female" if female else "Male", age, view.capitalize(), projection)
-        strengths = {name: cell.strength for name, cell in cells.items()}
+        strengths = {name: label.strength for name, label in labels.items()}
         rng_of_view = np.random.default_rng([config.seed, patient, study, number])
         pixels = draw(rng_of_view, anatomy, strengths, view, size, devices)
-        yield (*fields, *_fourteen(cells, devices, split)), pixels
+        yield (*fields, *_fourteen(labels, devices, split)), pixels
 
 
-def _cell(rng: np.random.Generator, name: str, split: str) -> Cell:
+def _draw_label(rng: np.random.Generator, name: str, split: str) -> DrawnLabel:
     """Draws one observation; the valid table is certain, as CheXpert's radiologists are."""
     positive = rng.uniform() < PREVALENCE[name]
     strength = rng.uniform(0.4, 1.0) if positive else 0.0
     kind, faint = rng.uniform(), rng.uniform(0.1, 0.4)
     if split == "train":
         if kind < UNCERTAIN_SHARE:  # hard to tell: faint, or nothing after all
-            return Cell("-1.0", faint if rng.uniform() < 0.6 else 0.0)
+            return DrawnLabel("-1.0", faint if rng.uniform() < 0.6 else 0.0)
         if not positive and kind < UNCERTAIN_SHARE + BLANK_SHARE:
-            return Cell("", 0.0)
-    return Cell("1.0" if positive else "0.0", strength)
+            return DrawnLabel("", 0.0)
+    return DrawnLabel("1.0" if positive else "0.0", strength)
 
 
-def _fourteen(cells: dict[str, Cell], devices: bool, split: str) -> list[str]:
+def _fourteen(labels: dict[str, DrawnLabel], devices: bool, split: str) -> list[str]:
     """Returns the row's 14 observations; those that are not drawn are never positive."""
     rest = "0.0" if split == "valid" else ""
-    opaque = any(cells[name].text == "1.0" for name in ("Consolidation", "Edema"))
-    nothing = not any(cell.text in ("1.0", "-1.0") for cell in cells.values())
+    opaque = any(labels[name].cell == "1.0" for name in ("Consolidation", "Edema"))
+    nothing = not any(label.cell in ("1.0", "-1.0") for label in labels.values())
     known = {
-        **{name: cell.text for name, cell in cells.items()},
+        **{name: label.cell for name, label in labels.items()},
         "No Finding": "1.0" if nothing else rest,
         "Lung Opacity": "1.0" if opaque else rest,
         "Support Devices": "1.0" if devices else rest,
@@ -180,7 +179,7 @@ def _fourteen(cells: dict[str, Cell], devices: bool, split: str) -> list[str]:
 
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
-    return commandline.run(PhantomConfig, generate, __doc__, argv)
+    return commandline.run(PhantomConfig, generate, __doc__ or "", argv)
 
 
 if __name__ == "__main__":

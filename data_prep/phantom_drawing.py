@@ -113,7 +113,7 @@ def _bump(distance: np.ndarray, width: float) -> np.ndarray:
 def _clouds(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> np.ndarray:
     """Smooth noise of unit variance, ``cells`` blobs across."""
     coarse = rng.standard_normal((cells, cells)).astype(np.float32)
-    image = Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BICUBIC)
+    image = Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
     return np.asarray(image) / np.float32(0.7)
 
 

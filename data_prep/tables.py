@@ -41,7 +41,9 @@ class Table:
         return f"{self.file} line {self.lines[row]}"
 
 
-def read_table(path: str | os.PathLike, columns: Sequence[str], wide_rows: bool = False) -> Table:
+def read_table(
+    path: str | os.PathLike, columns: Sequence[str], wide_rows: bool = False, flag: str = ""
+) -> Table:
     """Reads columns of a delimited text file with a header line.
 
     Args:
@@ -50,6 +52,7 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], wide_rows: bool 
         wide_rows: accept rows with more cells than the header, as ChestX-ray14's table has (its
             quoted header ``"OriginalImage[Width,Height]"`` names two columns). Otherwise a row
             of another width is an error, because its cells may have shifted.
+        flag: that names the columns, for the message where one is missing.
 
     Raises:
         InputError: no such file, not text, empty, no data rows, a column that is missing or named
@@ -60,7 +63,7 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], wide_rows: bool 
     header, _ = next(rows, ([], 0))
     if not any(header):
         raise InputError(f"{path}: empty file; expected a header line with column names")
-    places = [_place(path, header, name) for name in columns]
+    numbers = [_column_number(path, header, name, flag) for name in columns]
     cells: list[list[str]] = [[] for _ in columns]
     lines = []
     for row, line in rows:
@@ -70,11 +73,11 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], wide_rows: bool 
             raise InputError(
                 f"{path} line {line}: expected {len(header)} cells as in the header, got {len(row)}"
             )
-        for column, place in zip(cells, places, strict=True):
-            column.append(row[place])
+        for column, number in zip(cells, numbers, strict=True):
+            column.append(row[number])
         lines.append(line)
     if not lines:
-        raise InputError(f"{path}: a header but no rows; expected one row an image")
+        raise InputError(f"{path}: a header but no rows; expected one row per image")
     arrays = {name: np.array(cell, object) for name, cell in zip(columns, cells, strict=True)}
     return Table(path, tuple(header), arrays, np.array(lines, np.int64))
 
@@ -85,11 +88,11 @@ def read_header(path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def read_list(path: str | os.PathLike, name: str = "path") -> Table:
-    """Reads a file with one entry a line and no header, as a table with one column ``name``."""
+    """Reads a file with one entry per line and no header, as a table with one column ``name``."""
     path = Path(path)
-    rows = [(row[0], line) for row, line in _rows(path) if row and row[0]]
+    rows = [(cells[0], line) for cells, line in _rows(path) if cells and cells[0]]
     if not rows:
-        raise InputError(f"{path}: empty file; expected one entry a line")
+        raise InputError(f"{path}: empty file; expected one entry per line")
     entries, lines = zip(*rows, strict=True)
     return Table(path, (name,), {name: np.array(entries, object)}, np.array(lines, np.int64))
 
@@ -104,12 +107,15 @@ def _rows(path: Path):
             delimiter = _delimiter(path, file.readline())
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter)
-            for row in reader:
-                yield [cell.strip() for cell in row], reader.line_num
+            try:
+                for row in reader:
+                    yield [cell.strip() for cell in row], reader.line_num
+            except csv.Error as error:
+                raise InputError(f"{path} line {reader.line_num}: not a table ({error})") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 text file ({error.reason})") from None
-    except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num}: not a table ({error})") from None
+        raise InputError(
+            f"{path}: not a UTF-8 text file ({error.reason}); save it as UTF-8"
+        ) from None
 
 
 def _delimiter(path: Path, first_line: str) -> str:
@@ -118,7 +124,7 @@ def _delimiter(path: Path, first_line: str) -> str:
     return max(DELIMITERS, key=first_line.count)
 
 
-def _place(path: Path, header: Sequence[str], name: str) -> int:
+def _column_number(path: Path, header: Sequence[str], name: str, flag: str) -> int:
     count = header.count(name)
     if count == 1:
         return header.index(name)
@@ -127,4 +133,5 @@ def _place(path: Path, header: Sequence[str], name: str) -> int:
     near = difflib.get_close_matches(name, header, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     present = ", ".join(repr(column) for column in header if column)
-    raise InputError(f"{path}: no column {name!r}{hint}; the file has {present}")
+    named_by = f" ({flag} names it)" if flag else ""
+    raise InputError(f"{path}: no column {name!r}{hint}; the file has {present}{named_by}")

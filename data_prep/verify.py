@@ -4,6 +4,7 @@ Reads every byte and decodes every image, and compares them with dataset.json an
 Names each problem with its file and record; exits with status 1 if there is any.
 """
 
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,18 +14,19 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.building import parallel
-from data_prep.building.shards import BUILD_FOLDER, file_sha256, mean_and_std, pixel_sums
+from data_prep.building.shards import (
+    BUILD_FOLDER,
+    PixelSums,
+    add_sums,
+    file_sha256,
+    mean_and_std,
+    pixel_sums,
+)
 from data_prep.images import ImageError, decode_image
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
-from medcolor_tf.data.schema import (
-    SPLITS,
-    DatasetInfo,
-    Shard,
-    SplitIndex,
-    apply_policy,
-    count_raw_labels,
-)
+from medcolor_tf.data.labels import apply_policy, count_raw_labels
+from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 
 # dataset.json has the mean and std of the pixels before encoding; JPEG changes them a little.
@@ -37,12 +39,12 @@ class VerifyConfig:
     """Options of the check."""
 
     data: str = option("", "The data set's folder; also accepted without --data=.", required=True)
-    workers: int = option(0, "Processes; 0: one a core.")
+    workers: int = option(0, "Processes; 0: one per core.")
 
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """What a worker needs to check one shard: its records' rows of the index (None: no index)."""
+    """What a worker needs to check a shard: its records' rows of the index (None: no index)."""
 
     folder: str
     info: DatasetInfo
@@ -57,7 +59,7 @@ class ShardFindings:
     shard: Shard
     problems: list[str] = field(default_factory=list)
     records: int = 0
-    sums: tuple[int, int, int] = (0, 0, 0)
+    sums: PixelSums = (0, 0, 0)
     image_ids: list[bytes] = field(default_factory=list)
 
 
@@ -92,13 +94,13 @@ def find_problems(folder: Path, workers: int = 1) -> Iterator[str]:
     yield from _check_disjoint(indices)
     tasks = list(_shard_checks(folder, info, indices))
     workers = parallel.worker_count(workers, len(tasks))
-    findings = []
+    all_findings = []
     with tqdm(total=sum(info.images.values()), unit="image", desc="checking") as bar:
-        for finding in parallel.run_tasks(check_shard, tasks, workers):
-            findings.append(finding)
-            yield from finding.problems
-            bar.update(finding.records)
-    yield from _check_totals(folder, info, findings)
+        for findings in parallel.run_tasks(check_shard, tasks, workers):
+            all_findings.append(findings)
+            yield from findings.problems
+            bar.update(findings.records)
+    yield from _check_totals(folder, info, all_findings)
 
 
 def _check_description(folder: Path, info: DatasetInfo) -> Iterator[str]:
@@ -162,47 +164,49 @@ def _shard_checks(folder: Path, info: DatasetInfo, indices: dict) -> Iterator[Sh
 
 def check_shard(check: ShardCheck) -> ShardFindings:
     """Checks one shard's file and every record in it."""
-    found = ShardFindings(check.shard)
+    findings = ShardFindings(check.shard)
     path = Path(check.folder) / check.shard.file
     if not path.is_file():
-        found.problems.append(f"{path}: no such file")
-        return found
+        findings.problems.append(f"{path}: no such file")
+        return findings
     if path.stat().st_size != check.shard.bytes:
-        found.problems.append(f"{path}: {path.stat().st_size} bytes, expected {check.shard.bytes}")
-    elif file_sha256(path) != check.shard.sha256:
-        found.problems.append(f"{path}: SHA-256 is not the one in dataset.json")
-    _check_records(check, path, found)
-    if found.records != check.shard.records:
-        found.problems.append(
-            f"{path}: {found.records} readable records, expected {check.shard.records}"
+        findings.problems.append(
+            f"{path}: {path.stat().st_size} bytes, expected {check.shard.bytes}"
         )
-    return found
+    elif file_sha256(path) != check.shard.sha256:
+        findings.problems.append(f"{path}: SHA-256 is not the one in dataset.json")
+    _check_records(check, path, findings)
+    if findings.records != check.shard.records:
+        findings.problems.append(
+            f"{path}: {findings.records} readable records, expected {check.shard.records}"
+        )
+    return findings
 
 
-def _check_records(check: ShardCheck, path: Path, found: ShardFindings) -> None:
+def _check_records(check: ShardCheck, path: Path, findings: ShardFindings) -> None:
     tf = commandline.import_tensorflow()
     try:
         for content in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            where = f"{path} record {found.records}"
+            where = f"{path} record {findings.records}"
             try:
-                for what in _check_record(check, content, found):
-                    found.problems.append(f"{where}: {what}")
+                for problem in _check_record(check, content, findings):
+                    findings.problems.append(f"{where}: {problem}")
             except ImageError as error:
-                found.problems.append(f"{where}: the image {error}")
+                findings.problems.append(f"{where}: the image {error}")
             except KeyError as error:
-                found.problems.append(f"{where}: no feature {error}, or one of another type")
-            found.records += 1
+                findings.problems.append(f"{where}: no feature {error}, or one of another type")
+            findings.records += 1
     except tf.errors.DataLossError:
-        found.problems.append(
-            f"{path}: cut off or damaged after {found.records} of {check.shard.records} records; "
-            "restore the file or build the data set again"
+        findings.problems.append(
+            f"{path}: cut off or damaged after {findings.records} of {check.shard.records} "
+            "records; restore the file or build the data set again"
         )
 
 
-def _check_record(check: ShardCheck, content: bytes, found: ShardFindings) -> Iterator[str]:
-    info, place = check.info, found.records
+def _check_record(check: ShardCheck, content: bytes, findings: ShardFindings) -> Iterator[str]:
+    info, position = check.info, findings.records
     record = _parse(content)
-    yield from _check_images(info, record, found)
+    yield from _check_images(info, record, findings)
     raw, label = record["raw_label"], record["label"]
     if len(raw) != len(info.observations) or len(label) != len(info.observations):
         yield f"{len(raw)} raw labels and {len(label)} labels, expected {len(info.observations)}"
@@ -212,16 +216,16 @@ def _check_record(check: ShardCheck, content: bytes, found: ShardFindings) -> It
         yield f"label {label.tolist()}, but the policy makes {expected.tolist()} of {raw.tolist()}"
     if not (np.isin(raw, (0, 1, -1)) | np.isnan(raw)).all():
         yield f"raw label {raw.tolist()}, expected 0, 1, -1 or NaN"
-    found.image_ids.append(record["image_id"])
-    if check.index is None or place >= len(check.index.index):
+    findings.image_ids.append(record["image_id"])
+    if check.index is None or position >= len(check.index.index):
         return
-    for name, value, wanted in (
-        ("index", record["index"], int(check.index.index[place])),
-        ("patient", record["patient"], bytes(check.index.patient[place])),
+    for name, value, indexed in (
+        ("index", record["index"], int(check.index.index[position])),
+        ("patient", record["patient"], bytes(check.index.patient[position])),
     ):
-        if value != wanted:
-            yield f"{name} is {value!r}, the index file has {wanted!r}"
-    if not np.array_equal(raw, check.index.raw_labels[place], equal_nan=True):
+        if value != indexed:
+            yield f"{name} is {value!r}, the index file has {indexed!r}"
+    if not np.array_equal(raw, check.index.raw_labels[position], equal_nan=True):
         yield f"raw label is {raw.tolist()}, the index file has another"
 
 
@@ -252,7 +256,7 @@ def _parse(content: bytes) -> dict:
     return record
 
 
-def _check_images(info: DatasetInfo, record: dict, found: ShardFindings) -> Iterator[str]:
+def _check_images(info: DatasetInfo, record: dict, findings: ShardFindings) -> Iterator[str]:
     size = record["size"]
     if len(record["image"]) != info.channels:
         yield f"{len(record['image'])} images, expected {info.channels}"
@@ -261,35 +265,37 @@ def _check_images(info: DatasetInfo, record: dict, found: ShardFindings) -> Iter
     if len(size) != 2:
         return
     images = [decode_image(image, info.encoding, size, info.bits) for image in record["image"]]
-    sums = zip(found.sums, pixel_sums(images), strict=True)
-    found.sums = tuple(before + now for before, now in sums)
+    findings.sums = add_sums(findings.sums, pixel_sums(images))
 
 
-def _check_totals(folder: Path, info: DatasetInfo, findings: list[ShardFindings]) -> Iterator[str]:
+def _check_totals(
+    folder: Path, info: DatasetInfo, all_findings: list[ShardFindings]
+) -> Iterator[str]:
     """Checks what only all shards together tell: unique ids, pixel mean and std."""
-    ids = [image_id for found in findings for image_id in found.image_ids]
+    ids = [image_id for findings in all_findings for image_id in findings.image_ids]
     if len(set(ids)) != len(ids):
         yield f"{folder}: {len(ids) - len(set(ids))} images are there twice (by image_id)"
-    if any(found.problems for found in findings):
+    if any(findings.problems for findings in all_findings):
         return
-    sums = np.array([f.sums for f in findings if f.shard.split == "train"], object)
-    if not len(sums):
+    sums = [findings.sums for findings in all_findings if findings.shard.split == "train"]
+    if not sums:
         return
-    statistics = mean_and_std(tuple(sums.sum(axis=0)), info.max_value)
+    statistics = mean_and_std(functools.reduce(add_sums, sums), info.max_value)
     for name, value in zip(("pixel_mean", "pixel_std"), statistics, strict=True):
-        wanted = getattr(info, name)
-        if not abs(value - wanted) <= TOLERANCE[info.encoding]:
-            yield f"{folder / 'dataset.json'}: {name} {wanted}, but the images have {value}"
+        described = getattr(info, name)
+        if not abs(value - described) <= TOLERANCE[info.encoding]:
+            yield f"{folder / 'dataset.json'}: {name} {described}, but the images have {value}"
 
 
 def main(argv=None) -> int:
     """Runs the command; a first argument without a dash is the folder."""
+    if argv is None:  # the command has this process to itself
+        parallel.hide_gpus()
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and not argv[0].startswith("-"):
         argv = [f"--data={argv[0]}", *argv[1:]]
-    return commandline.run(VerifyConfig, verify, __doc__, argv)
+    return commandline.run(VerifyConfig, verify, __doc__ or "", argv)
 
 
 if __name__ == "__main__":
-    parallel.hide_gpus()
     sys.exit(main())

@@ -15,6 +15,7 @@ from medcolor_tf.errors import InputError
 NO_COLORIZER = "none"
 COLORIZER_INITS = ("paper", "gray")
 FROZEN_BN = ("moving", "batch")
+DEFAULT_HEAD = "linear"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Strategy:
         colorizer: "none" (the gray channel is copied three times), "new" or "source" (--init_from).
         backbone: "imagenet" or "source".
         without_colorizer: the strategy without T that it is compared with; "" where it is one.
+        starts_from: in a study, the strategy of the run on the same data whose T and E it takes.
+        table_order: its place among the others in a report's tables; a difference between two is
+            that of the later one minus that of the earlier one.
     """
 
     title: str
@@ -34,6 +38,8 @@ class Strategy:
     colorizer: str
     backbone: str
     without_colorizer: str = ""
+    starts_from: str = ""
+    table_order: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,75 @@ class Colorizer:
     xavier: bool
 
 
+@dataclass(frozen=True)
+class Component:
+    """An optimizer, schedule, loss or head.
+
+    Attributes:
+        title: in the help of the flag that chooses it.
+        build: "module:function", see :func:`resolve`; its arguments are told at each table.
+    """
+
+    title: str
+    build: str
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An architecture of E that is built here; keras.applications' networks need no entry.
+
+    Attributes:
+        title: in tables, figures and messages.
+        build: "module:function", see :func:`resolve`; the function takes the seed of the
+            initialisation, or None, and returns a functional model named "backbone", (B,H,W,3) to
+            (B,h,w,c).
+        load: "module:function"; the function takes that model and the arrays of a weights file by
+            name, and assigns them.
+        repository: of its ImageNet weights on the Hugging Face hub.
+        file: in that repository, in safetensors' format.
+        tensor_names: whose names the arrays in weights files have, "torchvision's".
+    """
+
+    title: str
+    build: str
+    load: str
+    repository: str
+    file: str
+    tensor_names: str
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the ImageNet weights."""
+        return f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
+
+
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
     {
-        "baseline": Strategy("Baseline", ("head",), "none", "imagenet"),
+        "baseline": Strategy("Baseline", ("head",), "none", "imagenet", table_order=0),
         "color_module": Strategy(
-            "Color Module", ("colorizer", "head"), "new", "imagenet", "baseline"
+            "Color Module", ("colorizer", "head"), "new", "imagenet", "baseline", table_order=1
         ),
-        "baseline_all": Strategy("Baseline All", ("backbone", "head"), "none", "imagenet"),
+        "baseline_all": Strategy(
+            "Baseline All", ("backbone", "head"), "none", "imagenet", table_order=3
+        ),
         "all": Strategy(
-            "All", ("colorizer", "backbone", "head"), "source", "source", "baseline_all"
+            "All",
+            ("colorizer", "backbone", "head"),
+            "source",
+            "source",
+            "baseline_all",
+            starts_from="color_module",
+            table_order=4,
         ),
-        "last_layer": Strategy("Last Layer", ("head",), "source", "source", "baseline"),
+        "last_layer": Strategy(
+            "Last Layer",
+            ("head",),
+            "source",
+            "source",
+            "baseline",
+            starts_from="all",
+            table_order=2,
+        ),
     }
 )
 
@@ -77,6 +141,68 @@ COLORIZERS: Mapping[str, Colorizer] = MappingProxyType(
         ),
         "color_u": Colorizer("ColorU", "medcolor_tf.models.colorizers:color_u", 8, xavier=True),
     }
+)
+
+BACKBONES: Mapping[str, Backbone] = MappingProxyType(
+    {
+        "ResNet18": Backbone(
+            "ResNet18",
+            "medcolor_tf.models.backbones:resnet18",
+            "medcolor_tf.models.torch_weights:load_torch_resnet18",
+            "timm/resnet18.tv_in1k",
+            "model.safetensors",
+            "torchvision's",
+        ),
+    }
+)
+
+
+# build(learning_rate: float, momentum: float) -> keras.optimizers.Optimizer
+OPTIMIZERS: Mapping[str, Component] = MappingProxyType(
+    {
+        "sgd": Component(
+            "stochastic gradient descent with momentum",
+            "medcolor_tf.training.optimizer:MomentumSGD",
+        ),
+        "adamw": Component(
+            "AdamW; the schedule's momentum is its beta_1", "medcolor_tf.training.optimizer:adamw"
+        ),
+    }
+)
+
+# build(step: int, total_steps: int, max_lr: float, *, div_factor: float, final_div_factor: float,
+# pct_start: float, momentum_range: (float, float)) -> (learning rate, momentum): the schedule
+# itself, a pure function; step is 0 to total_steps - 1, the options are those of one_cycle
+SCHEDULES: Mapping[str, Component] = MappingProxyType(
+    {
+        "one_cycle": Component(
+            "up to --max_lr and down to almost 0, half a cosine each way",
+            "medcolor_tf.training.schedule:one_cycle",
+        ),
+        "constant": Component(
+            "up to --max_lr, then constant", "medcolor_tf.training.schedule:constant"
+        ),
+    }
+)
+
+# build() -> keras.losses.Loss of labels (B, L), NaN for unknown, and logits (B, L)
+LOSSES: Mapping[str, Component] = MappingProxyType(
+    {
+        "bce": Component(
+            "binary cross-entropy over the known labels",
+            "medcolor_tf.training.losses:MaskedBinaryCrossentropy",
+        ),
+        "focal": Component(
+            "focal loss (gamma 2), which looks at what is hard",
+            "medcolor_tf.training.losses:MaskedFocalCrossentropy",
+        ),
+    }
+)
+
+# build(num_labels: int, features: int, seed: int | None) -> keras layer called "head", from pooled
+# features (B, features) to logits (B, num_labels), both float32
+HEADS: Mapping[str, Component] = MappingProxyType(
+    {DEFAULT_HEAD: Component("one Dense layer", "medcolor_tf.models.classifier:linear_head")}
 )
 
 
@@ -99,6 +225,20 @@ def lookup(table: Mapping, name, flag: str):
     if name in table:
         return table[name]
     raise InputError(f"--{flag}: {expected_one_of(table, name)}")
+
+
+def builder(table: Mapping, name: str, flag: str):
+    """Returns the function or class that makes the component of that name; imports its module.
+
+    Raises:
+        InputError: see :func:`lookup`.
+    """
+    return resolve(lookup(table, name, flag).build)
+
+
+def choices_help(table: Mapping[str, Component]) -> str:
+    """Returns "sgd: stochastic gradient descent; ..." for the help of a flag."""
+    return "; ".join(f"{name}: {entry.title}" for name, entry in table.items())
 
 
 def expected_one_of(known: Collection[str], received) -> str:

@@ -19,8 +19,8 @@ Passes a trained colorizer T on, to other data sets, other labels and other peop
       uploads both and a README.md to the Hugging Face hub, for --init_from=hf://owner/name. The
       token is HF_TOKEN's or that of `hf auth login`.
   python -m medcolor_tf.colorizer import-torch CHECKPOINT FILE
-      turns a checkpoint of the paper's authors (.pth, which needs PyTorch, or .safetensors) into a
-      file for --init_from: T and, when it is torchvision's ResNet18 or DenseNet121, E.
+      turns a checkpoint of the paper's authors (.pth or .safetensors) into a file for --init_from:
+      T and, when it is torchvision's ResNet18 or DenseNet121, E.
 """
 
 
@@ -39,10 +39,11 @@ class ColorizerConfig:
         "", "Run folder, colorizer file, hf://owner/name, or checkpoint.", None, True, True
     )
     target: str = option("", "New file, or hf://owner/name.", None, True, True)
-    private: bool = option(False, "publish: nobody else sees it.")
+    private: bool = option(False, "publish: nobody else sees it.", group="Publishing")
     license: str = option(
         "",
         "publish: licence of the weights as the hub names it (mit, cc-by-4.0); not set: unknown.",
+        group="Publishing",
     )
 
     def check(self) -> None:

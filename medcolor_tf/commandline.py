@@ -3,22 +3,27 @@
 A command declares its options as the fields of a frozen dataclass (:func:`option`) and calls
 :func:`run`. Values are parsed by absl, so ``--flag=value``, ``--flag value``, ``--noflag`` and
 comma-separated lists behave as in any absl program. Flag files are expanded here, not by absl,
-because an error in one should name the file and the line. Nothing here imports TensorFlow.
+because an error in one should name the file and the line. ``--help``, ``--helpshort`` and
+``--version`` need no other option. Nothing here imports TensorFlow.
 """
 
 import dataclasses
 import difflib
 import importlib
+import importlib.resources
 import os
 import shlex
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from absl import flags
 
+from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
+from medcolor_tf.help_text import full_help, meaning, own_first, positional, short_help, usage
 
 CONFIG_FOLDER = "configs"
 # For TensorFlow, before anything imports it; what the user has set stays. Its oneDNN kernels are
@@ -32,6 +37,7 @@ def option(
     choices: Sequence[str] | None = None,
     required: bool = False,
     positional: bool = False,
+    group: str = "Options",
 ):
     """Declares a command's option as a dataclass field.
 
@@ -42,8 +48,15 @@ def option(
         required: whether an empty value is an error.
         positional: a string given as a bare word, in the order of the fields, not as a flag; the
             last one may be a tuple, which takes all words that are left.
+        group: heading of ``--help`` under which the option stands; a required one stands above.
     """
-    meta = {"help": help, "choices": choices, "required": required, "positional": positional}
+    meta = {
+        "help": help,
+        "choices": choices,
+        "required": required,
+        "positional": positional,
+        "group": group,
+    }
     if isinstance(default, list | dict):
         raise TypeError("defaults are immutable: use a tuple")
     return dataclasses.field(default=default, metadata=meta)
@@ -73,13 +86,13 @@ def parse(config_class: type, argv: Sequence[str]):
         settings[field.name] = tuple(value) if isinstance(value, list) else value
         if field.metadata["required"] and value in (None, "", [], ()):
             name = field.name.upper() if word else f"flag --{field.name}"
-            raise InputError(f"{name} is required: {_meaning(field)}")
+            raise InputError(f"{name} is required: {meaning(field)}")
     return config_class(**settings)
 
 
-def _take_words(config_class: type, words: list[str]) -> dict[str, str]:
+def _take_words(config_class: type, words: list[str]) -> dict[str, str | tuple[str, ...]]:
     """Gives the words that are no flags to the positional fields, in their order."""
-    fields = _positional(config_class)
+    fields = positional(config_class)
     for field, word in zip(fields, words, strict=False):
         choices = field.metadata["choices"]
         if choices and word not in choices:
@@ -88,25 +101,18 @@ def _take_words(config_class: type, words: list[str]) -> dict[str, str]:
                 f"{field.name.upper()}: expected one of {', '.join(choices)}, received {word!r}"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
-    found = {field.name: word for field, word in zip(fields, words, strict=False)}
+    values: dict[str, str | tuple[str, ...]] = dict(
+        zip((field.name for field in fields), words, strict=False)
+    )
     if words and fields and isinstance(fields[-1].default, tuple):
-        return found | {fields[-1].name: tuple(words[len(fields) - 1 :])}
+        return values | {fields[-1].name: tuple(words[len(fields) - 1 :])}
     if len(words) > len(fields):
-        expected = f"expected {_usage(fields)}; " if fields else ""
+        expected = f"expected {usage(fields)}; " if fields else ""
         raise InputError(
             f"unexpected argument {words[len(fields)]!r}: {expected}every option is given as "
             "--name=value"
         )
-    return found
-
-
-def _positional(config_class: type) -> list[dataclasses.Field]:
-    return [field for field in dataclasses.fields(config_class) if field.metadata["positional"]]
-
-
-def _usage(fields: Sequence[dataclasses.Field]) -> str:
-    several = {True: " ...", False: ""}
-    return " ".join(f.name.upper() + several[isinstance(f.default, tuple)] for f in fields)
+    return values
 
 
 def run(config_class: type, function: Callable, description: str, argv=None) -> int:
@@ -124,8 +130,9 @@ def run(config_class: type, function: Callable, description: str, argv=None) -> 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     argv = sys.argv[1:] if argv is None else list(argv)
-    if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv):
-        print(help_text(config_class, description))
+    information = _information(config_class, description, argv)
+    if information:
+        print(information)
         return 0
     try:
         return function(parse(config_class, argv)) or 0
@@ -137,6 +144,18 @@ def run(config_class: type, function: Callable, description: str, argv=None) -> 
             "\ninterrupted; what was finished is kept, the same command continues", file=sys.stderr
         )
         return 130
+
+
+def _information(config_class: type, description: str, argv: Sequence[str]) -> str:
+    """Returns what ``--help``, ``--helpshort`` or ``--version`` asks for, "" without them."""
+    asked = set(argv)
+    if asked & {"--version", "-version"}:
+        return f"medcolor_tf {__version__}"
+    if asked & {"--help", "-help", "-h", "--helpfull"}:
+        return full_help(config_class, description)
+    if asked & {"--helpshort", "-helpshort"}:
+        return short_help(config_class, description)
+    return ""
 
 
 def import_tensorflow():
@@ -160,39 +179,10 @@ def import_tensorflow():
     return sys.modules["tensorflow"]
 
 
-def help_text(config_class: type, description: str) -> str:
-    """Returns the text of ``--help``: the description and a line or two for every option."""
-    lines, words = [description.strip(), ""], _positional(config_class)
-    if words:
-        lines.append(f"Words, in this order: {_usage(words)}")
-    for field in words:
-        lines += [f"  {field.name.upper()}", f"      {_meaning(field)}"]
-    lines.append("Options (also from a file: --flagfile=FILE, one a line):")
-    for field in _own_first(config_class):
-        if field.metadata["positional"]:
-            continue
-        default = field.default
-        shown = ",".join(default) if isinstance(default, tuple) else default
-        if field.metadata["required"]:
-            note = "required"
-        elif shown in ("", None):
-            note = "not set"
-        else:
-            note = f"default {shown}"
-        lines += [f"  --{field.name}  ({note})", f"      {_meaning(field)}"]
-    return "\n".join(lines)
-
-
-def _meaning(field: dataclasses.Field) -> str:
-    """An option's choices and its help."""
-    choices = field.metadata["choices"]
-    return (f"{'|'.join(choices)}. " if choices else "") + field.metadata["help"]
-
-
 def command_line(module: str, config) -> str:
     """Returns the shell command that runs ``module`` with every non-default value of ``config``."""
     words = ["python", "-m", module]
-    for field in _own_first(type(config)):
+    for field in own_first(type(config)):
         value = getattr(config, field.name)
         if value == field.default:
             continue
@@ -206,12 +196,6 @@ def command_line(module: str, config) -> str:
     return " ".join(words)
 
 
-def _own_first(config_class: type) -> list[dataclasses.Field]:
-    """The fields with those of the class itself before the inherited ones."""
-    own = config_class.__annotations__
-    return sorted(dataclasses.fields(config_class), key=lambda field: field.name not in own)
-
-
 def parse_shard(text: str) -> tuple[int, int] | None:
     """Reads a ``--shard``: "2/8" is (2, 8), "" is None; InputError for anything else."""
     number, slash, count = text.partition("/")
@@ -222,7 +206,9 @@ def parse_shard(text: str) -> tuple[int, int] | None:
     return None
 
 
-def expand_flagfiles(argv: Sequence[str], seen: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
+def expand_flagfiles(
+    argv: Sequence[str], seen: tuple[Traversable, ...] = ()
+) -> list[tuple[str, str]]:
     """Replaces each ``--flagfile=FILE`` by the file's lines.
 
     Returns:
@@ -240,7 +226,7 @@ def expand_flagfiles(argv: Sequence[str], seen: tuple[Path, ...] = ()) -> list[t
     return pairs
 
 
-def _read_flagfile(name: str, seen: tuple[Path, ...]) -> list[tuple[str, str]]:
+def _read_flagfile(name: str, seen: tuple[Traversable, ...]) -> list[tuple[str, str]]:
     path = _find_flagfile(name)
     if path in seen:
         raise InputError(f"flag file {path} includes itself")
@@ -256,12 +242,12 @@ def _read_flagfile(name: str, seen: tuple[Path, ...]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _find_flagfile(name: str) -> Path:
-    """A bare name is also looked up in configs/, so that ``--flagfile=stage1.flags`` works."""
-    candidates = [Path(name)]
+def _find_flagfile(name: str) -> Traversable:
+    """Finds a flag file; a bare name also in ./configs and among those of the installed package."""
+    candidates: list[Traversable] = [Path(name)]
     if Path(name).name == name:
         candidates.append(Path(CONFIG_FOLDER) / name)
-        candidates.append(Path(__file__).parents[1] / CONFIG_FOLDER / name)
+        candidates.append(importlib.resources.files("medcolor_tf") / CONFIG_FOLDER / name)
     for candidate in candidates:
         if name and candidate.is_file():
             return candidate
@@ -271,32 +257,35 @@ def _find_flagfile(name: str) -> Path:
 
 
 def _define(config_class: type) -> flags.FlagValues:
-    """Defines one absl flag a field, in a registry of its own (no global state)."""
+    """Defines one absl flag per field, in a registry of its own (no global state)."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow positional words
     types = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        if field.metadata["positional"]:
-            continue
-        kind, choices = types[field.name], field.metadata["choices"]
-        arguments = (field.name, field.default, field.metadata["help"])
-        if choices:
-            flags.DEFINE_enum(
-                field.name, field.default, list(choices), arguments[2], flag_values=values
-            )
-            continue
-        base = next((a for a in typing.get_args(kind) if a is not type(None)), kind)
-        is_list = typing.get_origin(kind) is tuple
-        define = {
-            bool: flags.DEFINE_boolean,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-        }.get(kind if kind in (bool, int, float) else base, flags.DEFINE_string)
-        if is_list:
-            flags.DEFINE_list(field.name, list(field.default), arguments[2], flag_values=values)
-        else:
-            define(*arguments, flag_values=values)
+        if not field.metadata["positional"]:
+            _define_flag(field, types[field.name], values)
     return values
+
+
+def _define_flag(field: dataclasses.Field, kind, values: flags.FlagValues) -> None:
+    """Defines the flag of a field whose type is ``kind``: bool, int, ..., or that and None."""
+    name, default, text = field.name, typing.cast(typing.Any, field.default), field.metadata["help"]
+    if field.metadata["choices"]:
+        choices = list(field.metadata["choices"])
+        flags.DEFINE_enum(name, default, choices, text, flag_values=values)
+    elif typing.get_origin(kind) is tuple:
+        flags.DEFINE_list(name, list(default), text, flag_values=values)
+    else:
+        base = next((part for part in typing.get_args(kind) if part is not type(None)), kind)
+        define = _DEFINITIONS.get(base, flags.DEFINE_string)
+        define(name, default, text, flag_values=values)
+
+
+_DEFINITIONS = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+}
 
 
 def _check_known(argument: str, origin: str, known: set[str]) -> None:

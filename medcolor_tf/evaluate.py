@@ -20,21 +20,33 @@ class EvaluateConfig:
 
     run_dir: str = option("", "Folder of the run.", required=True)
     data_dir: str = option("", "Data set made by data_prep.build.", required=True)
-    split: str = option("test", "Which images.", ("train", "valid", "test"))
-    weights: str = option("best", "best by validation mean AUC, or last.", ("best", "last"))
-    uncertain_policy: str = option("", "Another policy than the data set's, as for training.")
-    batch_size: int = option(32, "Images at a time.")
-    out: str = option("", "Folder for the two files; not set: the run's.")
+    split: str = option(
+        "test", "Which images.", ("train", "valid", "test"), group="Images and weights"
+    )
+    weights: str = option(
+        "best",
+        "best by validation mean AUC, or last.",
+        ("best", "last"),
+        group="Images and weights",
+    )
+    uncertain_policy: str = option(
+        "", "Another policy than the data set's, as for training.", group="Images and weights"
+    )
+    batch_size: int = option(32, "Images at a time.", group="Memory and speed")
+    out: str = option("", "Folder for the two files; not set: the run's.", group="Output")
     mixed_precision: bool = option(
-        False, "Compute T and E in bfloat16: faster where the processor has it, less exact."
+        False,
+        "Compute T and E in bfloat16: faster where the processor has it, less exact.",
+        group="Memory and speed",
     )
 
 
 def _evaluate(config: EvaluateConfig) -> None:
     commandline.import_tensorflow()
-    from medcolor_tf.evaluation import evaluate
+    from medcolor_tf.evaluation.evaluate import table
+    from medcolor_tf.serving.evaluate_run import evaluate_run
 
-    print(evaluate.table(evaluate.evaluate(**vars(config))))
+    print(table(evaluate_run(**vars(config))))
 
 
 def main(argv=None) -> int:

@@ -4,6 +4,7 @@ import sys
 
 from medcolor_tf import commandline
 from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.runs.folder import LR_FINDER_PLOT
 
 DESCRIPTION = """
 Trains some 100 steps of the run that the options describe, with an ever larger learning rate, and
@@ -19,7 +20,7 @@ def _find_lr(config: TrainConfig) -> None:
     curve = range_test(config)
     print(
         f"{len(curve.rates)} steps from {curve.rates[0]:.1g} to {curve.rates[-1]:.1g}; "
-        f"suggested --max_lr={curve.suggestion:.3g}; curve: {config.run_dir}/lr_find.png"
+        f"suggested --max_lr={curve.suggestion:.3g}; curve: {config.run_dir}/{LR_FINDER_PLOT}"
     )
 
 

@@ -27,17 +27,28 @@ class PredictConfig:
     inputs: tuple[str, ...] = option((), "Files, folders or CSV tables.", required=True)
     out: str = option("", "New CSV file.", required=True)
     path_column: tuple[str, ...] = option(
-        ("path",), "Column of a table with the paths; several for a model of several channels."
+        ("path",),
+        "Column of a table with the paths; several for a model of several channels.",
+        group="Images and weights",
     )
-    colorized_dir: str = option("", "Folder for PNGs: gray left, colorized right.")
-    explain: str = option("", "Folder for Grad-CAM pictures (PNG), one an image.")
+    colorized_dir: str = option(
+        "", "Folder for PNGs: gray left, colorized right.", group="Pictures"
+    )
+    explain: str = option("", "Folder for Grad-CAM pictures (PNG), one an image.", group="Pictures")
     explain_observations: tuple[str, ...] = option(
-        (), "Observations to explain, in this order; all of the run when not set."
+        (), "Observations to explain, in this order; all of the run when not set.", group="Pictures"
     )
-    weights: str = option("best", "best by validation mean AUC, or last.", ("best", "last"))
-    batch_size: int = option(32, "Images at a time.")
+    weights: str = option(
+        "best",
+        "best by validation mean AUC, or last.",
+        ("best", "last"),
+        group="Images and weights",
+    )
+    batch_size: int = option(32, "Images at a time.", group="Memory and speed")
     mixed_precision: bool = option(
-        False, "Compute T and E in bfloat16: faster where the processor has it, less exact."
+        False,
+        "Compute T and E in bfloat16: faster where the processor has it, less exact.",
+        group="Memory and speed",
     )
 
 

@@ -1,11 +1,9 @@
 """Writes the report of studies: ``python -m medcolor_tf.report RUNS --out=DIR``."""
 
 import sys
-from dataclasses import dataclass
 
 from medcolor_tf import commandline
-from medcolor_tf.commandline import option
-from medcolor_tf.data.schema import SPLITS
+from medcolor_tf.reporting.config import ReportConfig
 
 DESCRIPTION = """
 Writes one self-contained HTML page (DIR/index.html), the same as Markdown (DIR/report.md), its
@@ -18,20 +16,6 @@ curves, calibration, learning curves, and the command and options behind every v
 RUNS are folders of studies or runs, searched through. Runs that failed or are missing are listed;
 runs of different data sets or labels are kept apart.
 """
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Options of the command."""
-
-    runs: tuple[str, ...] = option(
-        (), "Folders of studies or runs.", required=True, positional=True
-    )
-    out: str = option(
-        "", "Folder for the report; an older report there is replaced.", required=True
-    )
-    split: str = option("test", "Whose evaluations to report.", SPLITS)
-    bootstrap_samples: int = option(2000, "Resamples of the test patients.")
 
 
 def _report(config: ReportConfig) -> None:

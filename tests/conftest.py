@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -15,7 +16,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import pytest
 
-from medcolor_tf.data import schema
+from medcolor_tf.data import labels, schema
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 OBSERVATIONS = ("Edema", "Cardiomegaly", "Pleural Effusion")
@@ -29,6 +30,12 @@ def no_determinism_left():
         from tensorflow.python.framework import config
 
         config.disable_op_determinism()
+
+
+def pytest_runtest_setup(item):
+    """Skips the tests that are marked `torch` where PyTorch is not installed."""
+    if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed; make test-torch installs it and runs this")
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +69,14 @@ def write_dataset(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
-    policy = schema.parse_policy("", observations, schema.PAPER_POLICY)
+    policy = labels.parse_policy("", observations, labels.PAPER_POLICY)
     shards, sha, counts, kept = [], {}, {}, {}
     for split, number in zip(schema.SPLITS, images, strict=True):
         raw = random.integers(0, 2, (number, len(observations))).astype(np.float32)
-        raw[1::7, 0], raw[2::7, 1] = schema.UNCERTAIN, np.nan
+        raw[1::7, 0], raw[2::7, 1] = labels.UNCERTAIN, np.nan
         if always_uncertain:
-            raw[:, observations.index(always_uncertain)] = schema.UNCERTAIN
-        labels = schema.apply_policy(raw, observations, policy, "zeros")
+            raw[:, observations.index(always_uncertain)] = labels.UNCERTAIN
+        applied = labels.apply_policy(raw, observations, policy, "zeros")
         pictures = [_picture(random, row, size, bits, channels) for row in raw]
         kept[split] = pictures
         count = -(-number // records_per_shard)
@@ -79,7 +86,7 @@ def write_dataset(
             with tf.io.TFRecordWriter(str(folder / name)) as writer:
                 for i in rows:
                     encoded = [_encode(pictures[i][..., c], encoding) for c in range(channels)]
-                    record = (encoded, pictures[i].shape[:2], labels[i], raw[i], 2 * i)
+                    record = (encoded, pictures[i].shape[:2], applied[i], raw[i], 2 * i)
                     writer.write(schema.encode_example(*record, f"{split}p{i}", f"{split}i{i}"))
             content = (folder / name).read_bytes()
             digest = hashlib.sha256(content).hexdigest()

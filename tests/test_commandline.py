@@ -1,5 +1,9 @@
 """Flags to a dataclass: values, flag files, typos, required options, help without TensorFlow."""
 
+import dataclasses
+import importlib
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from medcolor_tf import commandline
+from medcolor_tf import __version__, commandline
 from medcolor_tf.commandline import option, parse
 from medcolor_tf.errors import InputError
+from medcolor_tf.help_text import full_help, short_help
 
 COMMANDS = (
     "medcolor_tf.train",
@@ -25,7 +30,8 @@ COMMANDS = (
     "data_prep.verify",
     "data_prep.phantom",
 )
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "medcolor_tf" / "configs"
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,13 @@ class ManyWords:
 def test_the_last_words_may_be_many():
     assert parse(ManyWords, ["a", "--loud", "b c"]) == ManyWords(("a", "b c"), True)
     assert commandline.command_line("m", ManyWords(("a", "b c"))) == "python -m m a 'b c'"
-    assert "Words, in this order: WHERE ..." in commandline.help_text(ManyWords, "What it does.")
+    assert "Words, in this order: WHERE ..." in full_help(ManyWords, "What it does.")
     with pytest.raises(InputError, match="WHERE is required"):
         parse(ManyWords, ["--loud"])
 
 
 def test_help_lists_words_before_options():
-    text = commandline.help_text(Words, "What it does.")
+    text = full_help(Words, "What it does.")
     assert "Words, in this order: ACTION FOLDER NOTE" in text
     assert text.index("push|pull. What.") < text.index("Where.") < text.index("--loud")
     assert "--folder" not in text
@@ -103,8 +109,6 @@ def test_values_of_every_type():
 
 def test_the_command_line_of_a_config_parses_back():
     config = Options("a folder", "b", 5, 0.25, ("Any finding", "Edema"), True)
-    import shlex
-
     words = shlex.split(commandline.command_line("some.module", config))
     assert words[:3] == ["python", "-m", "some.module"]
     assert parse(Options, words[3:]) == config
@@ -152,10 +156,33 @@ def test_a_typo_in_a_flag_file_names_file_and_line(tmp_path):
         parse(Options, [f"--flagfile={file}"])
 
 
-def test_bare_flag_file_names_are_found_in_configs(tmp_path, monkeypatch):
+def test_a_flag_file_is_looked_up_here_then_in_configs_then_in_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pairs = dict(commandline.expand_flagfiles(["--flagfile=stage1.flags"]))
-    assert pairs["--strategy=color_module"].startswith(f"{CONFIGS / 'stage1.flags'} line ")
+
+    def origin():
+        pairs = commandline.expand_flagfiles(["--flagfile=stage1.flags"])
+        return dict(pairs)["--strategy=color_module"]
+
+    assert origin().startswith(f"{CONFIGS / 'stage1.flags'} line ")
+    Path("configs").mkdir()
+    Path("configs/stage1.flags").write_text("--strategy=color_module")
+    assert origin() == "configs/stage1.flags line 1"
+    Path("stage1.flags").write_text("\n--strategy=color_module")
+    assert origin() == "stage1.flags line 2"
+
+
+def test_a_missing_flag_file_is_an_error_that_names_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = f"looked for no.flags and configs/no.flags and {CONFIGS / 'no.flags'}"
+    with pytest.raises(InputError, match=re.escape(places)):
+        parse(Options, ["--flagfile=no.flags"])
+    with pytest.raises(InputError, match=r"looked for sub/stage1.flags$"):
+        parse(Options, ["--flagfile=sub/stage1.flags"])
+
+
+def test_configs_in_the_checkout_are_those_of_the_package():
+    assert (ROOT / "configs").resolve() == CONFIGS
+    assert len(list((ROOT / "configs").glob("*.flags"))) > 10
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in CONFIGS.glob("*.flags")))
@@ -201,12 +228,79 @@ def test_bad_input_ends_with_status_2_and_no_traceback(capsys):
 
 
 def test_help_lists_every_option(capsys):
-    assert commandline.run(Options, None, "What it does.", ["--help"]) == 0
+    assert commandline.run(Options, print, "What it does.", ["--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("What it does.")
     for name in ("folder", "kind", "count", "share", "names", "loud"):
         assert f"--{name}" in text
     assert "a|b" in text
+
+
+@dataclass(frozen=True)
+class Common:
+    size: int = option(8, "Pixels.", group="Images")
+    quiet: bool = option(True, "Whether.")
+
+
+@dataclass(frozen=True)
+class Grouped(Common):
+    folder: str = option("", "Where.", required=True, group="Images")
+    kind: str = option("", "Which.", ("", "a", "b"), group="Own")
+    names: tuple[str, ...] = option(("x", "y"), "Who. " + 30 * "words ", group="Own")
+
+
+def test_options_stand_in_groups_the_required_ones_first_then_the_commands_own():
+    expected = """\
+What it does:
+
+  in short
+
+Required:
+  --folder
+Own:
+  --kind=a|b  --names=x,y
+Images:
+  --size=8
+Options:
+  --noquiet
+
+--help explains every option; --flagfile=FILE reads options from a file."""
+    description = "\nWhat it does:\n\n  in short\n\nMore.\n"
+    assert short_help(Grouped, description) == expected
+    lines = full_help(Grouped, description).splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["What it does:", "Required:", "Own:", "Images:", "Options:"]
+    assert "More." in lines
+    assert "  --names  (default x,y)" in lines
+    assert max(map(len, lines)) <= 100
+
+
+def test_a_group_changes_nothing_in_what_is_parsed():
+    assert parse(Grouped, ["--folder=f", "--noquiet", "--names=z"]) == Grouped(
+        8, False, "f", "", ("z",)
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_100_columns_and_short_help_one_screen(name, monkeypatch):
+    calls = []
+    monkeypatch.setattr(commandline, "run", lambda *arguments: calls.append(arguments))
+    importlib.import_module(name).main([])
+    config_class, _, description, _ = calls[0]
+    fields = dataclasses.fields(config_class)
+    flags = sorted(field.name for field in fields if not field.metadata["positional"])
+    for make_help, screen in ((full_help, 1000), (short_help, 40)):
+        lines = make_help(config_class, description).splitlines()
+        assert max(map(len, lines)) <= 100
+        assert len(lines) <= screen
+        options = "\n".join(line for line in lines if line.startswith("  --"))
+        assert sorted(re.findall(r"  --(\w+)", options)) == flags
+
+
+@pytest.mark.parametrize("flag", ["--version", "-version"])
+def test_version(flag, capsys):
+    assert commandline.run(Options, print, "Text.", ["--count=3", flag]) == 0
+    assert capsys.readouterr().out == f"medcolor_tf {__version__}\n"
 
 
 def test_help_and_flag_errors_import_neither_tensorflow_nor_keras():
@@ -215,6 +309,8 @@ def test_help_and_flag_errors_import_neither_tensorflow_nor_keras():
         "for name in sys.argv[1:]:\n"
         "    module = importlib.import_module(name)\n"
         "    assert module.main(['--help']) == 0, name\n"
+        "    assert module.main(['--helpshort']) == 0, name\n"
+        "    assert module.main(['--version']) == 0, name\n"
         "    assert module.main(['--no_such_flag=1']) == 2, name\n"
         "assert not {'tensorflow', 'keras', 'torch'} & sys.modules.keys()\n"
     )

@@ -7,6 +7,8 @@ import json
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 
 def command(name, *arguments):
     """Runs a command as `python -m NAME` does; returns its exit status."""

@@ -18,13 +18,8 @@ from data_prep.building.shards import (
     mean_and_std,
 )
 from data_prep.building.splits import assert_disjoint
-from medcolor_tf.data.schema import (
-    SPLITS,
-    DatasetInfo,
-    Shard,
-    SplitIndex,
-    count_raw_labels,
-)
+from medcolor_tf.data.labels import count_raw_labels
+from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 
@@ -34,7 +29,7 @@ KEY_TABLE = "key_table.csv"
 SHOWN = 5
 
 
-def check_rejects(path: Path, results: Iterable[ShardResult | None], max_rejects: int) -> None:
+def check_rejects(path: Path, results: Iterable[ShardResult], max_rejects: int) -> None:
     """Raises InputError when there are more than ``max_rejects``, all listed in ``path``."""
     rejects = _all_rejects(results)
     if len(rejects) <= max_rejects:
@@ -100,8 +95,8 @@ def write_dataset(folder: Path, record: PlanRecord, results: Mapping[str, ShardR
     ).save(folder)
 
 
-def _all_rejects(results: Iterable[ShardResult | None]) -> list[Reject]:
-    return [reject for result in results if result for reject in result.rejects]
+def _all_rejects(results: Iterable[ShardResult]) -> list[Reject]:
+    return [reject for result in results for reject in result.rejects]
 
 
 def write_part(folder: Path, part: str, results: Mapping[str, ShardResult]) -> None:
@@ -132,8 +127,8 @@ def _join_indices(folder: Path, results: Iterable[ShardResult]) -> dict[str, Spl
     """Returns split -> index of every record that was written, from the shards' sidecars."""
     rows: dict[str, list[SplitIndex]] = {}
     for result in results:
-        found = SplitIndex.load(folder / BUILD_FOLDER, result.file)
-        rows.setdefault(result.split, []).append(found)
+        index = SplitIndex.load(folder / BUILD_FOLDER, result.file)
+        rows.setdefault(result.split, []).append(index)
     joined = {}
     for split, parts in rows.items():
         joined[split] = SplitIndex(
@@ -150,7 +145,7 @@ def _join_indices(folder: Path, results: Iterable[ShardResult]) -> dict[str, Spl
 def _assert_ids_unique(indices: Mapping[str, SplitIndex]) -> None:
     """Checks disjointness once more, on the ids that were written."""
     ids = {split: np.unique(index.patient).tolist() for split, index in indices.items()}
-    pairs = [(patient.decode(), split) for split, found in ids.items() for patient in found]
+    pairs = [(patient.decode(), split) for split, patients in ids.items() for patient in patients]
     assert_disjoint(*zip(*pairs, strict=True))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from data_prep.building.plan import Plan, Recipe, describe
+from data_prep.building.plan import Plan, Recipe, describe_options
 from data_prep.building.shards import BUILD_FOLDER
 from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
@@ -26,8 +26,8 @@ class PlanRecord:
 
     Attributes:
         fingerprint: of the plan.
-        options: those that decide the result, see :func:`data_prep.building.plan.describe`.
-        channels: images in a record.
+        options: those that decide the result, see :func:`data_prep.building.plan.describe_options`.
+        channels: images per record.
         recipe: how records are made.
         parts: into how many parts (``--shard``) the build is divided; 1: not at all.
         shards: (file, split, images) of every planned shard, in order.
@@ -43,9 +43,11 @@ class PlanRecord:
     command: str
 
     @classmethod
-    def of(cls, config, plan: Plan, key: bytes | None, parts: int) -> "PlanRecord":
+    def from_plan(cls, config, plan: Plan, key: bytes | None, parts: int) -> "PlanRecord":
         """Returns the record of a plan; ``key`` is the one that was given, if any."""
-        options = describe(config.source, plan.recipe, plan.seed, plan.records_per_shard, key)
+        options = describe_options(
+            config.source, plan.recipe, plan.seed, plan.records_per_shard, key
+        )
         return cls(
             plan.fingerprint,
             json.loads(options),
@@ -91,7 +93,7 @@ class PlanRecord:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, record: PlanRecord, part: str = "") -> Iterator[bytes | None]:
+def open_build(folder: Path, record: PlanRecord, part: str = "") -> Iterator[bytes | None]:
     """Makes or reopens the output folder, held against other builds of the same shards.
 
     Args:
@@ -105,56 +107,56 @@ def opened(folder: Path, record: PlanRecord, part: str = "") -> Iterator[bytes |
     Raises:
         InputError: the folder holds something else, or another build is at it.
     """
-    kept = folder / BUILD_FOLDER
-    if folder.is_dir() and not kept.is_dir() and any(folder.iterdir()):
+    build_folder = folder / BUILD_FOLDER
+    if folder.is_dir() and not build_folder.is_dir() and any(folder.iterdir()):
         raise InputError(
             f"--out={folder}: holds files but no unfinished build; expected a new or empty folder"
         )
     try:
-        kept.mkdir(parents=True, exist_ok=True)
+        build_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out={folder}: cannot be made ({error.strerror})") from None
     with contextlib.ExitStack() as locks:
-        busy = _refuse(f"--out={folder}: another build is writing there")
-        locks.enter_context(locked(kept / "lock", busy, shared=bool(part)))
+        refuse = _refusal(f"--out={folder}: another build is writing there")
+        locks.enter_context(locked(build_folder / "lock", refuse, shared=bool(part)))
         if part:
-            busy = _refuse(f"--out={folder}: another build of part {part} is writing there")
-            path = kept / f"lock-{part.replace('/', '-of-')}"
-            locks.enter_context(locked(path, busy))
-        with locked(kept / "lock-plan", busy=lambda: None):
-            _agree(folder, record, part)
+            refuse = _refusal(f"--out={folder}: another build of part {part} is writing there")
+            path = build_folder / f"lock-{part.replace('/', '-of-')}"
+            locks.enter_context(locked(path, refuse))
+        with locked(build_folder / "lock-plan", busy=lambda: None):
+            _save_or_compare(folder, record, part)
         random = record.options["id_key"] == RANDOM_KEY
-        yield (kept / "id_key").read_bytes() if random else None
+        yield (build_folder / "id_key").read_bytes() if random else None
 
 
-def _agree(folder: Path, record: PlanRecord, part: str) -> None:
+def _save_or_compare(folder: Path, record: PlanRecord, part: str) -> None:
     """Writes the plan's record, or compares it with the one that is there."""
-    kept = folder / BUILD_FOLDER
-    if not (kept / "plan.json").exists():
+    build_folder = folder / BUILD_FOLDER
+    if not (build_folder / "plan.json").exists():
         if record.options["id_key"] == RANDOM_KEY:
-            write_atomically(kept / "id_key", secrets.token_hex(32), mode=0o600)
+            write_atomically(build_folder / "id_key", secrets.token_hex(32), mode=0o600)
         record.save(folder)
         return
-    found = PlanRecord.load(folder)
-    difference = found.difference(record)
+    begun = PlanRecord.load(folder)
+    difference = begun.difference(record)
     if difference:
         raise InputError(
             f"--out={folder}: holds an unfinished build with {difference}; choose another --out, "
             "or delete that folder first"
         )
-    if part and found.parts == 1:  # begun as a whole, goes on in parts
+    if part and begun.parts == 1:  # begun as a whole, goes on in parts
         record.save(folder)
-    elif part and found.parts != record.parts:
+    elif part and begun.parts != record.parts:
         raise InputError(
-            f"--shard={part}: {folder} holds a build in {found.parts} parts; expected "
-            f"--shard=NUMBER/{found.parts}"
+            f"--shard={part}: {folder} holds a build in {begun.parts} parts; expected "
+            f"--shard=NUMBER/{begun.parts}"
         )
 
 
-def _refuse(message: str) -> Callable[[], None]:
-    """What to do when another process has a lock: InputError instead of waiting."""
+def _refusal(message: str) -> Callable[[], None]:
+    """Returns what to do when another process has a lock: InputError instead of waiting."""
 
-    def busy():
+    def refuse():
         raise InputError(message)
 
-    return busy
+    return refuse

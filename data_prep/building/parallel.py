@@ -6,14 +6,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
 
 from medcolor_tf.errors import InputError
 
 
 def worker_count(workers: int, tasks: int) -> int:
-    """Returns how many processes to use: ``workers``, or one a core when 0; at most ``tasks``."""
+    """Returns how many processes to use: ``workers``, or one per core when 0; at most ``tasks``."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(workers or available or 1, tasks))
 
@@ -32,14 +32,16 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
-def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Iterator:
+def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Generator:
     """Yields ``function(task)`` for every task, in the tasks' order.
 
-    At most two tasks a worker are submitted ahead, so that memory does not grow with their
+    At most two tasks per worker are submitted ahead, so that memory does not grow with their
     number. One worker runs in this process. Closing the iterator drops what is queued and waits
     for what is running.
 

@@ -50,7 +50,7 @@ class ShardTask:
         root: folder that the source's relative paths start from.
         recipe: how records are made.
         start: ``index`` of its first record.
-        paths: n tuples with a path a channel.
+        paths: n tuples with a path per channel.
         raw: (n, L) float32 raw labels.
         patients, images: n keyed ids each.
     """
@@ -162,7 +162,7 @@ def make_plan(
     seed: int,
     records_per_shard: int,
     key: bytes | None,
-    kind: str,
+    source_name: str,
 ) -> Plan:
     """Orders the records and computes the fingerprint.
 
@@ -171,32 +171,34 @@ def make_plan(
         splits: (N,) "train", "valid" or "test" of each.
         recipe, seed, records_per_shard: as in :class:`Plan`.
         key: the id key if it was given, else None (a random one is made later).
-        kind: of the source ("chexpert", ...).
+        source_name: "chexpert", ...
     """
     keys = np.array(source.keys(), object)
-    hashes = np.array([order_key(seed, key) for key in keys], object)
+    hashes = np.array([order_key(seed, image_key) for image_key in keys], object)
     rows = {}
     for split in SPLITS:
         members = np.flatnonzero(splits == split)
         if len(members):
             rows[split] = members[np.argsort(hashes[members], kind="stable")]
     digest = hashlib.sha256()
-    digest.update(describe(kind, recipe, seed, records_per_shard, key).encode())
+    digest.update(describe_options(source_name, recipe, seed, records_per_shard, key).encode())
     patients = source.records["patient"].to_numpy()
     for split, members in rows.items():
-        for row in members:
-            fields = (split, keys[row], patients[row])
-            digest.update("\0\0".join(fields).encode("utf-8", "surrogateescape"))
+        for image_key, patient in zip(keys[members], patients[members], strict=True):
+            fields = f"{split}\0\0{image_key}\0\0{patient}"
+            digest.update(fields.encode("utf-8", "surrogateescape"))
         digest.update(np.nan_to_num(source.raw[members], nan=-2).astype("<f4").tobytes())
     return Plan(source, rows, keys, recipe, seed, records_per_shard, digest.hexdigest())
 
 
-def describe(kind: str, recipe: Recipe, seed: int, records_per_shard: int, key) -> str:
+def describe_options(
+    source_name: str, recipe: Recipe, seed: int, records_per_shard: int, key: bytes | None
+) -> str:
     """Returns the options that decide the result, as JSON."""
     check = hmac.new(key, b"check", hashlib.sha256).hexdigest() if key else "random"
     options = {
         **asdict(recipe),
-        "source": kind,
+        "source": source_name,
         "seed": seed,
         "records_per_shard": records_per_shard,
         "id_key": check,

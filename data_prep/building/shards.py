@@ -16,11 +16,14 @@ import numpy as np
 from data_prep.building.plan import ID_DIGITS, ShardTask
 from data_prep.images import ImageError, encode_image, read_image
 from medcolor_tf.commandline import import_tensorflow
-from medcolor_tf.data.schema import SplitIndex, apply_policy, encode_example
+from medcolor_tf.data.labels import apply_policy
+from medcolor_tf.data.schema import SplitIndex, encode_example
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 
 BUILD_FOLDER = ".build"
+# Number, sum and sum of squares of pixels: exact integers, however many there are.
+PixelSums = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,19 @@ def build_shard(task: ShardTask) -> ShardResult:
     labels = apply_policy(
         task.raw, recipe.observations, recipe.uncertain_policy, recipe.blank_policy
     )
-    sums, rejects, kept = [0, 0, 0], [], []
+    sums: PixelSums = (0, 0, 0)
+    rejects, written = [], []
     try:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
-            for place in range(len(task.paths)):
+            for position in range(len(task.paths)):
                 try:
-                    images = read_record(task, place)
+                    images = read_record(task, position)
                 except RejectedError as error:
                     rejects.append(error.reject)
                     continue
-                writer.write(_encode(task, place, images, labels[place]))
-                kept.append(place)
-                sums = [a + b for a, b in zip(sums, pixel_sums(images), strict=True)]
+                writer.write(_encode(task, position, images, labels[position]))
+                written.append(position)
+                sums = add_sums(sums, pixel_sums(images))
         # On the disk before it has its name: a power cut must not leave a name without content.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -90,13 +94,13 @@ def build_shard(task: ShardTask) -> ShardResult:
         result = ShardResult(
             task.file,
             task.split,
-            len(kept),
+            len(written),
             target.stat().st_size,
             file_sha256(target),
             *sums,
             rejects=tuple(rejects),
         )
-        _index_rows(task, kept).save(target.parent / BUILD_FOLDER, task.file)
+        _index_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
         write_atomically(sidecars(target)[-1], json.dumps(asdict(result)))
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"{target}: cannot be written ({error})") from error
@@ -111,17 +115,17 @@ class RejectedError(Exception):
         self.reject = reject
 
 
-def read_record(task: ShardTask, place: int) -> list[np.ndarray]:
+def read_record(task: ShardTask, position: int) -> list[np.ndarray]:
     """Returns a record's C images, (H, W) each and all of one size.
 
     Raises:
         RejectedError: one cannot be read, or their sizes differ.
     """
     recipe = task.recipe
-    files = [os.path.join(task.root, path) for path in task.paths[place]]
+    files = [os.path.join(task.root, path) for path in task.paths[position]]
     state, images = _state(files), []
-    try:
-        for path in files:
+    for path in files:
+        try:
             images.append(read_image(path, recipe.short_side, recipe.bits))
             if images[0].shape != images[-1].shape:
                 raise ImageError(
@@ -129,9 +133,9 @@ def read_record(task: ShardTask, place: int) -> list[np.ndarray]:
                     f"{files[0]} is {images[0].shape[1]}x{images[0].shape[0]}; "
                     "the channels of a record must agree"
                 )
-    except ImageError as error:
-        reject = Reject(task.split, task.start + place, path, str(error), state)
-        raise RejectedError(reject) from None
+        except ImageError as error:
+            reject = Reject(task.split, task.start + position, path, str(error), state)
+            raise RejectedError(reject) from None
     return images
 
 
@@ -141,7 +145,7 @@ def _state(files: list[str]) -> str:
     return ";".join(f"{s.st_size},{s.st_mtime_ns}" if s else "missing" for s in stats)
 
 
-def pixel_sums(images: list[np.ndarray]) -> tuple[int, int, int]:
+def pixel_sums(images: list[np.ndarray]) -> PixelSums:
     """Returns number, sum and sum of squares of the pixels, as exact Python integers."""
     number = total = squares = 0
     for image in images:
@@ -153,7 +157,12 @@ def pixel_sums(images: list[np.ndarray]) -> tuple[int, int, int]:
     return number, total, squares
 
 
-def mean_and_std(sums: tuple[int, int, int], max_value: int) -> tuple[float, float]:
+def add_sums(sums: PixelSums, more: PixelSums) -> PixelSums:
+    """Returns the sums over the pixels of both."""
+    return sums[0] + more[0], sums[1] + more[1], sums[2] + more[2]
+
+
+def mean_and_std(sums: PixelSums, max_value: int) -> tuple[float, float]:
     """Returns mean and (population) standard deviation on the [0, 1] scale; NaN without pixels.
 
     Args:
@@ -168,24 +177,26 @@ def mean_and_std(sums: tuple[int, int, int], max_value: int) -> tuple[float, flo
     return total / (number * max_value), (variance / number**2) ** 0.5 / max_value
 
 
-def _encode(task: ShardTask, place: int, images: list[np.ndarray], label: np.ndarray) -> bytes:
+def _encode(task: ShardTask, position: int, images: list[np.ndarray], label: np.ndarray) -> bytes:
     recipe = task.recipe
     return encode_example(
         [encode_image(image, recipe.encoding, recipe.jpeg_quality) for image in images],
         images[0].shape,
         label,
-        task.raw[place],
-        task.start + place,
-        task.patients[place],
-        task.images[place],
+        task.raw[position],
+        task.start + position,
+        task.patients[position],
+        task.images[position],
     )
 
 
-def _index_rows(task: ShardTask, kept: list[int]) -> SplitIndex:
-    """Returns the shard's rows of the split's index; ``kept`` are the places that were written."""
-    patients = [task.patients[place] for place in kept]
+def _index_rows(task: ShardTask, written: list[int]) -> SplitIndex:
+    """Returns the shard's rows of the split's index, of the positions that were written."""
+    patients = [task.patients[position] for position in written]
     return SplitIndex(
-        task.start + np.array(kept, np.int64), task.raw[kept], np.array(patients, f"S{ID_DIGITS}")
+        task.start + np.array(written, np.int64),
+        task.raw[written],
+        np.array(patients, f"S{ID_DIGITS}"),
     )
 
 
@@ -216,8 +227,8 @@ def rejects_changed(result: ShardResult, states: dict[int, list[str]]) -> bool:
 
 def sidecars(target: Path) -> tuple[Path, Path]:
     """Returns where a shard's rows of the index and its statistics are kept during the build."""
-    kept = target.parent / BUILD_FOLDER
-    return SplitIndex.path(kept, target.name), kept / f"{target.name}.json"
+    folder = target.parent / BUILD_FOLDER
+    return SplitIndex.path(folder, target.name), folder / f"{target.name}.json"
 
 
 def file_sha256(path: Path) -> str:

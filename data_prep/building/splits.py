@@ -1,11 +1,12 @@
 """Patient-disjoint splits as a pure function of the seed and the set of patients."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
+from data_prep.sources.source import Texts
 from medcolor_tf.data.schema import SPLITS
 from medcolor_tf.errors import InputError
 
@@ -19,12 +20,12 @@ def order_key(seed: int, text: str) -> bytes:
 
 
 def split_by_patient(
-    patients: Sequence[str],
+    patients: Texts,
     seed: int,
     valid_fraction: float | None = None,
     test_fraction: float | None = None,
-    official: Sequence[str] | None = None,
-    where: Sequence[str] | None = None,
+    official: Texts | None = None,
+    where: Texts | None = None,
 ) -> np.ndarray:
     """Assigns every image to a split, all images of a patient to the same one.
 
@@ -50,48 +51,45 @@ def split_by_patient(
         InputError: a patient in two official splits, fractions outside [0, 1), or a fraction given
             for a split that is official.
     """
-    official = np.array([""] * len(patients) if official is None else official, object)
-    groups = pd.DataFrame({"patient": np.asarray(patients, object), "official": official})
-    groups["where"] = "" if where is None else np.asarray(where, object)
-    fixed = _official_of_patients(groups)
+    official = [""] * len(patients) if official is None else official
+    fixed = _official_of_patients(patients, official, where)
     given = set(fixed.values())
     shares = _shares(valid_fraction, test_fraction, given)
-    sizes = groups.groupby("patient", sort=False).size()
+    sizes = Counter(patients)
     # Only training patients may move, and only if there is something to carve out of them.
     movable = {"", "train"} if any(shares.values()) else {""}
-    handed_out = [patient for patient in sizes.index if fixed.get(patient, "") in movable]
-    result = {patient: fixed.get(patient, "train") for patient in sizes.index}
+    handed_out = [patient for patient in sizes if fixed.get(patient, "") in movable]
+    result = {patient: fixed.get(patient, "train") for patient in sizes}
     result.update(_hand_out(handed_out, sizes, seed, shares))
-    assigned = groups["patient"].map(result).to_numpy(object)
-    assert_disjoint(groups["patient"], assigned)
+    assigned = np.array([result[patient] for patient in patients], object)
+    assert_disjoint(patients, assigned)
     return assigned
 
 
-def assert_disjoint(
-    patients: Sequence[str], splits: Sequence[str], where: Sequence[str] = ""
-) -> None:
+def assert_disjoint(patients: Texts, splits: Texts, where: Texts | None = None) -> None:
     """Raises InputError, with the lines of ``where``, when a patient has images in two splits."""
-    pairs = pd.DataFrame({"patient": np.asarray(patients), "split": np.asarray(splits)})
-    pairs["where"] = np.asarray(where) if len(where) else ""
-    pairs = pairs.drop_duplicates(["patient", "split"])
-    repeated = pairs[pairs.duplicated("patient", keep=False)]
-    if len(repeated):
-        patient = repeated["patient"].iloc[0]
-        rows = repeated[repeated["patient"] == patient].sort_values("split")
-        found = [
-            f"{split}: {line}" if line else split
-            for split, line in zip(rows["split"], rows["where"], strict=True)
-        ]
+    first_lines: dict[str, dict[str, str]] = {}  # patient -> split -> the first of its lines
+    lines = [""] * len(patients) if where is None else where
+    for patient, split, line in zip(patients, splits, lines, strict=True):
+        first_lines.setdefault(patient, {}).setdefault(split, line)
+    repeated = {patient: lines for patient, lines in first_lines.items() if len(lines) > 1}
+    if repeated:
+        patient, line_of = next(iter(repeated.items()))
+        places = [f"{split}: {line}" if line else split for split, line in sorted(line_of.items())]
         raise InputError(
-            f"patient {patient!r} is in two splits ({'; '.join(found)}); splits must be "
-            f"disjoint by patient ({repeated['patient'].nunique()} such patients)"
+            f"patient {patient!r} is in two splits ({'; '.join(places)}); splits must be "
+            f"disjoint by patient ({len(repeated)} such patients)"
         )
 
 
-def _official_of_patients(groups: pd.DataFrame) -> dict[str, str]:
-    decided = groups[groups["official"] != ""].drop_duplicates(["patient", "official"])
-    assert_disjoint(decided["patient"], decided["official"], decided["where"])
-    return dict(zip(decided["patient"], decided["official"], strict=True))
+def _official_of_patients(patients: Texts, official: Texts, where: Texts | None) -> dict[str, str]:
+    decided = [row for row, split in enumerate(official) if split]
+    assert_disjoint(
+        [patients[row] for row in decided],
+        [official[row] for row in decided],
+        None if where is None else [where[row] for row in decided],
+    )
+    return {patients[row]: official[row] for row in decided}
 
 
 def _shares(valid: float | None, test: float | None, given: set[str]) -> dict[str, float]:
@@ -117,15 +115,15 @@ def _shares(valid: float | None, test: float | None, given: set[str]) -> dict[st
 
 
 def _hand_out(
-    patients: Sequence[str], sizes: pd.Series, seed: int, shares: dict[str, float]
+    patients: Sequence[str], sizes: Mapping[str, int], seed: int, shares: dict[str, float]
 ) -> dict[str, str]:
     if not patients:
         return {}
     patients = sorted(patients, key=lambda patient: order_key(seed, patient))
-    counts = sizes.loc[patients].to_numpy()
+    counts = np.array([sizes[patient] for patient in patients])
     middles = np.cumsum(counts) - counts / 2
     edges = np.cumsum(list(shares.values())) * counts.sum()
     names = [*shares, "train"]
     assert set(names) <= set(SPLITS)
-    places = np.searchsorted(edges, middles, side="right")
-    return {patient: names[place] for patient, place in zip(patients, places, strict=True)}
+    numbers = np.searchsorted(edges, middles, side="right")
+    return {patient: names[number] for patient, number in zip(patients, numbers, strict=True)}

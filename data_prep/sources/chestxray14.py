@@ -1,6 +1,7 @@
 """ChestX-ray14 (Wang et al., CVPR 2017), as the NIH Clinical Center distributes it."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from data_prep.labels import parse_observations
 from data_prep.sources.source import Source, make_source, require_folder
 from data_prep.tables import Table, read_list, read_table
-from medcolor_tf.data.schema import PAPER_POLICY
+from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 
 TABLE_PATTERN = "Data_Entry*.csv"
@@ -35,25 +36,37 @@ FINDINGS = (
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
+@dataclass(frozen=True)
+class Options:
+    """Options of this source alone."""
+
+    train_list: str = option(
+        "", "ChestX-ray14's train_val_list.txt, if not in the root folder.", group="ChestX-ray14"
+    )
+    test_list: str = option(
+        "", "ChestX-ray14's test_list.txt, if not in the root folder.", group="ChestX-ray14"
+    )
+
+
 def read(config) -> Source:
     """Reads the table of findings, the official lists when they are there, and finds the images."""
     root = require_folder(config.data_root, "data_root")
     file = Path(config.table) if config.table else _find_table(root)
     table = read_table(file, ("Image Index", "Finding Labels", "Patient ID"), wide_rows=True)
-    observations = parse_observations(config.observations or tuple(PAPER_POLICY))
+    observations = parse_observations(config.observations)
     for observation in observations:
         if canonical(observation.column) not in map(canonical, (*FINDINGS, NO_FINDING)):
             raise InputError(
                 f"--observations: ChestX-ray14 has no {observation.column!r}; "
                 f"it has {', '.join((*map(canonical, FINDINGS), NO_FINDING))}"
             )
-    places = _find_images(root)
+    paths = _find_images(root)
     names = table.columns["Image Index"]
     return make_source(
         [canonical(observation.name) for observation in observations],
         root,
         # An image that was not found keeps its plain name, which the build reports as missing.
-        [[places.get(name, name) for name in names]],
+        [[str(paths.get(name, name)) for name in names]],
         table.columns["Patient ID"],
         _official_splits(config, root, table),
         [table.where(row) for row in range(len(table))],
@@ -70,36 +83,36 @@ def _labels(table: Table, observations) -> np.ndarray:
     known = {canonical(name) for name in (*FINDINGS, NO_FINDING)}
     raw = np.zeros((len(table), len(observations)), np.float32)
     for row, cell in enumerate(table.columns["Finding Labels"]):
-        found = {canonical(word.strip()) for word in cell.split("|")}
-        if not found <= known or (NO_FINDING in found and len(found) > 1):
+        findings = {canonical(word.strip()) for word in cell.split("|")}
+        if not findings <= known or (NO_FINDING in findings and len(findings) > 1):
             raise InputError(
                 f"{table.where(row)}, column 'Finding Labels': {cell!r}; expected {NO_FINDING!r} "
                 f"or names joined by '|' out of {', '.join(FINDINGS)}"
             )
         for number, observation in enumerate(observations):
-            raw[row, number] = (canonical(observation.column) in found) != observation.negated
+            raw[row, number] = (canonical(observation.column) in findings) != observation.negated
     return raw
 
 
 def _find_table(root: Path) -> Path:
     files = sorted(root.glob(TABLE_PATTERN))
     if len(files) != 1:
-        found = ", ".join(file.name for file in files) or "none"
-        raise InputError(f"{root / TABLE_PATTERN}: expected one file, found {found}; give --table")
+        names = ", ".join(file.name for file in files) or "none"
+        raise InputError(f"{root / TABLE_PATTERN}: expected one file, found {names}; give --table")
     return files[0]
 
 
 def _find_images(root: Path) -> dict[str, str]:
     """Returns file name -> path from root, for images in any sub-folder (images_001/images/...)."""
-    places: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for folder, _, files in os.walk(root, followlinks=True):
         relative = os.path.relpath(folder, root)
         for name in files:
             if name.lower().endswith(SUFFIXES):
                 path = os.path.normpath(os.path.join(relative, name))
                 # The same file unpacked twice: the first path in order, on every run.
-                places[name] = min(places.get(name, path), path)
-    return places
+                paths[name] = min(paths.get(name, path), path)
+    return paths
 
 
 def _official_splits(config, root: Path, table: Table) -> np.ndarray:

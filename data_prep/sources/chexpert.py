@@ -5,6 +5,7 @@ folder had at Stanford, which is left out, so the folder may be called anything.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import numpy as np
 from data_prep.labels import parse_columns, parse_observations
 from data_prep.sources.source import Source, concatenate, make_source, require_folder
 from data_prep.tables import Table, read_header, read_table
-from medcolor_tf.data.schema import PAPER_POLICY
+from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 
 PATIENT = re.compile(r"patient\d+")
 VIEW_COLUMN = "Frontal/Lateral"
 VIEWS = ("frontal", "lateral")
+ALL_VIEWS = "all"
 FOURTEEN = (
     "No Finding",
     "Enlarged Cardiomediastinum",
@@ -34,6 +36,18 @@ FOURTEEN = (
     "Fracture",
     "Support Devices",
 )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of this source alone."""
+
+    views: str = option(
+        ALL_VIEWS, "CheXpert's views to take.", (ALL_VIEWS, *VIEWS), group="CheXpert"
+    )
+    test_csv: str = option(
+        "", "CheXpert's later test set: its table; valid.csv is then valid.", group="CheXpert"
+    )
 
 
 def read(config) -> Source:
@@ -64,9 +78,9 @@ def find_root(folder: Path) -> Path:
 
 
 def _read_file(config, root: Path, file: Path, split: str) -> Source:
-    observations = parse_observations(config.observations or tuple(PAPER_POLICY))
+    observations = parse_observations(config.observations)
     columns = ["Path", *(observation.column for observation in observations)]
-    if config.views != "all" and VIEW_COLUMN in read_header(file):
+    if config.views != ALL_VIEWS and VIEW_COLUMN in read_header(file):
         columns.append(VIEW_COLUMN)
     table = read_table(file, tuple(dict.fromkeys(columns)))
     raw = parse_columns(table, observations)
@@ -99,9 +113,9 @@ def _patient(table: Table, row: int) -> str:
     return match[0]
 
 
-def _chosen_views(table: Table, wanted: str) -> np.ndarray:
+def _chosen_views(table: Table, views: str) -> np.ndarray:
     """Returns the (N,) mask of the rows to keep; the test set's table has no column of views."""
-    if wanted == "all":
+    if views == ALL_VIEWS:
         return np.ones(len(table), bool)
     from_names = VIEW_COLUMN not in table.columns
     cells = table.columns["Path" if from_names else VIEW_COLUMN]
@@ -111,7 +125,7 @@ def _chosen_views(table: Table, wanted: str) -> np.ndarray:
         if view is None or (not from_names and cell.lower() != view):
             raise InputError(
                 f"{table.where(row)}: view {cell!r}; expected Frontal or Lateral "
-                f"(--views={wanted} needs it)"
+                f"(--views={views} needs it)"
             )
-        mask[row] = view == wanted
+        mask[row] = view == views
     return mask

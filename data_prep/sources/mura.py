@@ -1,15 +1,18 @@
 """MURA (Rajpurkar et al., 2018): bone X-rays of seven body parts, normal or abnormal by study."""
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
 from data_prep.sources.source import Source, concatenate, make_source, require_folder
 from data_prep.tables import read_list
+from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 
 OBSERVATION = "Abnormal"
 BODY_PARTS = ("shoulder", "elbow", "finger", "forearm", "hand", "humerus", "wrist")
+ALL_PARTS = "all"
 # MURA-v1.1/train/XR_SHOULDER/patient00001/study1_positive/image1.png
 PATH = re.compile(
     r"(?:[^/]*/)?(?P<path>(?:train|valid)/XR_(?P<part>[A-Z]+)/(?P<patient>patient\d+)"
@@ -17,6 +20,13 @@ PATH = re.compile(
 )
 # The official validation set is the test split; validation patients come from the training set.
 FILES = {"train_image_paths.csv": "train", "valid_image_paths.csv": "test"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of this source alone."""
+
+    body_part: str = option("shoulder", "MURA's body part.", (*BODY_PARTS, ALL_PARTS), group="MURA")
 
 
 def read(config) -> Source:
@@ -41,7 +51,7 @@ def _read_list(root, name: str, split: str, body_part: str) -> Source:
                 f"{table.where(row)}: path {text!r}; expected "
                 "MURA-v1.1/train/XR_SHOULDER/patientNNNNN/studyN_positive/imageN.png"
             )
-        if body_part in ("all", match["part"].lower()):
+        if body_part in (ALL_PARTS, match["part"].lower()):
             matches.append(match)
             where.append(table.where(row))
     if not matches:

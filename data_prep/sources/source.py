@@ -1,4 +1,4 @@
-"""What every source of images gives the build: one row an image, before splitting and decoding."""
+"""What every source gives the build: one row per image, before splitting and decoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ import pandas as pd
 
 from medcolor_tf.errors import InputError
 
+# A text per image: a list, or an array of objects.
+Texts = Sequence[str] | np.ndarray
+
 
 @dataclass(frozen=True)
 class Source:
@@ -17,8 +20,8 @@ class Source:
     Attributes:
         observations: the L label names.
         root: folder that relative image paths start from.
-        channels: images in a record.
-        records: one row an image (or group of channels), with text columns ``path_0`` ...
+        channels: images per record.
+        records: one row per image (or group of channels), with text columns ``path_0`` ...
             ``path_{channels - 1}``, ``patient``, ``split`` ("train", "valid", "test" where
             officially given, else "") and ``where`` ("FILE line N", for messages).
         raw: (N, L) float32 raw labels, in the rows' order.
@@ -42,23 +45,23 @@ class Source:
 
     def take(self, rows: np.ndarray) -> "Source":
         """Returns the source with only these rows (positions, or a boolean mask)."""
-        records = self.records.iloc[rows] if rows.dtype != bool else self.records[rows]
+        positions = np.flatnonzero(rows) if rows.dtype == bool else rows
         return Source(
             self.observations,
             self.root,
             self.channels,
-            records.reset_index(drop=True),
-            self.raw[rows],
+            self.records.take(positions).reset_index(drop=True),
+            self.raw[positions],
         )
 
 
 def make_source(
     observations: Sequence[str],
     root: Path,
-    paths: Sequence[Sequence[str]],
-    patient: Sequence[str],
-    split: Sequence[str],
-    where: Sequence[str],
+    paths: Sequence[Texts],
+    patient: Texts,
+    split: Texts,
+    where: Texts,
     raw: np.ndarray,
 ) -> Source:
     """Builds a source and checks what must hold for each of them.
@@ -98,9 +101,9 @@ def concatenate(parts: Sequence[Source]) -> Source:
         first.observations,
         first.root,
         columns,
-        records["patient"],
-        records["split"],
-        records["where"],
+        records["patient"].to_numpy(),
+        records["split"].to_numpy(),
+        records["where"].to_numpy(),
         raw,
     )
 

@@ -1,5 +1,6 @@
 """Any CSV or TSV file with a path column and label columns."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from data_prep.labels import parse_columns, parse_observations
 from data_prep.sources.source import Source, make_source
 from data_prep.tables import read_table
+from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 
 SPLIT_NAMES = {
@@ -21,6 +23,29 @@ SPLIT_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Options:
+    """Options of this source alone."""
+
+    table: str = option(
+        "", "CSV or TSV file with paths and labels (chestxray14: Data_Entry*.csv).", group="Tables"
+    )
+    image_root: str = option(
+        "", "Folder that the table's paths start from; default: the table's.", group="Tables"
+    )
+    path_column: tuple[str, ...] = option(
+        ("path",),
+        "Column with the image's path; several columns make several channels.",
+        group="Tables",
+    )
+    patient_column: str = option(
+        "", "Column with the patient; without it, an image is a patient.", group="Tables"
+    )
+    split_column: str = option(
+        "", "Column with train, valid or test, if the table decides.", group="Tables"
+    )
+
+
 def read(config) -> Source:
     """Reads ``--table``; without ``--patient_column`` each image is a patient of its own."""
     if not config.table:
@@ -32,8 +57,8 @@ def read(config) -> Source:
         )
     observations = parse_observations(config.observations)
     optional = [name for name in (config.patient_column, config.split_column) if name]
-    wanted = [*config.path_column, *(o.column for o in observations), *optional]
-    table = read_table(config.table, tuple(dict.fromkeys(wanted)))
+    columns = [*config.path_column, *(o.column for o in observations), *optional]
+    table = read_table(config.table, tuple(dict.fromkeys(columns)))
     root = Path(config.image_root) if config.image_root else table.file.parent
     if not root.is_dir():
         raise InputError(f"--image_root={config.image_root}: no such folder")

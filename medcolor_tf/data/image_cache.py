@@ -1,28 +1,115 @@
-"""Whether the host keeps decoded images while a run trains (--cache), chosen from the sizes.
+"""Decoded images in the host's memory while a run trains (``--cache``): the choice, and the cache.
 
 The accelerator's memory is :mod:`medcolor_tf.training.device_cache`' part.
 """
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
 
-from medcolor_tf.data.pipeline import Split
+from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
+
+if TYPE_CHECKING:  # a split holds its cache
+    from medcolor_tf.data.pipeline import Split
 
 # auto leaves the other half to the training step, the operating system and other runs.
 AUTO_SHARE = 0.5
+# TensorFlow takes over a numpy array without copying it when it starts at such an address.
+_ALIGNMENT = 64
 
 
-def keep(cache: str, splits: Sequence[Split], sharers: int = 1) -> str:
-    """Keeps the decoded images of the splits where ``cache`` says; the batches stay the same.
+@dataclass(frozen=True)
+class RamCache:
+    """N decoded images of any sizes, one after the other, with their labels and keyed ids.
+
+    Attributes:
+        pixels: (sum of H*W*C,) uint8 or uint16, on the host.
+        offsets: (N,) int64, where each image starts.
+        sizes: (N, 2) int64, heights and widths.
+        channels: C.
+        labels: (N, L) float32, NaN for unknown.
+        image_ids: (N,) bytes.
+        patients: (N,) bytes.
+    """
+
+    pixels: tf.Tensor
+    offsets: tf.Tensor
+    sizes: tf.Tensor
+    channels: int
+    labels: tf.Tensor
+    image_ids: tf.Tensor
+    patients: tf.Tensor
+
+    @classmethod
+    def from_images(
+        cls,
+        images: tf.data.Dataset,
+        sizes: np.ndarray,
+        info: DatasetInfo,
+        labels: np.ndarray,
+        patients: np.ndarray,
+    ) -> "RamCache":
+        """Reads all images once.
+
+        Args:
+            images: N times (image (H, W, C), image id).
+            sizes: (N, 2) the images' sizes.
+            info: of the data set.
+            labels: (N, L) float32.
+            patients: (N,) bytes.
+
+        Raises:
+            InputError: an image is of another size than its record says.
+        """
+        offsets = np.cumsum([0, *(sizes.prod(axis=1) * info.channels)])
+        pixels = _aligned(int(offsets[-1]), np.dtype(np.uint16 if info.bits == 16 else np.uint8))
+        image_ids = []
+        items = tqdm(
+            images.as_numpy_iterator(), "caching", len(sizes), unit=" images", disable=None
+        )
+        for position, (image, image_id) in enumerate(items):
+            if image.shape[:2] != tuple(sizes[position]):
+                raise InputError(
+                    f"image {image_id.decode()}: {image.shape[:2]} pixels, its record says "
+                    f"{tuple(sizes[position].tolist())}; `python -m data_prep.verify` tells more"
+                )
+            pixels[offsets[position] : offsets[position + 1]] = image.reshape(-1)
+            image_ids.append(image_id)
+        with tf.device("/CPU:0"):
+            return cls(
+                pixels=tf.constant(pixels),
+                offsets=tf.constant(offsets[:-1]),
+                sizes=tf.constant(sizes),
+                channels=info.channels,
+                labels=tf.constant(labels),
+                image_ids=tf.constant(np.array(image_ids)),
+                patients=tf.constant(patients),
+            )
+
+    def example(self, position):
+        """Returns image (H, W, C), label (L,), image id and patient of the image at a position."""
+        size = self.sizes[position]
+        count = size[0] * size[1] * self.channels
+        image = tf.slice(self.pixels, [self.offsets[position]], [count])
+        image = tf.reshape(image, tf.concat([size, [self.channels]], axis=0))
+        image = tf.ensure_shape(image, [None, None, self.channels])
+        return image, self.labels[position], self.image_ids[position], self.patients[position]
+
+
+def cache_splits(cache: str, splits: Sequence["Split"], processes: int = 1) -> str:
+    """Caches the decoded images of the splits where ``cache`` says; the batches stay the same.
 
     Args:
         cache: "none", "ram" or "auto".
         splits: what will be read over and over.
-        sharers: processes on this machine that do the same.
+        processes: on this machine, each of which caches as much.
 
     Returns:
         What was done and why, for the log.
@@ -32,30 +119,48 @@ def keep(cache: str, splits: Sequence[Split], sharers: int = 1) -> str:
     """
     if cache == "none":
         return "cache none: images are read and decoded anew in every epoch"
-    free = available_memory() / sharers
+    free = available_memory() / processes
     limit = free * (AUTO_SHARE if cache == "auto" else 1.0)
-    needed = sum(least_bytes(split) for split in splits)
+    needed = sum(minimum_bytes(split) for split in splits)
     if needed <= limit:  # only then is it worth reading every record's size
         needed = sum(decoded_bytes(split) for split in splits)
     images = sum(len(split) for split in splits)
     if needed <= limit:
         for split in splits:
-            split.keep_decoded()
-        return f"cache ram: {images:,} images, {amount(needed)} decoded, {amount(free)} were free"
+            split.cache_decoded()
+        return (
+            f"cache ram: {images:,} images, {format_bytes(needed)} decoded, "
+            f"{format_bytes(free)} were free"
+        )
     if cache == "auto":
         return (
-            f"cache none: {images:,} decoded images are {amount(needed)} or more, beyond half of "
-            f"the {amount(free)} of free memory; they are read and decoded anew in every epoch"
+            f"cache none: {images:,} decoded images are {format_bytes(needed)} or more, beyond "
+            f"half of the {format_bytes(free)} of free memory; they are read and decoded anew in "
+            "every epoch"
         )
     raise InputError(
-        f"--cache=ram: {images:,} decoded images are {amount(needed)} or more, {amount(free)} of "
-        "memory are free; expected a data set that fits, --cache=none or --cache=auto"
+        f"--cache=ram: {images:,} decoded images are {format_bytes(needed)} or more, "
+        f"{format_bytes(free)} of memory are free; expected a data set that fits, --cache=none or "
+        "--cache=auto"
     )
 
 
-def decoded_bytes(split: Split) -> int:
-    """Returns what :meth:`Split.keep_decoded` takes, exactly; reads every record's size."""
-    return int(split.kept_sizes().prod(axis=1).sum()) * _pixel_bytes(split)
+def decoded_bytes(split: "Split") -> int:
+    """Returns what :meth:`Split.cache_decoded` takes, exactly; reads every record's size."""
+    return int(split.cached_sizes().prod(axis=1).sum()) * _pixel_bytes(split)
+
+
+def minimum_bytes(split: "Split", enlarged: bool = False) -> int:
+    """Returns what the split's images take at least, decoded, without reading any.
+
+    ``enlarged``: images smaller than --image_size are cached at that size.
+    """
+    side = split.image_size if enlarged else min(split.image_size, split.info.short_side)
+    return len(split) * side**2 * _pixel_bytes(split)
+
+
+def _pixel_bytes(split: "Split") -> int:
+    return split.info.channels * split.info.bits // 8
 
 
 def available_memory() -> int:
@@ -68,34 +173,29 @@ def available_memory() -> int:
         free = int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(free, _container_memory())
+    container = _container_memory()
+    return free if container is None else min(free, container)
 
 
-def _container_memory() -> float:
-    """What a container's limit (cgroup v2) leaves; infinite without one."""
+def _container_memory() -> int | None:
+    """Returns what a container's limit (cgroup v2) leaves, or None without one."""
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return max(0, limit - used + int(stat["inactive_file"]))  # file pages are given back
     except (OSError, KeyError, ValueError):  # ValueError: the limit is the word "max"
-        return float("inf")
+        return None
 
 
-def least_bytes(split: Split, enlarged: bool = False) -> int:
-    """Returns what the split's images take at least, decoded, without reading any.
-
-    ``enlarged``: images smaller than --image_size are kept at that size.
-    """
-    side = split.image_size if enlarged else min(split.image_size, split.info.short_side)
-    return len(split) * side**2 * _pixel_bytes(split)
-
-
-def _pixel_bytes(split: Split) -> int:
-    return split.info.channels * split.info.bits // 8
-
-
-def amount(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Returns a number of bytes as text with three digits."""
     power = min(int(np.log(max(count, 1)) / np.log(1000)), 4)
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def _aligned(count: int, dtype: np.dtype) -> np.ndarray:
+    """Returns an uninitialised array of ``count`` values that TensorFlow can take over as it is."""
+    buffer = np.empty(count * dtype.itemsize + _ALIGNMENT, np.uint8)
+    shift = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[shift : shift + count * dtype.itemsize].view(dtype)

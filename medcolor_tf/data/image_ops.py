@@ -39,9 +39,14 @@ def square_crop(image, offset, side: int):
     return tf.ensure_shape(square, [*image.shape[:-3], side, side, image.shape[-1]])
 
 
-def crop_start(slack, offset):
-    """First pixel of the square: ``slack`` (int32) pixels are left over, ``offset`` 0 to 1."""
-    return tf.cast(tf.round(tf.cast(slack, tf.float32) * offset), tf.int32)
+def crop_start(overhang, offset):
+    """Returns the first pixel of a square crop along the longer side, int32.
+
+    Args:
+        overhang: int32, pixels of the longer side beyond the shorter one.
+        offset: float32, 0 (start) to 1 (end).
+    """
+    return tf.cast(tf.round(tf.cast(overhang, tf.float32) * offset), tf.int32)
 
 
 def resize_pixels(image, height, width):

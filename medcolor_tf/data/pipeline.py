@@ -3,11 +3,11 @@
 The order of the images is a function of (seed, epoch) and the crop of (seed, epoch, position), so
 a run that starts at step k sees exactly what an uninterrupted one sees from step k on. Encoded
 records are shuffled, never decoded images: a shuffle buffer of those would eat the memory. Once a
-split's decoded images are kept in memory (:meth:`Split.keep_decoded`), the numbers of the records
+split's decoded images are in memory (:meth:`Split.cache_decoded`), the positions of the records
 go through the very same stream in place of the records, so the order stays what it was.
 """
 
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from medcolor_tf.data import schema, subsets
-from medcolor_tf.data.image_ops import decode_image, resize_pixels, square_crop
-from medcolor_tf.data.resident import ResidentImages
+from medcolor_tf.data.image_cache import RamCache
+from medcolor_tf.data.image_ops import resize_pixels, square_crop
+from medcolor_tf.data.labels import apply_policy, count_raw_labels, parse_policy
+from medcolor_tf.data.records import RecordReader, check_shards, decode_record, label_tensor
 from medcolor_tf.errors import InputError
 
 # All images; another part is (index, count): the images of one of several processes.
@@ -32,8 +34,8 @@ class Selection:
     """Which records and labels of a data set to use.
 
     Attributes:
-        observations: names, in the wanted order; () for the data set's own.
-        uncertain_policy: "" for the data set's, else as in :func:`schema.parse_policy`.
+        observations: names, in the order of the labels; () for the data set's own.
+        uncertain_policy: "" for the data set's, else as in ``labels.parse_policy``.
         train_fraction: share of the training split, (0, 1].
         subset_seed: another seed, another subset of that size.
     """
@@ -58,58 +60,54 @@ class Split:
         policy: observation -> "ones", "zeros" or "ignore", for uncertain labels.
         observations: names of the label columns.
         labels: (N, L) float32 of the selected records, policy applied, in the order of the shards.
-        raw_counts: of the selected records, as :func:`schema.count_raw_labels` returns them.
+        raw_counts: of the selected records, see ``labels.count_raw_labels``.
         patient: (N,) bytes, keyed patient ids.
 
     Raises:
         InputError: no such data set, split, observation or policy; a shard missing or cut.
     """
 
-    def __init__(self, folder, split, selection=None, image_size=None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        split: str,
+        selection: Selection | None = None,
+        image_size: int | None = None,
+    ):
         selection = selection or Selection()
         self.folder, self.split = Path(folder), split
         self.info = schema.DatasetInfo.load(folder)
         self.image_size = image_size or self.info.short_side
         self.observations = selection.observations or self.info.observations
         self._columns = _columns(self.folder, self.info, self.observations)
-        self.policy = schema.parse_policy(
+        self.policy = parse_policy(
             selection.uncertain_policy, self.info.observations, self.info.uncertain_policy
         )
-        self._shards = _check_shards(self.folder, self.info, split)
-        self._first_row = np.cumsum([0] + [shard.records for shard in self._shards])
+        shards = check_shards(self.folder, self.info, split)
         index = schema.SplitIndex.load(folder, split)
-        rows = np.arange(len(index.index))
-        self._subset = split == "train" and selection.train_fraction < 1.0
-        if self._subset:
+        rows = None
+        if split == "train" and selection.train_fraction < 1.0:
             # Stratified over all observations, so that the subset is the same for any target.
             rows = subsets.subset_rows(
                 index.raw_labels, selection.train_fraction, selection.subset_seed
             )
-            used = np.unique(np.searchsorted(self._first_row, rows, side="right") - 1)
-            self._shards = tuple(self._shards[number] for number in used)
-            self._first_row = np.append(self._first_row[used], 0)
-        self.patient = index.patient[rows]
-        self.raw_counts = schema.count_raw_labels(
-            index.raw_labels[rows][:, self._columns], self.observations
-        )
-        self.labels = self._apply_policy(index.raw_labels[rows])
-        self._selected = np.zeros(int(index.index[-1]) + 1, bool)
-        self._selected[index.index[rows]] = True
-        # Row of the split -> position in the selection, -1 for the others.
-        self._position = np.full(len(index.index), -1)
-        self._position[rows] = np.arange(len(rows))
-        self._resident: ResidentImages | None = None
-        self._shuffle_whole = self._subset and self._encoded_bytes() <= SUBSET_CACHE_BYTES
-        self._kept_records = self._read(None).cache() if self._shuffle_whole else None
-        self._ordered: dict[tuple[int, int], tf.data.Dataset] = {}
+        self._reader = RecordReader(self.folder, shards, index, rows)
+        raw_labels = index.raw_labels if rows is None else index.raw_labels[rows]
+        self.patient = index.patient if rows is None else index.patient[rows]
+        self.raw_counts = count_raw_labels(raw_labels[:, self._columns], self.observations)
+        self.labels = self._apply_policy(raw_labels)
+        self._ram_cache: RamCache | None = None
+        self._shuffle_whole = rows is not None and self._reader.encoded_bytes <= SUBSET_CACHE_BYTES
+        self._cached_records = self._reader.records().cache() if self._shuffle_whole else None
+        self._in_order_examples: dict[tuple[int, int], tf.data.Dataset] = {}
 
     def __len__(self):
         return len(self.labels)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Every image once, in order, centre crop: (images, labels); the last batch may be short.
+        """Returns every image once, in order, centre crop; the last batch may be short.
 
-        Images are (B, S, S, C) uint8 or uint16, labels (B, L) float32 with NaN for unknown.
+        Batches are (images (B, S, S, C) uint8 or uint16, labels (B, L) float32, NaN for unknown).
         """
         return self.examples().batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
@@ -126,14 +124,14 @@ class Split:
         return self._in_order().map(lambda image, label, *ids: (image, label))
 
     def _in_order(self, part=WHOLE) -> tf.data.Dataset:
-        """Every image once, centre crop; kept, since tracing it takes longer than a small split."""
-        if part not in self._ordered:
+        """Every image once, centre crop; made once: tracing it takes longer than a small split."""
+        if part not in self._in_order_examples:
             index, count = part
             items = self._items(shuffle_key=None)
-            self._ordered[part] = (items.shard(count, index) if count > 1 else items).map(
+            self._in_order_examples[part] = (items.shard(count, index) if count > 1 else items).map(
                 lambda item: self._example(item, crop_key=None), num_parallel_calls=tf.data.AUTOTUNE
             )
-        return self._ordered[part]
+        return self._in_order_examples[part]
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -143,27 +141,27 @@ class Split:
         parsed = records.map(lambda batch: tf.io.parse_example(batch, spec)["size"])
         return np.concatenate(list(parsed.as_numpy_iterator()))
 
-    def kept_sizes(self) -> np.ndarray:
-        """(N, 2) int64, sizes of the images that :meth:`keep_decoded` keeps."""
+    def cached_sizes(self) -> np.ndarray:
+        """(N, 2) int64, sizes of the images that :meth:`cache_decoded` caches."""
         if self.image_size >= self.info.short_side:
             return self.sizes
         square = self.sizes[:, :1] == self.sizes[:, 1:]
         return np.where(square, self.image_size, self.sizes)
 
-    def keep_decoded(self) -> None:
-        """Decodes every image once and keeps it; from now on all batches come from memory.
+    def cache_decoded(self) -> None:
+        """Decodes every image once into memory, where all batches come from then on.
 
-        The batches are the same, bit for bit. Images that are not square are kept whole, since
-        their crop is another one in each epoch; square ones that have to shrink are kept small.
+        The batches are the same, bit for bit. Images that are not square are cached whole, since
+        their crop is another one in each epoch; square ones that have to shrink are cached small.
         """
-        if self._resident is not None:
+        if self._ram_cache is not None:
             return
         decoded = self.decoded(min(self.image_size, self.info.short_side))
-        self._resident = ResidentImages.load(
-            decoded, self.kept_sizes(), self.info, self.labels, self.patient
+        self._ram_cache = RamCache.from_images(
+            decoded, self.cached_sizes(), self.info, self.labels, self.patient
         )
-        self._kept_records = None
-        self._ordered.clear()  # they read the records
+        self._cached_records = None
+        self._in_order_examples.clear()  # they read the records
 
     def decoded(self, side: int) -> tf.data.Dataset:
         """Every image once, in order, as stored; square ones are scaled to ``side`` pixels.
@@ -184,10 +182,10 @@ class Split:
         return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(64)
 
     def release_records(self) -> None:
-        """Frees the encoded records that a small subset keeps in memory; they can be read anew."""
-        if self._kept_records is not None:
-            self._kept_records = self._read(None).cache()
-            self._ordered.clear()  # they hold the old ones
+        """Frees the encoded records that a small subset has in memory; they can be read anew."""
+        if self._cached_records is not None:
+            self._cached_records = self._reader.records().cache()
+            self._in_order_examples.clear()  # they hold the old ones
 
     def training_batches(
         self,
@@ -203,7 +201,7 @@ class Split:
         last batch are other ones in each epoch.
 
         Args:
-            batch_size: images a step.
+            batch_size: images per step.
             seed: of order and crops.
             start_step: number of batches already used.
             shuffle_buffer: encoded records held for shuffling.
@@ -253,13 +251,41 @@ class Split:
         later = tf.data.Dataset.range(first_epoch + 1, tf.int64.max).flat_map(epoch)
         return first.concatenate(later).prefetch(tf.data.AUTOTUNE)
 
+    def epoch_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        epoch,
+        batches: int,
+        shuffle: bool = True,
+        random_crops: bool = True,
+        shuffle_buffer: int = 8192,
+    ) -> tf.data.Dataset:
+        """One epoch's batches; to be called inside a function that tf.data traces.
+
+        Args:
+            batch_size: images per batch; the last one has what is left.
+            seed, epoch: of order and crops, as in :meth:`training_batches`.
+            batches: how many at most.
+            shuffle: else the images are in order.
+            random_crops: else the centre is cropped.
+            shuffle_buffer: encoded records held for shuffling.
+        """
+        key = seed, epoch
+        items = self._epoch(key if shuffle else None, batches * batch_size, shuffle_buffer)
+        examples = items.enumerate().map(
+            lambda number, item: self._example(item, (*key, number) if random_crops else None)[:2],
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return examples.batch(batch_size)
+
     def training_positions(
         self, batch_size: int, seed: int = 0, first_epoch: int = 0, shuffle_buffer: int = 8192
     ) -> tf.data.Dataset:
         """Which images :meth:`training_batches` has, in the same order, without reading them.
 
         Returns:
-            An endless dataset of (steps_per_epoch * batch_size,) int64, one array an epoch:
+            An endless dataset of (steps_per_epoch * batch_size,) int64, one array per epoch:
             positions in the order of :meth:`batches`.
         """
         count = self.steps_per_epoch(batch_size) * batch_size
@@ -267,7 +293,7 @@ class Split:
         def epoch(number):
             return self._epoch((seed, number), count, shuffle_buffer, True).batch(count)
 
-        # The work an element is next to nothing: more threads would only wait for each other.
+        # The work per element is next to nothing: more threads would only wait for each other.
         options = tf.data.Options()
         options.threading.private_threadpool_size = 1
         options.autotune.enabled = False
@@ -296,7 +322,7 @@ class Split:
         return len(self) // batch_size
 
     def _apply_policy(self, raw_labels: np.ndarray) -> np.ndarray:
-        labels = schema.apply_policy(
+        labels = apply_policy(
             raw_labels, self.info.observations, self.policy, self.info.blank_policy
         )
         return labels[:, self._columns]
@@ -313,133 +339,39 @@ class Split:
 
         ``shuffle_key`` is None (in order) or (seed, epoch). Neither the interleaving of shards nor
         a shuffle looks at what it moves, so positions come out as the records would. ``positions``
-        None means what :meth:`_example` needs: positions once the images are resident.
+        None means what :meth:`_example` needs: positions once the images are in memory.
         """
-        positions = self._resident is not None if positions is None else positions
-        if self._shuffle_whole:
-            shuffle_buffer = len(self)
-            dataset = tf.data.Dataset.range(len(self)) if positions else self._kept_records
+        positions = self._ram_cache is not None if positions is None else positions
+        seed = None if shuffle_key is None else _fold(*shuffle_key)
+        if self._shuffle_whole and positions:
+            dataset = tf.data.Dataset.range(len(self))
+        elif self._cached_records is not None:
+            dataset = self._cached_records
         else:
-            dataset = self._read(shuffle_key, positions)
-        if shuffle_key is None:
+            dataset = self._reader.positions(seed) if positions else self._reader.records(seed)
+        if seed is None:
             return dataset
-        return dataset.shuffle(
-            shuffle_buffer, seed=_fold(*shuffle_key), reshuffle_each_iteration=False
-        )
-
-    def _read(self, shuffle_key, positions=False) -> tf.data.Dataset:
-        """Items of the shards that hold selected ones, in parallel; the others are filtered out."""
-        shards = tf.range(len(self._shards), dtype=tf.int64)
-        if shuffle_key is not None:
-            key = tf.stack([_fold(*shuffle_key), tf.constant(1, tf.int64)])
-            shards = tf.random.experimental.stateless_shuffle(shards, seed=key)
-        reader = tf.data.Dataset.from_tensor_slices(shards).interleave(
-            self._rows_of if positions else self._records_of,
-            cycle_length=min(16, len(self._shards)) if shuffle_key is not None else 1,
-            num_parallel_calls=None if positions else tf.data.AUTOTUNE,
-            deterministic=None if positions else True,
-        )
-        if positions and not self._subset:
-            return reader
-        if positions:
-            position = tf.constant(self._position)
-            return reader.map(lambda row: position[row]).filter(lambda found: found >= 0)
-        if not self._subset:
-            return reader
-        selected = tf.constant(self._selected)
-        spec = {"index": tf.io.FixedLenFeature([], tf.int64)}
-        return reader.filter(
-            lambda record: selected[tf.io.parse_single_example(record, spec)["index"]]
-        )
-
-    def _records_of(self, shard) -> tf.data.Dataset:
-        names = tf.constant([str(self.folder / shard.file) for shard in self._shards])
-        return tf.data.TFRecordDataset(names[shard], buffer_size=8 * 2**20)
-
-    def _rows_of(self, shard) -> tf.data.Dataset:
-        first = tf.constant(self._first_row)[shard]
-        records = tf.constant([shard.records for shard in self._shards], tf.int64)
-        return tf.data.Dataset.range(first, first + records[shard])
-
-    def _encoded_bytes(self) -> float:
-        share = len(self) / sum(shard.records for shard in self._shards)
-        return share * sum(shard.bytes for shard in self._shards)
+        buffer = len(self) if self._shuffle_whole else shuffle_buffer
+        return dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
 
     def _example(self, item, crop_key):
         """Image, label and ids of one item; ``crop_key`` None crops the centre."""
-        if self._resident is None:
+        if self._ram_cache is None:
             image, *others = self._decode(item)
         else:
-            image, *others = self._resident.example(item)
+            image, *others = self._ram_cache.example(item)
         offset = 0.5 if crop_key is None else crop_offset(crop_key)
         return square_crop(image, offset, self.image_size), *others
 
     def _decode(self, record):
-        """Parses one record and decodes its image."""
-        example = tf.io.parse_single_example(record, schema.feature_spec(self.info))
-        image = decode_image(example["image"], example["size"], self.info)
-        return image, self._label(example["raw_label"]), example["image_id"], example["patient"]
-
-    def _label(self, raw):
-        """The policy as tensors: the same rule as schema.apply_policy, which the tests compare."""
-        table = {
-            code: self._apply_policy(np.full((1, len(self.info.observations)), code))[0]
-            for code in (schema.UNCERTAIN, np.nan)
-        }
-        raw = tf.gather(raw, self._columns)
-        uncertain, blank = table.values()
-        label = tf.where(raw == schema.UNCERTAIN, uncertain, raw)
-        return tf.where(tf.math.is_nan(raw), blank, label)
-
-
-def make_dataset(
-    folder,
-    split: str,
-    batch_size: int = 32,
-    training: bool = False,
-    image_size: int | None = None,
-    seed: int = 0,
-    **selection,
-) -> tf.data.Dataset:
-    """Batches of a prepared data set.
-
-    Args:
-        folder: made by ``python -m data_prep.build``.
-        split: "train", "valid" or "test".
-        batch_size: images a batch.
-        training: True for an endless, shuffled stream of full batches with random crops; False for
-            every image once, in order, centre crop.
-        image_size: side of the square images in pixels; the stored short side when None.
-        seed: of order and crops when training.
-        **selection: fields of :class:`Selection`.
-
-    Returns:
-        Batches (images (B, S, S, C) uint8 or uint16, labels (B, L) float32 with NaN for unknown).
-
-    Raises:
-        InputError: as :class:`Split`.
-    """
-    opened = Split(folder, split, Selection(**selection), image_size)
-    if training:
-        return opened.training_batches(batch_size, seed=seed)
-    return opened.batches(batch_size)
+        """Image, label and ids of an encoded record."""
+        image, raw, image_id, patient = decode_record(record, self.info)
+        return image, label_tensor(raw, self._apply_policy, self._columns), image_id, patient
 
 
 def crop_offset(crop_key):
     """Where the crop lies along the longer side, 0 to 1, as a function of (seed, epoch, number)."""
-    return tf.random.stateless_uniform([], seed=[_fold(*crop_key[:2]), crop_key[2]])
-
-
-def label_counts(labels: np.ndarray, observations) -> Mapping[str, Mapping[str, int]]:
-    """Counts labels after the policy: name -> {"positive", "negative", "unknown"} -> count."""
-    return {
-        name: {
-            "positive": int((labels[:, i] == 1).sum()),
-            "negative": int((labels[:, i] == 0).sum()),
-            "unknown": int(np.isnan(labels[:, i]).sum()),
-        }
-        for i, name in enumerate(observations)
-    }
+    return tf.random.stateless_uniform([], seed=tf.stack([_fold(*crop_key[:2]), crop_key[2]]))
 
 
 def _fold(seed, epoch):
@@ -455,21 +387,3 @@ def _columns(folder, info, observations) -> list[int]:
             f"the data set has {', '.join(map(repr, info.observations))}"
         )
     return [info.observations.index(name) for name in observations]
-
-
-def _check_shards(folder, info, split) -> tuple[schema.Shard, ...]:
-    """A shard that is missing or cut is found before training starts, not hours into it."""
-    shards = info.split_shards(split)
-    if not shards or not sum(shard.records for shard in shards):
-        present = [name for name in schema.SPLITS if info.images.get(name)]
-        raise InputError(f"{folder}: no images in split {split!r}; it has {', '.join(present)}")
-    for shard in shards:
-        path = folder / shard.file
-        if not path.is_file():
-            raise InputError(f"{path}: listed in {schema.DATASET_JSON} but not there")
-        if path.stat().st_size != shard.bytes:
-            raise InputError(
-                f"{path}: {path.stat().st_size} bytes, expected {shard.bytes}: the file is cut or "
-                "changed; `python -m data_prep.verify` tells more"
-            )
-    return tuple(shard for shard in shards if shard.records)

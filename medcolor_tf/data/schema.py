@@ -12,16 +12,19 @@ One record:
 =========== ============ ==========================================================================
 feature     type         meaning
 =========== ============ ==========================================================================
-image       bytes x C    one encoded gray image a channel (``encoding``: png, jpeg or raw)
+image       bytes x C    one encoded gray image per channel (``encoding``: png, jpeg or raw)
 size        int64 x 2    height and width in pixels
-label       float32 x L  label after the uncertainty policy: 0, 1 or NaN (unknown, counts nowhere)
+label       float32 x L  ``raw_label`` after dataset.json's policy: 0, 1 or NaN (unknown); see below
 raw_label   float32 x L  label as the source has it: 0, 1, -1 (uncertain) or NaN (blank)
 index       int64        position in the split; unique, ascending, with gaps where images were bad
 patient     bytes        keyed id of the patient (HMAC-SHA256, 16 hex digits)
 image_id    bytes        keyed id of the image (HMAC-SHA256, 16 hex digits)
 =========== ============ ==========================================================================
 
-Raw images are row-major, little-endian for 16 bits. Importing this module imports no TensorFlow.
+Raw images are row-major, little-endian for 16 bits. ``label`` is written for readers of version
+0.1 and for programs of others that want no policy of their own; batches are made from ``raw_label``
+alone (:mod:`medcolor_tf.data.labels`), and only ``data_prep.verify`` looks at ``label``, to compare
+the two. Importing this module imports no TensorFlow.
 """
 
 import dataclasses
@@ -43,18 +46,6 @@ FORMAT_VERSION = 1
 DATASET_JSON = "dataset.json"
 SPLITS = ("train", "valid", "test")
 ENCODINGS = ("png", "jpeg", "raw")
-
-UNCERTAIN = -1.0
-UNCERTAIN_POLICIES = ("ones", "zeros", "ignore")
-BLANK_POLICIES = ("zeros", "ignore")
-# Section IV-A of the paper: the policy that did best in CheXpert's own study, per observation.
-PAPER_POLICY = {
-    "Atelectasis": "ones",
-    "Cardiomegaly": "zeros",
-    "Consolidation": "zeros",
-    "Edema": "ones",
-    "Pleural Effusion": "ones",
-}
 
 
 @dataclass(frozen=True)
@@ -160,7 +151,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """What ``index-SPLIT.npz`` holds: a row a record, in the order of the shards.
+    """What ``index-SPLIT.npz`` holds: a row per record, in the order of the shards.
 
     Attributes:
         index: (N,) int64, each record's ``index`` feature, ascending.
@@ -199,84 +190,6 @@ def shard_name(split: str, number: int, count: int) -> str:
     return f"{split}-{number:05d}-of-{count:05d}.tfrecord"
 
 
-def count_raw_labels(raw: np.ndarray, observations: Sequence[str]) -> dict[str, Mapping[str, int]]:
-    """Counts raw label values per observation.
-
-    Args:
-        raw: (N, L) raw labels.
-        observations: the L names.
-
-    Returns:
-        observation -> {"positive", "negative", "uncertain", "blank"} -> count.
-    """
-    kinds = {
-        "positive": raw == 1,
-        "negative": raw == 0,
-        "uncertain": raw == -1,
-        "blank": np.isnan(raw),
-    }
-    return {
-        name: {kind: int(mask[:, number].sum()) for kind, mask in kinds.items()}
-        for number, name in enumerate(observations)
-    }
-
-
-def parse_policy(
-    text: str | Sequence[str], observations: Sequence[str], default: Mapping[str, str]
-) -> dict[str, str]:
-    """Reads an uncertainty policy.
-
-    Args:
-        text: "" (the default), one policy for all ("ignore"), or "Edema=ones,Atelectasis=zeros"
-            (or the same as a list); observations that are not named keep the default.
-        observations: the label names.
-        default: policy of the observations that ``text`` does not name; else "ignore".
-
-    Raises:
-        InputError: an unknown policy or observation.
-    """
-    parts = text.split(",") if isinstance(text, str) else text
-    parts = [part.strip() for part in parts if part.strip()]
-    policy = {name: default.get(name, "ignore") for name in observations}
-    for part in parts:
-        name, equals, value = part.rpartition("=")
-        if value not in UNCERTAIN_POLICIES:
-            raise InputError(
-                f"uncertainty policy {part!r}: expected one of {', '.join(UNCERTAIN_POLICIES)}"
-            )
-        if equals and name not in policy:
-            raise InputError(
-                f"uncertainty policy {part!r}: no observation {name!r}; "
-                f"the data set has {', '.join(observations)}"
-            )
-        policy.update({name: value} if equals else dict.fromkeys(policy, value))
-    return policy
-
-
-def apply_policy(
-    raw: np.ndarray,
-    observations: Sequence[str],
-    uncertain_policy: Mapping[str, str],
-    blank_policy: str,
-) -> np.ndarray:
-    """Turns raw labels into training labels (section IV-A of the paper).
-
-    Args:
-        raw: (..., L) float, values 0, 1, -1 (uncertain) and NaN (blank).
-        observations: the L names.
-        uncertain_policy: name -> "ones", "zeros", "ignore".
-        blank_policy: "zeros" or "ignore".
-
-    Returns:
-        (..., L) float32 with 0, 1, and NaN for unknown.
-    """
-    values = {"ones": 1.0, "zeros": 0.0, "ignore": np.nan}
-    uncertain = np.array([values[uncertain_policy[name]] for name in observations], np.float32)
-    blank = np.float32(values[blank_policy])
-    raw = np.asarray(raw, np.float32)
-    return np.where(np.isnan(raw), blank, np.where(raw == UNCERTAIN, uncertain, raw))
-
-
 def encode_example(
     images: Sequence[bytes],
     size: tuple[int, int],
@@ -313,15 +226,16 @@ def encode_example(
 
 
 def feature_spec(info: DatasetInfo) -> dict:
-    """Returns the specification for ``tf.io.parse_example``. Imports TensorFlow."""
+    """Returns the specification for ``tf.io.parse_example``; imports TensorFlow.
+
+    Without ``label``, which old readers want and this package does not read.
+    """
     import tensorflow as tf
 
-    labels = len(info.observations)
     return {
         "image": tf.io.FixedLenFeature([info.channels], tf.string),
         "size": tf.io.FixedLenFeature([2], tf.int64),
-        "label": tf.io.FixedLenFeature([labels], tf.float32),
-        "raw_label": tf.io.FixedLenFeature([labels], tf.float32),
+        "raw_label": tf.io.FixedLenFeature([len(info.observations)], tf.float32),
         "index": tf.io.FixedLenFeature([], tf.int64),
         "patient": tf.io.FixedLenFeature([], tf.string),
         "image_id": tf.io.FixedLenFeature([], tf.string),

@@ -1,13 +1,17 @@
-"""A classifier's logits on a split, beside the labels and the keyed ids."""
+"""Predictions of a split: logits beside the labels and the keyed ids."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from medcolor_tf.data.pipeline import Split
-from medcolor_tf.parallel import multihost, replicas
-from medcolor_tf.parallel.multihost import ALONE
+from medcolor_tf.data.pipeline import WHOLE, Split
+from medcolor_tf.parallel import replicas
+
+# Raw images (B, S, S, C) uint8 or uint16 to logits (B, L) float32.
+Predict = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -39,27 +43,45 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return expit(logits)
 
 
+def concatenate(parts: list[np.ndarray], total: int) -> np.ndarray:
+    """Gathers the rows of one process that has all of them; see :func:`predict_split`."""
+    return np.concatenate(parts)
+
+
 def predict_split(
-    classifier: keras.Model, split: Split, batch_size: int, progress=None, group=ALONE
+    predict: Predict,
+    split: Split,
+    batch_size: int,
+    progress: Callable[[int], object] | None = None,
+    part: tuple[int, int] = WHOLE,
+    gather: Callable[[list[np.ndarray], int], np.ndarray] = concatenate,
 ) -> Predictions:
-    """Runs the classifier over a split, every image once, centre crop.
+    """Predicts every image of a split once, centre crop.
 
     Args:
-        classifier: raw images to logits.
-        split: an opened split of the classifier's image size and observations.
-        batch_size: images at a time.
+        predict: raw images to logits, such as :func:`predictor` returns.
+        split: an opened split of the model's image size and observations.
+        batch_size: images per batch; the last one may be short.
         progress: called with the number of images after each batch.
-        group: the processes that share the images; all get all predictions.
+        part: (index, count): the images index, index + count, ... alone, where several processes
+            share the split.
+        gather: puts the rows of all parts in the split's order, (this part's arrays, number of all
+            rows) to one array.
     """
     columns: list[list[np.ndarray]] = [[], [], [], []]
-    for images, labels, image_id, patient in split.identified_batches(batch_size, group.part):
-        logits = predict_full(classifier, images, batch_size)
+    for images, labels, image_id, patient in split.identified_batches(batch_size, part):
+        logits = predict(images)
         batch = (logits, labels.numpy(), image_id.numpy().astype(str), patient.numpy().astype(str))
         for column, values in zip(columns, batch, strict=True):
             column.append(values)
         if progress:
             progress(len(logits))
-    return Predictions(*(group.gather_rows(column, len(split)) for column in columns))
+    return Predictions(*(gather(column, len(split)) for column in columns))
+
+
+def predictor(model: keras.Model, batch_size: int) -> Predict:
+    """Returns the predict function of a model, for batches of up to ``batch_size`` images."""
+    return functools.partial(predict_full, model, batch_size=batch_size)
 
 
 def predict_full(model: keras.Model, images, batch_size: int) -> np.ndarray:
@@ -78,4 +100,6 @@ def predict_batch(model: keras.Model, images) -> np.ndarray:
         return replicas.predict_on_batch(model, images)
     if keras.distribution.distribution() is None:
         return model.predict_on_batch(np.asarray(images))
+    from medcolor_tf.parallel import multihost
+
     return multihost.predict_here(model, np.asarray(images))

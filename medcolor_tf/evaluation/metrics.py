@@ -18,6 +18,16 @@ def roc_auc(labels, scores) -> np.ndarray:
 
     Raises:
         ValueError: shapes differ, a label is none of 0, 1, NaN, or a score is not finite.
+
+    Source: Hanley and McNeil 1982; computed by ``sklearn.metrics.roc_auc_score``.
+
+    Example:
+        >>> import numpy as np
+        >>> import medcolor_tf as mc
+        >>> labels = np.array([[0, 1], [1, 1], [1, np.nan], [0, 1]])
+        >>> logits = np.array([[-2.0, 0.3], [0.5, 0.1], [-1.0, 0.2], [-1.5, 0.4]])
+        >>> mc.roc_auc(labels, logits)  # the second has no negative image
+        array([ 1., nan])
     """
     labels, scores = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     if labels.shape != scores.shape or labels.ndim not in (1, 2):
@@ -34,7 +44,22 @@ def roc_auc(labels, scores) -> np.ndarray:
 
 
 def mean_auc(auc: np.ndarray) -> float:
-    """Mean over the observations whose AUC is defined; NaN when none is."""
+    """Mean over the observations whose AUC is defined; NaN when none is.
+
+    Args:
+        auc: (L,) float, as :func:`roc_auc` returns it.
+
+    Returns:
+        A float in [0, 1], or NaN.
+
+    Source: the paper's tables, section IV-C.
+
+    Example:
+        >>> import numpy as np
+        >>> import medcolor_tf as mc
+        >>> mc.mean_auc(np.array([0.5, np.nan, 0.75]))
+        0.625
+    """
     defined = auc[~np.isnan(auc)]
     return float(defined.mean()) if len(defined) else float("nan")
 

@@ -8,10 +8,11 @@ Everywhere a label is 0, 1, or NaN for unknown, and unknown ones are left out; w
 NaN (None for a curve), never 0 and never a warning.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
 
@@ -24,15 +25,22 @@ BLOCK_CELLS = 400_000
 
 @dataclass(frozen=True)
 class PairedTTest:
-    """Two-sided paired t-test; ``difference`` is mean(a - b), ``pairs`` how many were complete."""
+    """Two-sided paired t-test.
+
+    Attributes:
+        difference: mean of a - b.
+        statistic: Student's t.
+        pvalue: two-sided.
+        pairs: how many were complete.
+    """
 
     difference: float
-    t: float
-    p: float
+    statistic: float
+    pvalue: float
     pairs: int
 
 
-def mean_std(values) -> tuple[float, float, int]:
+def mean_std(values: ArrayLike) -> tuple[float, float, int]:
     """Mean, sample standard deviation (ddof=1) and count of the values that are not NaN.
 
     The mean of none and the standard deviation of fewer than two are NaN.
@@ -47,15 +55,15 @@ def mean_std(values) -> tuple[float, float, int]:
     return mean, std, len(values)
 
 
-def paired_t_test(a, b) -> PairedTTest:
+def paired_t_test(a: ArrayLike, b: ArrayLike) -> PairedTTest:
     """Student's paired t-test, two-sided, of two strategies on the same repeats.
 
-    ``t`` and ``p`` are NaN, undefined, with fewer than two complete pairs, and where the difference
-    is the same in every pair up to rounding: without variance the test would call any difference,
-    however small, certain.
+    Statistic and p-value are NaN, undefined, with fewer than two complete pairs, and where the
+    difference is the same in every pair up to rounding: without variance the test would call any
+    difference, however small, certain.
 
     Args:
-        a, b: (R,), one value a repeat in the same order; a pair with a NaN is left out.
+        a, b: (R,), one value per repeat in the same order; a pair with a NaN is left out.
 
     Raises:
         ValueError: shapes differ or are not (R,), or an infinite value.
@@ -76,28 +84,28 @@ def paired_t_test(a, b) -> PairedTTest:
     return PairedTTest(mean, float(t), float(2 * stats.t.sf(abs(t), pairs - 1)), pairs)
 
 
-def benjamini_hochberg(p) -> np.ndarray:
+def benjamini_hochberg(pvalues: ArrayLike) -> np.ndarray:
     """Benjamini and Hochberg's (1995) adjusted p-values of one family.
 
     Args:
-        p: p-values of any shape; NaN (an undefined test) does not count in the family's size.
+        pvalues: of any shape; NaN (an undefined test) does not count in the family's size.
 
     Returns:
-        float64 of the same shape, NaN where ``p`` is.
+        float64 of the same shape, NaN where ``pvalues`` is.
 
     Raises:
         ValueError: a value outside [0, 1].
     """
     from statsmodels.stats.multitest import multipletests
 
-    p = np.asarray(p, np.float64)
-    defined = ~np.isnan(p)
-    outside = p[defined & ~((p >= 0) & (p <= 1))]
+    pvalues = np.asarray(pvalues, np.float64)
+    defined = ~np.isnan(pvalues)
+    outside = pvalues[defined & ~((pvalues >= 0) & (pvalues <= 1))]
     if len(outside):
         raise ValueError(f"expected p-values in [0, 1] or NaN, got {outside[0]}")
-    adjusted = np.full(p.shape, np.nan)
+    adjusted = np.full(pvalues.shape, np.nan)
     if defined.any():
-        adjusted[defined] = multipletests(p[defined], method="fdr_bh")[1]
+        adjusted[defined] = multipletests(pvalues[defined], method="fdr_bh")[1]
     return adjusted
 
 
@@ -116,8 +124,8 @@ class Bootstrap:
         mean_interval: (2,) its interval.
         mean_usable: resamples in which every one of those observations has both classes. Only
             these count, since a mean over fewer observations would be another quantity.
-        samples: resamples drawn.
-        confidence: of the intervals, such as 0.95.
+        n_resamples: resamples drawn.
+        confidence_level: of the intervals, such as 0.95.
     """
 
     estimate: np.ndarray
@@ -126,11 +134,18 @@ class Bootstrap:
     mean: float
     mean_interval: np.ndarray
     mean_usable: int
-    samples: int
-    confidence: float
+    n_resamples: int
+    confidence_level: float
 
 
-def bootstrap_auc(labels, scores, patient, samples=2000, confidence=0.95, seed=0) -> Bootstrap:
+def bootstrap_auc(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: Iterable[Hashable],
+    n_resamples: int = 2000,
+    confidence_level: float = 0.95,
+    seed: int = 0,
+) -> Bootstrap:
     """Intervals of each observation's AUC and of the mean, by resampling patients.
 
     Patients, not images, are drawn with replacement (all of a patient's images come together as
@@ -141,29 +156,37 @@ def bootstrap_auc(labels, scores, patient, samples=2000, confidence=0.95, seed=0
     Args:
         labels: (N, L) or (N,), 0, 1 or NaN.
         scores: same shape, finite; any monotone scale.
-        patient: (N,) hashable ids.
-        samples: resamples.
-        confidence: between 0 and 1.
+        groups: (N,) hashable ids of the patients.
+        n_resamples: how many resamples.
+        confidence_level: between 0 and 1.
         seed: of the draws.
 
     Raises:
         ValueError: shapes differ, no images, a wrong label, score, id or option.
     """
     labels, scores = checked(labels, scores)
-    resampled = _resampled(labels, [scores], patient, samples, confidence, seed)[0]
-    return _summary(roc_auc(labels, scores), resampled, confidence)
+    resampled = _resampled(labels, [scores], groups, n_resamples, confidence_level, seed)[0]
+    return _summary(roc_auc(labels, scores), resampled, confidence_level)
 
 
-def bootstrap_difference(labels, a, b, patient, samples=2000, confidence=0.95, seed=0) -> Bootstrap:
+def bootstrap_difference(
+    labels: ArrayLike,
+    a: ArrayLike,
+    b: ArrayLike,
+    groups: Iterable[Hashable],
+    n_resamples: int = 2000,
+    confidence_level: float = 0.95,
+    seed: int = 0,
+) -> Bootstrap:
     """Intervals of AUC(a) - AUC(b), per observation and of the mean.
 
     Both models are scored on the same resamples, those of :func:`bootstrap_auc`, so that what they
     share (the difficulty of the patients drawn) cancels. Arguments and errors as there.
     """
     labels, a, b = checked(labels, a, b)
-    resampled = _resampled(labels, [a, b], patient, samples, confidence, seed)
+    resampled = _resampled(labels, [a, b], groups, n_resamples, confidence_level, seed)
     return _summary(
-        roc_auc(labels, a) - roc_auc(labels, b), resampled[0] - resampled[1], confidence
+        roc_auc(labels, a) - roc_auc(labels, b), resampled[0] - resampled[1], confidence_level
     )
 
 
@@ -184,16 +207,16 @@ class _Order:
     through: np.ndarray
 
 
-def _order(labels: np.ndarray, scores: np.ndarray, patient: np.ndarray) -> _Order:
+def _order(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> _Order:
     positive, negative = labels == 1, labels == 0
     order = np.argsort(scores[negative], kind="stable")
     ascending = scores[negative][order]
-    return _Order(patient[positive], patient[negative][order], *_ranks(ascending, scores[positive]))
+    return _Order(groups[positive], groups[negative][order], *_ranks(ascending, scores[positive]))
 
 
 def _ranks(ascending: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many of ``ascending`` are less than, and at most, each value; those between are ties."""
-    return tuple(np.searchsorted(ascending, values, side) for side in ("left", "right"))
+    return np.searchsorted(ascending, values, "left"), np.searchsorted(ascending, values, "right")
 
 
 def _weighted_auc(order: _Order, weights: np.ndarray) -> np.ndarray:
@@ -209,23 +232,31 @@ def _weighted_auc(order: _Order, weights: np.ndarray) -> np.ndarray:
     return np.where(pairs > 0, won / np.maximum(pairs, 1), np.nan)
 
 
-def _resampled(labels, models, patient, samples, confidence, seed) -> np.ndarray:
+def _resampled(
+    labels: np.ndarray,
+    models: Sequence[np.ndarray],
+    groups: Iterable[Hashable],
+    n_resamples: int,
+    confidence_level: float,
+    seed: int,
+) -> np.ndarray:
     """AUC of every model, resample and observation: (models, samples, L)."""
-    if samples < 1 or not 0 < confidence < 1:
+    if n_resamples < 1 or not 0 < confidence_level < 1:
         raise ValueError(
-            f"expected samples >= 1 and confidence between 0 and 1, got {samples}, {confidence}"
+            "expected n_resamples >= 1 and confidence_level between 0 and 1, "
+            f"got {n_resamples}, {confidence_level}"
         )
-    index, patients = _patient_index(patient, len(labels))
+    index, patients = _group_index(groups, len(labels))
     labels = labels.reshape(len(labels), -1)
     orders = [
         [_order(*columns, index) for columns in zip(labels.T, model.T, strict=True)]
         for model in (model.reshape(labels.shape) for model in models)
     ]
     random = np.random.default_rng(seed)
-    result = np.empty((len(models), samples, labels.shape[1]))
+    result = np.empty((len(models), n_resamples, labels.shape[1]))
     block = max(1, BLOCK_CELLS // len(labels))
-    for start in range(0, samples, block):
-        rows = range(start, min(start + block, samples))
+    for start in range(0, n_resamples, block):
+        rows = range(start, min(start + block, n_resamples))
         draws = random.integers(patients, size=(len(rows), patients))
         weights = np.stack([np.bincount(draw, minlength=patients) for draw in draws], axis=1)
         for model, observations in enumerate(orders):
@@ -234,27 +265,27 @@ def _resampled(labels, models, patient, samples, confidence, seed) -> np.ndarray
     return result
 
 
-def _summary(estimate: np.ndarray, resampled: np.ndarray, confidence: float) -> Bootstrap:
+def _summary(estimate: np.ndarray, resampled: np.ndarray, confidence_level: float) -> Bootstrap:
     usable = (~np.isnan(resampled)).sum(axis=0)
     defined = ~np.isnan(estimate)
     means = resampled[:, defined].mean(axis=1) if defined.any() else np.full(len(resampled), np.nan)
     return Bootstrap(
         estimate=estimate,
-        interval=np.array([_percentiles(column, confidence) for column in resampled.T]),
+        interval=np.array([_percentiles(column, confidence_level) for column in resampled.T]),
         usable=usable,
         mean=mean_auc(estimate),
-        mean_interval=_percentiles(means, confidence),
+        mean_interval=_percentiles(means, confidence_level),
         mean_usable=int((~np.isnan(means)).sum()),
-        samples=len(resampled),
-        confidence=confidence,
+        n_resamples=len(resampled),
+        confidence_level=confidence_level,
     )
 
 
-def _percentiles(values: np.ndarray, confidence: float) -> np.ndarray:
+def _percentiles(values: np.ndarray, confidence_level: float) -> np.ndarray:
     values = values[~np.isnan(values)]
     if not len(values):
         return np.full(2, np.nan)
-    return np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return np.quantile(values, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
 
 
 # -- DeLong --------------------------------------------------------------------------------------
@@ -262,14 +293,22 @@ def _percentiles(values: np.ndarray, confidence: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class DelongTest:
-    """Two models' AUCs on the same images; ``difference`` is a - b, ``p`` two-sided."""
+    """Two models' AUCs on the same images.
+
+    Attributes:
+        auc_a, auc_b: of each model.
+        difference: AUC of a - b.
+        standard_error: of the difference.
+        statistic: the difference over its standard error, standard normal where the AUCs are equal.
+        pvalue: two-sided.
+    """
 
     auc_a: float
     auc_b: float
     difference: float
     standard_error: float
-    z: float
-    p: float
+    statistic: float
+    pvalue: float
 
 
 @dataclass(frozen=True)
@@ -282,22 +321,24 @@ class DelongInterval:
     high: float
 
 
-def delong_test(labels, a, b, patient=None) -> DelongTest:
+def delong_test(
+    labels: ArrayLike, a: ArrayLike, b: ArrayLike, groups: Iterable[Hashable] | None = None
+) -> DelongTest:
     """Tests two models' AUCs on the same images for a difference, one observation.
 
     DeLong, DeLong and Clarke-Pearson (1988), with each image's structural component from sorted
-    scores in O(N log N) as by Sun and Xu (2014). With ``patient``, the variance of Obuchowski
+    scores in O(N log N) as by Sun and Xu (2014). With ``groups``, the variance of Obuchowski
     (1997) for clustered data; it is DeLong's when every image has its own patient.
 
     Models that win the same pairs with every image (identical scores, or one a monotone function
-    of the other) have p = 1. All is NaN without a positive and a negative image; standard error, z
-    and p are NaN unless two patients (images, without ``patient``) have a positive and two a
-    negative one; z and p are NaN for any other difference without variance.
+    of the other) have p-value 1. All is NaN without a positive and a negative image; the standard
+    error, statistic and p-value are NaN unless two patients (images, without ``groups``) have a
+    positive and two a negative one; the last two are NaN for any other difference without variance.
 
     Args:
         labels: (N,) 0, 1 or NaN.
         a, b: (N,) finite scores, each of any monotone scale.
-        patient: (N,) hashable ids, or None.
+        groups: (N,) hashable ids of the patients; None: each image is one.
 
     Raises:
         ValueError: shapes differ, no images, a wrong label, score or id.
@@ -305,32 +346,36 @@ def delong_test(labels, a, b, patient=None) -> DelongTest:
     from scipy import stats
 
     labels, a, b = checked(labels, a, b, dimensions=(1,))
-    cluster = _clusters(labels, patient)
+    cluster = _clusters(labels, groups)
     pairs_a, pairs_b = _pairs_won(labels, a), _pairs_won(labels, b)
     auc_a, auc_b = _auc(labels, pairs_a), _auc(labels, pairs_b)
     won = pairs_a - pairs_b
     error = _standard_error(labels, won, cluster)
     z = 0.0 if error == 0 and not won.any() else _divide(_auc(labels, won), error)
-    p = float(2 * stats.norm.sf(abs(z)))
-    return DelongTest(auc_a, auc_b, _auc(labels, won), error, z, p)
+    return DelongTest(auc_a, auc_b, _auc(labels, won), error, z, float(2 * stats.norm.sf(abs(z))))
 
 
-def delong_interval(labels, scores, patient=None, confidence=0.95) -> DelongInterval:
+def delong_interval(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: Iterable[Hashable] | None = None,
+    confidence_level: float = 0.95,
+) -> DelongInterval:
     """Confidence interval of one observation's AUC from the variance of :func:`delong_test`.
 
     Normal on the logit scale, which keeps the ends inside (0, 1) and covers better near 1. The ends
     are NaN where the variance is undefined or zero, as it is for an AUC of 0 or 1. Arguments and
-    errors as in :func:`delong_test`; ``confidence`` lies between 0 and 1.
+    errors as in :func:`delong_test`; ``confidence_level`` lies between 0 and 1.
     """
     from scipy import special, stats
 
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected confidence between 0 and 1, got {confidence}")
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"expected confidence_level between 0 and 1, got {confidence_level}")
     labels, scores = checked(labels, scores, dimensions=(1,))
     won = _pairs_won(labels, scores)
     auc = _auc(labels, won)
-    error = _standard_error(labels, won, _clusters(labels, patient))
-    half = stats.norm.ppf((1 + confidence) / 2) * _divide(error, auc * (1 - auc))
+    error = _standard_error(labels, won, _clusters(labels, groups))
+    half = stats.norm.ppf((1 + confidence_level) / 2) * _divide(error, auc * (1 - auc))
     if not half > 0:
         return DelongInterval(auc, error, float("nan"), float("nan"))
     low, high = special.expit(special.logit(auc) + half * np.array([-1, 1]))
@@ -383,7 +428,9 @@ def _standard_error(labels: np.ndarray, won: np.ndarray, cluster: np.ndarray) ->
 # -- shared --------------------------------------------------------------------------------------
 
 
-def checked(labels, *scores, dimensions=(1, 2)) -> list[np.ndarray]:
+def checked(
+    labels: ArrayLike, *scores: ArrayLike, dimensions: Sequence[int] = (1, 2)
+) -> list[np.ndarray]:
     """Labels and scores as float64 arrays of one shape, or ValueError saying what is wrong."""
     labels = np.asarray(labels, np.float64)
     if labels.ndim not in dimensions or not len(labels):
@@ -404,25 +451,27 @@ def checked(labels, *scores, dimensions=(1, 2)) -> list[np.ndarray]:
     return [labels, *arrays]
 
 
-def _patient_index(patient: Iterable[Hashable], images: int) -> tuple[np.ndarray, int]:
-    """Patients numbered in the order in which they appear, (N,), and how many there are."""
-    patient = patient.tolist() if isinstance(patient, np.ndarray) else list(patient)
-    if len(patient) != images:
-        raise ValueError(f"expected a patient for each of {images} images, got {len(patient)}")
+def _group_index(groups: Iterable[Hashable], images: int) -> tuple[np.ndarray, int]:
+    """Groups numbered in the order in which they appear, (N,), and how many there are."""
+    ids = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)
+    if len(ids) != images:
+        raise ValueError(
+            f"expected a group (a patient's id) for each of {images} images, got {len(ids)}"
+        )
     numbers: dict[Hashable, int] = {}
-    for row, name in enumerate(patient):
-        # A missing id would make one patient of all images that lack one.
+    for row, name in enumerate(ids):
+        # A missing id would make one group of all images that lack one.
         if not isinstance(name, Hashable) or name is None or name != name:
             raise ValueError(f"expected a hashable patient id, got {name!r} for image {row}")
         numbers.setdefault(name, len(numbers))
-    return np.array([numbers[name] for name in patient]), len(numbers)
+    return np.array([numbers[name] for name in ids]), len(numbers)
 
 
-def _clusters(labels: np.ndarray, patient) -> np.ndarray:
-    return np.arange(len(labels)) if patient is None else _patient_index(patient, len(labels))[0]
+def _clusters(labels: np.ndarray, groups: Iterable[Hashable] | None) -> np.ndarray:
+    return np.arange(len(labels)) if groups is None else _group_index(groups, len(labels))[0]
 
 
-def _repeats(name: str, values) -> np.ndarray:
+def _repeats(name: str, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if np.isinf(values).any():
         raise ValueError(f"expected {name} finite or NaN, got {values[np.isinf(values)][0]}")

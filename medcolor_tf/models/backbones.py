@@ -1,40 +1,47 @@
-"""The backbone E: ResNet18, every keras.applications network by name, or a Keras model file."""
+"""The backbone E: one of the project's own, a keras.applications network, or a Keras model file."""
 
 import difflib
 import inspect
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
+from medcolor_tf import catalog
+from medcolor_tf.catalog import BACKBONES, Backbone
 from medcolor_tf.errors import InputError
-from medcolor_tf.models.fast_layers import use_fast_layers
-from medcolor_tf.models.rebuild import has_automatic_names, input_scaling, rebuild
-from medcolor_tf.models.resnet import build_resnet18
-from medcolor_tf.models.torch_weights import load_torch_resnet18
+from medcolor_tf.models.cloning import has_automatic_names, input_scaling, rebuild
+from medcolor_tf.models.fast.replace import use_fast_layers
+from medcolor_tf.models.layers import PaddedMaxPool2D, Tensor
+from medcolor_tf.models.torch_layers import TorchLayers, kaiming_normal_fan_out, layer_seed
 
-RESNET18_REPOSITORY, RESNET18_FILE = "timm/resnet18.tv_in1k", "model.safetensors"
-RESNET18_URL = f"https://huggingface.co/{RESNET18_REPOSITORY}/resolve/main/{RESNET18_FILE}"
+RESNET_WIDTHS = (64, 128, 256, 512)
+RESNET18_BLOCKS = (2, 2, 2, 2)
 
 _log = logging.getLogger(__name__)
 
 
-def backbone_names():
-    """List every backbone that can be named: ResNet18, then keras.applications' in order."""
-    return ["ResNet18", *sorted(_applications().values(), key=str.lower)]
+def backbone_names() -> list[str]:
+    """Lists every backbone that can be named: the project's own, then keras.applications'."""
+    return [*BACKBONES, *sorted(_applications().values(), key=str.lower)]
 
 
-def build_backbone(name_or_path, weights="imagenet", seed=None):
-    """Build E without pooling and head.
+def build_backbone(
+    name_or_path: str | Path, weights: str | Path | None = "imagenet", seed: int | None = None
+) -> keras.Model:
+    """Builds E, a network from three channels to a feature map, without pooling and head.
 
     Args:
         name_or_path: "ResNet18" (torchvision's), the name of any keras.applications network, in
             any case, or the path of a .keras file.
-        weights: "imagenet"; None for random ones; or a local file: .safetensors with torchvision's
-            names for ResNet18, .h5 or .weights.h5 for keras.applications. A .keras file has its
-            own, whether this says "imagenet" or None.
+        weights: "imagenet"; None or "none" for random ones; or a local file: .safetensors with
+            torchvision's names for ResNet18, .h5 or .weights.h5 for keras.applications. A .keras
+            file has its own, whether this says "imagenet" or None.
         seed: of random weights; None draws afresh.
 
     Returns:
@@ -44,48 +51,61 @@ def build_backbone(name_or_path, weights="imagenet", seed=None):
     Raises:
         InputError: unknown name; unsuitable file; or no network, then in two lines: what failed,
             and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> from medcolor_tf.models import build_backbone
+        >>> backbone = build_backbone("ResNet18", weights=None, seed=0)
+        >>> features = backbone(np.zeros((1, 64, 96, 3), "float32"))
+        >>> tuple(features.shape)
+        (1, 2, 3, 512)
     """
     name = str(name_or_path)
+    weights = None if weights in (None, "none") else str(weights)
     if Path(name).suffix or "/" in name or "\\" in name:
         return _from_file(Path(name), weights)
     if weights not in ("imagenet", None) and not Path(weights).is_file():
         raise InputError(
             f"--backbone_weights={weights}: no such file; expected a file, or imagenet or none"
         )
-    if name.lower() == "resnet18":
-        return _resnet18(weights, seed)
+    own = {own_name.lower(): backbone for own_name, backbone in BACKBONES.items()}
+    if name.lower() in own:
+        return _own(own[name.lower()], weights, seed)
     if name.lower() in _applications():
         return _application(_applications()[name.lower()], weights, seed)
-    close = difflib.get_close_matches(name.lower(), ["resnet18", *_applications()], n=3)
+    close = difflib.get_close_matches(name.lower(), [*own, *_applications()], n=3)
     proper = {known.lower(): known for known in backbone_names()}
     hint = f"; did you mean {' or '.join(proper[match] for match in close)}?" if close else ""
     raise InputError(
-        f"--backbone={name}: unknown; expected ResNet18, a network of "
+        f"--backbone={name}: unknown; expected {', '.join(BACKBONES)}, a network of "
         f"https://keras.io/api/applications by name, or the path of a .keras file{hint} "
         "(medcolor_tf.models.backbone_names() lists all)"
     )
 
 
-def _resnet18(weights, seed):
-    backbone = build_resnet18(seed)
+# The project's own
+
+
+def _own(backbone: Backbone, weights: str | None, seed: int | None) -> keras.Model:
+    model = catalog.resolve(backbone.build)(seed)
     if weights == "imagenet":
-        weights = _download_resnet18()
+        weights = _download(backbone)
     if weights is not None:
-        load_torch_resnet18(backbone, _read_safetensors(weights))
-    return backbone
+        catalog.resolve(backbone.load)(model, _read_safetensors(weights, backbone))
+    return model
 
 
-def _download_resnet18():
-    """Fetch torchvision's weights through huggingface_hub: its cache, offline mode and mirrors."""
+def _download(backbone: Backbone) -> str:
+    """Fetches ImageNet weights through huggingface_hub: its cache, offline mode and mirrors."""
     import huggingface_hub
 
     try:
-        return huggingface_hub.hf_hub_download(RESNET18_REPOSITORY, RESNET18_FILE)
+        return huggingface_hub.hf_hub_download(backbone.repository, backbone.file)
     except Exception as error:  # the hub, its HTTP client and the file system each have their own
-        raise _download_error("ResNet18", RESNET18_URL, error) from error
+        raise _download_error(backbone.title, backbone.url, error) from error
 
 
-def _download_error(name, url, error):
+def _download_error(name: str, url: str, error: Exception) -> InputError:
     lines = str(error).strip().splitlines() or [""]
     reason = f"{type(error).__name__}: {lines[0]}"[:200]
     return InputError(
@@ -94,14 +114,15 @@ def _download_error(name, url, error):
     )
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: str, backbone: Backbone) -> Mapping[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if Path(path).suffix != ".safetensors":
         raise InputError(
-            f"{path}: expected ResNet18 weights as .safetensors with torchvision's names "
-            f"({RESNET18_URL}), received {Path(path).suffix or 'no suffix'}"
+            f"{path}: expected {backbone.title} weights as .safetensors with "
+            f"{backbone.tensor_names} names ({backbone.url}), "
+            f"received {Path(path).suffix or 'no suffix'}"
         )
     try:
         return load_file(path)
@@ -109,23 +130,70 @@ def _read_safetensors(path):
         raise InputError(f"{path}: not a readable .safetensors file ({error})") from error
 
 
-def _applications():
-    """Map lower-case names to keras.applications' constructors' names."""
+def resnet18(seed: int | None = None) -> keras.Model:
+    """Builds torchvision's ResNet18 (He et al. 2016, arXiv:1512.03385), which Keras does not have.
+
+    Args:
+        seed: of the initialisation; None draws afresh.
+
+    Returns:
+        A functional model named "backbone", (B,H,W,3) to (B,⌈H/32⌉,⌈W/32⌉,512), without pooling and
+        head, initialised as torchvision does: Kaiming-normal (fan_out) convolutions without bias,
+        BatchNorm 1 and 0.
+    """
+    make = TorchLayers(seed=seed)
+    with keras.name_scope("backbone"):
+        image = keras.Input((None, None, 3), name="backbone_input")
+        x = _conv_bn(make, image, "conv1", "bn1", RESNET_WIDTHS[0], 7, stride=2)
+        x = keras.layers.ReLU(name="act1")(x)
+        x = PaddedMaxPool2D(3, 2, 1, name="maxpool")(x)
+        stages = zip(RESNET_WIDTHS, RESNET18_BLOCKS, strict=True)
+        for stage, (width, blocks) in enumerate(stages, start=1):
+            for block in range(blocks):
+                stride = 2 if stage > 1 and block == 0 else 1
+                x = _basic_block(make, x, f"layer{stage}_{block}", width, stride)
+    return keras.Model(image, x, name="backbone")
+
+
+def _basic_block(make: TorchLayers, x: Tensor, name: str, width: int, stride: int) -> Tensor:
+    """conv · bn · relu · conv · bn, plus the shortcut, then relu."""
+    shortcut = x
+    if stride != 1 or x.shape[-1] != width:
+        down = f"{name}_downsample"
+        shortcut = _conv_bn(make, x, f"{down}_conv", f"{down}_bn", width, 1, stride=stride)
+    x = _conv_bn(make, x, f"{name}_conv1", f"{name}_bn1", width, 3, stride=stride)
+    x = keras.layers.ReLU(name=f"{name}_act1")(x)
+    x = _conv_bn(make, x, f"{name}_conv2", f"{name}_bn2", width, 3)
+    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    return keras.layers.ReLU(name=f"{name}_act2")(x)
+
+
+def _conv_bn(
+    make: TorchLayers, x: Tensor, conv: str, bn: str, width: int, size: int, stride: int = 1
+) -> Tensor:
+    kernel = kaiming_normal_fan_out(size, width, layer_seed(make.seed, f"{conv}/kernel"))
+    x = make.conv(
+        x, conv, width, size, stride=stride, padding=size // 2, use_bias=False, kernel=kernel
+    )
+    return make.batch_norm(x, bn)
+
+
+# keras.applications
+
+
+def _applications() -> dict[str, str]:
+    """Maps lower-case names to keras.applications' constructors' names."""
     public = vars(keras.applications).items()
     return {name.lower(): name for name, item in public if inspect.isfunction(item)}
 
 
-def _application(name, weights, seed):
+def _application(name: str, weights: str | None, seed: int | None) -> keras.Model:
     if keras.config.image_data_format() != "channels_last":
         raise InputError(
             "keras.config.image_data_format(): expected channels_last, received channels_first"
         )
-    constructor = getattr(keras.applications, name)
-    arguments = {"include_top": False, "weights": weights, "input_shape": (None, None, 3)}
-    if "include_preprocessing" in inspect.signature(constructor).parameters:
-        arguments["include_preprocessing"] = False
     with keras.name_scope("backbone"):
-        model = _construct(constructor, name, arguments)
+        model = _construct(name, weights)
         reseed = seed if weights is None else None
         scaling = input_scaling(model)
         if scaling or reseed is not None or has_automatic_names(model):
@@ -133,8 +201,11 @@ def _application(name, weights, seed):
         return _as_backbone(model)
 
 
-def _construct(constructor, name, arguments):
-    weights = arguments["weights"]
+def _construct(name: str, weights: str | None) -> keras.Model:
+    constructor = getattr(keras.applications, name)
+    arguments = {"include_top": False, "weights": weights, "input_shape": (None, None, 3)}
+    if "include_preprocessing" in inspect.signature(constructor).parameters:
+        arguments["include_preprocessing"] = False
     try:
         with warnings.catch_warnings():
             # MobileNet notes that its size is open, which is what we ask for.
@@ -155,16 +226,19 @@ def _construct(constructor, name, arguments):
         raise
 
 
-def _is_download_failure(error):
+def _is_download_failure(error: Exception) -> bool:
     text = str(error)
     return isinstance(error, OSError) or "URL fetch failure" in text or "corrupted file" in text
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def _from_file(path, weights):
+# Model files
+
+
+def _from_file(path: Path, weights: str | None) -> keras.Model:
     if path.suffix != ".keras":
         raise InputError(
             f"--backbone={path}: expected a .keras file, received {path.suffix or 'no suffix'}; "
@@ -179,7 +253,7 @@ def _from_file(path, weights):
     with keras.name_scope("backbone"):
         try:
             # safe_mode: no Lambda, so that opening somebody's file runs none of their code.
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+            model: Any = keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # zip, JSON, HDF5 and Keras each have their own
             raise InputError(
                 f"--backbone={path}: expected a Keras model file without Lambda layers or unknown "
@@ -195,8 +269,8 @@ def _from_file(path, weights):
         return _as_backbone(model)
 
 
-def _check_image_model(model, path):
-    """Raise InputError unless `model` maps one (B,None,None,3) image to one (B,h,w,c) map."""
+def _check_image_model(model: keras.Model, path: Path) -> None:
+    """Raises InputError unless `model` maps one (B,None,None,3) image to one (B,h,w,c) map."""
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:
         raise InputError(
@@ -208,25 +282,26 @@ def _check_image_model(model, path):
             f"--backbone={path}: expected one input and one output, "
             f"received {len(inputs)} and {len(outputs)}"
         )
-    shape, found = tuple(inputs[0].shape), tuple(outputs[0].shape)
-    if len(shape) != 4 or shape[-1] != 3 or "float" not in inputs[0].dtype:
+    input_shape, output_shape = tuple(inputs[0].shape), tuple(outputs[0].shape)
+    if len(input_shape) != 4 or input_shape[-1] != 3 or "float" not in inputs[0].dtype:
         raise InputError(
             f"--backbone={path}: expected input (batch, height, width, 3) of floats, "
-            f"received {shape} of {inputs[0].dtype}"
+            f"received {input_shape} of {inputs[0].dtype}"
         )
-    if shape[1:3] != (None, None):
+    if input_shape[1:3] != (None, None):
         raise InputError(
             f"--backbone={path}: expected an input of any size (None, None, None, 3), received "
-            f"{shape}; build it with input_shape=(None, None, 3), set its weights and save it again"
+            f"{input_shape}; build it with input_shape=(None, None, 3), set its weights and save "
+            "it again"
         )
-    if len(found) != 4 or found[-1] is None:
+    if len(output_shape) != 4 or output_shape[-1] is None:
         raise InputError(
             f"--backbone={path}: expected output (batch, height, width, channels), received "
-            f"{found}; cut the model before its pooling and save that"
+            f"{output_shape}; cut the model before its pooling and save that"
         )
 
 
-def _as_backbone(model):
-    """Wrap, flat: same variables, the name every part of the project looks for, fused layers."""
+def _as_backbone(model: keras.Model) -> keras.Model:
+    """Wraps, flat: same variables, the name every part of the project looks for, fused layers."""
     model = use_fast_layers(model)
     return keras.Model(model.inputs[0], model.outputs[0], name="backbone")

@@ -9,15 +9,15 @@ import keras
 from medcolor_tf import catalog
 from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, NO_COLORIZER
 from medcolor_tf.errors import InputError
-from medcolor_tf.models.initializers import ICNR, layer_seed, torch_uniform
 from medcolor_tf.models.layers import (
     CopyChannels,
     DepthwiseConv2DTranspose,
     PaddedMaxPool2D,
     PixelShuffle,
     ReplicatePadAveragePool,
+    Tensor,
 )
-from medcolor_tf.models.torch_layers import TorchLayers
+from medcolor_tf.models.torch_layers import ICNR, TorchLayers, layer_seed, torch_uniform
 
 WIDTH, RESIDUAL_BLOCKS, UPSCALING = 64, 8, 4
 COLOR_U_DOWN = (16, 32, 64)
@@ -25,7 +25,7 @@ COLOR_U_UP = (32, 16)
 COLOR_U_OUT = 16
 
 
-def _front(make, x):
+def _front(make: TorchLayers, x: Tensor) -> Tensor:
     """(B,H,W,C) to (B,H/4,W/4,64): the part that DECONV and PixelShuffle share.
 
     The 7x7 convolution pads 2, not 3: 320 → 159 → 80.
@@ -42,8 +42,8 @@ def _front(make, x):
     return x
 
 
-def deconv(make, x, gray):
-    """DECONV: 1x1 to three channels, then one 8x8 stride 4 filter a channel."""
+def deconv(make: TorchLayers, x: Tensor, gray: bool) -> Tensor:
+    """DECONV: 1x1 to three channels, then one 8x8 stride 4 filter per channel."""
     x = make.conv(_front(make, x), "conv_last", 3, 1)
     size = 2 * UPSCALING
     kernel = torch_uniform(size * size, layer_seed(make.seed, "deconv/kernel"))
@@ -52,7 +52,7 @@ def deconv(make, x, gray):
     )(x)
 
 
-def pixel_shuffle(make, x, gray):
+def pixel_shuffle(make: TorchLayers, x: Tensor, gray: bool) -> Tensor:
     """PixelShuffle: 1x1 to 3·4·4 channels, rearranged into 4x4 cells, blurred by a 2x2 mean.
 
     The authors' hard-tanh at ±10000 is the identity and left out.
@@ -64,38 +64,44 @@ def pixel_shuffle(make, x, gray):
     return ReplicatePadAveragePool(name="blur")(x)
 
 
-def color_u(make, x, gray):
+def color_u(make: TorchLayers, x: Tensor, gray: bool) -> Tensor:
     """ColorU: a U-Net of three steps; the skips are concatenated as [down, up]."""
     downs = []
     for step, width in enumerate(COLOR_U_DOWN, start=1):
-        x = _act_conv(make, x, f"down{step}_conv1", width, 3, padding=1)
-        x = _act_conv(make, x, f"down{step}_conv2", width, 4, stride=2, padding=1)
+        x = _act_conv(make, x, f"down{step}_conv1", width, 3)
+        x = _act_conv(make, x, f"down{step}_conv2", width, 4, stride=2)
         x = make.batch_norm(x, f"down{step}_bn")
         downs.append(x)
     downs.pop()  # the deepest one is the way up's own input
     for step, width in enumerate(COLOR_U_UP, start=1):
         x = _act_up(make, x, f"up{step}_deconv", width)
         for part in (1, 2):
-            x = _act_conv(make, x, f"up{step}_conv{part}", width, 3, padding=1)
+            x = _act_conv(make, x, f"up{step}_conv{part}", width, 3)
         x = make.batch_norm(x, f"up{step}_bn")
         x = keras.layers.Concatenate(axis=-1, name=f"up{step}_concat")([downs.pop(), x])
     x = _act_up(make, x, "out_deconv", COLOR_U_OUT)
-    x = _act_conv(make, x, "out_conv1", COLOR_U_OUT, 3, padding=1)
+    x = _act_conv(make, x, "out_conv1", COLOR_U_OUT, 3)
     zeros = "zeros" if gray else None
     # 1x1 as in the published code; the paper's figure says 3x3.
     return make.conv(x, "out_conv2", 3, 1, kernel=zeros, bias=zeros)
 
 
-def _act_conv(make, x, name, *args, **kwargs):
-    return make.leaky(make.conv(x, name, *args, **kwargs), f"{name}_act")
+def _act_conv(
+    make: TorchLayers, x: Tensor, name: str, width: int, size: int, stride: int = 1
+) -> Tensor:
+    """Convolution with one pixel of padding, and LeakyReLU."""
+    x = make.conv(x, name, width, size, stride, padding=1)
+    return make.leaky(x, f"{name}_act")
 
 
-def _act_up(make, x, name, width):
+def _act_up(make: TorchLayers, x: Tensor, name: str, width: int) -> Tensor:
     return make.leaky(make.conv_transpose(x, name, width, 4, 2), f"{name}_act")
 
 
-def build_colorizer(name, input_channels=1, init="paper", seed=None):
-    """Build T.
+def build_colorizer(
+    name: str, input_channels: int = 1, init: str = "paper", seed: int | None = None
+) -> keras.Model:
+    """Builds T, the network that turns a gray image into three channels.
 
     Args:
         name: `deconv`, `pixel_shuffle` or `color_u`.
@@ -106,11 +112,22 @@ def build_colorizer(name, input_channels=1, init="paper", seed=None):
         seed: makes the initialisation a function of this number; None draws afresh.
 
     Returns:
-        A functional model named "colorizer": (B,H,W,input_channels) to (B,H,W,3) in the compute
-        dtype, for H and W divisible by 4 (`color_u`: 8), see `check_image_size`.
+        A functional model named "colorizer": (B,H,W,input_channels) normalised gray to (B,H,W,3) in
+        the compute dtype, for H and W divisible by 4 (`color_u`: 8), see `check_image_size`.
 
     Raises:
         InputError: unknown name or init, or no input channel.
+
+    Example:
+        >>> import numpy as np
+        >>> from medcolor_tf.models import build_colorizer
+        >>> colorizer = build_colorizer("color_u", init="gray", seed=0)
+        >>> gray = np.random.default_rng(0).normal(size=(2, 16, 16, 1)).astype("float32")
+        >>> colors = np.asarray(colorizer(gray))
+        >>> colors.shape
+        (2, 16, 16, 3)
+        >>> np.allclose(colors, np.repeat(gray, 3, axis=-1), atol=1e-6)
+        True
     """
     variant = catalog.lookup(COLORIZERS, name, "colorizer")
     if init not in COLORIZER_INITS:
@@ -130,8 +147,10 @@ def build_colorizer(name, input_channels=1, init="paper", seed=None):
     return keras.Model(image, colors, name="colorizer")
 
 
-def check_image_size(colorizer_name, size):
-    """Check that T gives back the size of the image.
+def check_image_size(
+    colorizer_name: str | None, size: float | tuple[float, ...] | list[float]
+) -> None:
+    """Checks that T gives back the size of the image.
 
     Args:
         colorizer_name: a colorizer's name; "none" or None accept every size.

@@ -1,13 +1,21 @@
-"""The few layers Keras lacks. All are channels-last, and use keras.ops alone."""
+"""The layers that Keras lacks: channels-last, and of keras.ops alone."""
+
+from typing import Any, TypeAlias
 
 import keras
-from keras import ops
+
+# A backend's tensor, or a KerasTensor while a model is built; Keras has no type for both.
+Tensor: TypeAlias = Any
+Shape: TypeAlias = tuple[int | None, ...]
+PerChannel: TypeAlias = float | list[float] | tuple[float, ...]
+# Keras is not annotated: of a function a type checker sees the union over all of its backends.
+ops: Any = keras.ops
 
 register = keras.saving.register_keras_serializable(package="medcolor_tf")
 
 
-def copy_to_three(x):
-    """Show (B,H,W,C) as three channels: 3 stay as they are, others become their mean, copied.
+def copy_to_three(x: Tensor) -> Tensor:
+    """Shows (B,H,W,C) as three channels: 3 stay as they are, others become their mean, copied.
 
     The one definition of "the baseline without T": the `gray` init of the colorizers uses it too,
     so that their step 0 equals the baseline for any number of input channels.
@@ -24,27 +32,37 @@ def copy_to_three(x):
 class Normalize(keras.layers.Layer):
     """(x / max_value - mean) / std, computed in float32, returned in the compute dtype.
 
-    `mean` and `std` are on the [0,1] scale: numbers, or one for each channel. Autocast is off since
-    16-bit pixels would lose their low bits in bfloat16 before the division.
+    Autocast is off since 16-bit pixels would lose their low bits in bfloat16 before the division.
+
+    Args:
+        mean, std: on the [0,1] scale: numbers, or one per channel.
+        max_value: the raw value of white.
+        **kwargs: of every Keras layer.
     """
 
-    def __init__(self, mean, std, max_value=255.0, **kwargs):
+    def __init__(
+        self,
+        mean: PerChannel,
+        std: PerChannel,
+        max_value: float = 255.0,
+        **kwargs: Any,
+    ):
         super().__init__(**{"autocast": False, **kwargs})
         self.mean, self.std, self.max_value = mean, std, max_value
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """(B,H,W,C) raw pixels to (B,H,W,C) of about zero mean and unit variance."""
         x = ops.cast(x, "float32") / self.max_value
         mean = ops.convert_to_tensor(self.mean, dtype="float32")
         std = ops.convert_to_tensor(self.std, dtype="float32")
         return ops.cast((x - mean) / std, self.compute_dtype)
 
-    def compute_output_spec(self, x):
-        """Give the shape of the input in the compute dtype."""
+    def compute_output_spec(self, x: Tensor) -> keras.KerasTensor:
+        """Gives the shape of the input in the compute dtype."""
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
-    def get_config(self):
-        """Return the arguments that rebuild this layer."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that rebuild this layer."""
         own = {"mean": self.mean, "std": self.std, "max_value": self.max_value}
         return {**super().get_config(), **own}
 
@@ -53,12 +71,12 @@ class Normalize(keras.layers.Layer):
 class CopyChannels(keras.layers.Layer):
     """(B,H,W,C) to (B,H,W,3), see `copy_to_three`."""
 
-    def call(self, x):
-        """Copy the gray channel."""
+    def call(self, x: Tensor) -> Tensor:
+        """Copies the gray channel."""
         return copy_to_three(x)
 
-    def compute_output_shape(self, shape):
-        """Replace the channels by three."""
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Replaces the channels by three."""
         return (*shape[:-1], 3)
 
 
@@ -67,33 +85,37 @@ class PixelShuffle(keras.layers.Layer):
     """(B,h,w,C·r·r) to (B,h·r,w·r,C) in PyTorch's channel order (C,r,r).
 
     TensorFlow's depth_to_space orders them (r,r,C), so PyTorch's weights would not fit.
+
+    Args:
+        scale: r.
+        **kwargs: of every Keras layer.
     """
 
-    def __init__(self, scale, **kwargs):
+    def __init__(self, scale: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.scale = scale
 
-    def call(self, x):
-        """Rearrange channels into space."""
+    def call(self, x: Tensor) -> Tensor:
+        """Rearranges channels into space."""
         r, channels = self.scale, x.shape[-1] // self.scale**2
         batch, height, width, _ = ops.shape(x)
         x = ops.reshape(x, (batch, height, width, channels, r, r))
         x = ops.transpose(x, (0, 1, 4, 2, 5, 3))
         return ops.reshape(x, (batch, height * r, width * r, channels))
 
-    def compute_output_shape(self, shape):
-        """Scale the sides, divide the channels."""
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> Shape:
+        """Scales the sides, divides the channels."""
         batch, height, width, channels = shape
         r = self.scale
         sides = [None if side is None else side * r for side in (height, width)]
         return (batch, *sides, channels // r**2)
 
-    def get_config(self):
-        """Return the arguments that rebuild this layer."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that rebuild this layer."""
         return {**super().get_config(), "scale": self.scale}
 
 
-def _mean_of_four(x):
+def _mean_of_four(x: Tensor) -> Tensor:
     """(B,H+1,W+1,C) to (B,H,W,C): the mean of each 2x2 cell, one pixel apart."""
     return ops.average_pool(x, 2, 1, padding="valid", data_format="channels_last")
 
@@ -117,17 +139,17 @@ def _blur(x):
 
 @register
 class ReplicatePadAveragePool(keras.layers.Layer):
-    """Repeat the first row and column once, then 2x2 average pool with stride 1: the size stays.
+    """Repeats the first row and column once, then 2x2 average pools with stride 1: the size stays.
 
     The blur after a pixel shuffle (Sugawara et al. 2019, arXiv:1905.00402).
     """
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """(B,H,W,C) to (B,H,W,C)."""
         return _blur(x)
 
-    def compute_output_shape(self, shape):
-        """Keep the shape."""
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Keeps the shape."""
         return shape
 
 
@@ -137,13 +159,17 @@ class PaddedMaxPool2D(keras.layers.Layer):
 
     Keras' "same" pads only at the end when the size is even, and LeakyReLU leaves negative values
     that a zero border would beat; so the border is minus infinity.
+
+    Args:
+        pool_size, strides, padding: in pixels, for both sides.
+        **kwargs: of every Keras layer.
     """
 
-    def __init__(self, pool_size=3, strides=2, padding=1, **kwargs):
+    def __init__(self, pool_size: int = 3, strides: int = 2, padding: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
         self.pool_size, self.strides, self.padding = pool_size, strides, padding
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """(B,H,W,C) to (B,h,w,C), h = (H + 2·padding - pool_size) // strides + 1."""
         border = (self.padding, self.padding)
         x = ops.pad(x, ((0, 0), border, border, (0, 0)), constant_values=float("-inf"))
@@ -151,8 +177,8 @@ class PaddedMaxPool2D(keras.layers.Layer):
             x, self.pool_size, self.strides, padding="valid", data_format="channels_last"
         )
 
-    def compute_output_shape(self, shape):
-        """Apply PyTorch's size rule to both sides."""
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Applies PyTorch's size rule to both sides."""
         batch, height, width, channels = shape
         grow = 2 * self.padding - self.pool_size
         sides = [
@@ -160,36 +186,51 @@ class PaddedMaxPool2D(keras.layers.Layer):
         ]
         return (batch, *sides, channels)
 
-    def get_config(self):
-        """Return the arguments that rebuild this layer."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that rebuild this layer."""
         own = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
         return {**super().get_config(), **own}
 
 
 @register
 class DepthwiseConv2DTranspose(keras.layers.Layer):
-    """Transposed convolution with one filter a channel and no bias; the output is `strides` larger.
+    """Transposed convolution with one filter per channel and no bias; sides grow by `strides`.
 
     Keras' Conv2DTranspose has no `groups`, so the (k,k,1,C) kernel is laid on the diagonal of a
     (k,k,C,C) one; the zeros are no parameters. "same" equals PyTorch's padding (k - s) / 2 when
     k - s is even, which is required.
+
+    Args:
+        kernel_size: k, in pixels.
+        strides: s, in pixels.
+        kernel_initializer: a name or an initialiser of Keras.
+        **kwargs: of every Keras layer.
+
+    Raises:
+        ValueError: k < s, or k - s is odd.
     """
 
-    def __init__(self, kernel_size, strides, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(
+        self,
+        kernel_size: int,
+        strides: int,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         if kernel_size < strides or (kernel_size - strides) % 2:
             raise ValueError(f"kernel_size - strides must be even, got {kernel_size} - {strides}")
         self.kernel_size, self.strides = kernel_size, strides
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, shape):
-        """Create the (k,k,1,C) kernel."""
+    def build(self, shape: Shape) -> None:
+        """Creates the (k,k,1,C) kernel."""
         kernel = (self.kernel_size, self.kernel_size, 1, shape[-1])
         self.kernel = self.add_weight(
             shape=kernel, initializer=self.kernel_initializer, name="kernel"
         )
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """(B,h,w,C) to (B,h·strides,w·strides,C)."""
         kernel = ops.convert_to_tensor(self.kernel)
         diagonal = kernel * ops.eye(x.shape[-1], dtype=kernel.dtype)
@@ -197,14 +238,14 @@ class DepthwiseConv2DTranspose(keras.layers.Layer):
             x, diagonal, self.strides, padding="same", data_format="channels_last"
         )
 
-    def compute_output_shape(self, shape):
-        """Scale the sides."""
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Scales the sides."""
         batch, height, width, channels = shape
         sides = [None if side is None else side * self.strides for side in (height, width)]
         return (batch, *sides, channels)
 
-    def get_config(self):
-        """Return the arguments that rebuild this layer."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that rebuild this layer."""
         own = {
             "kernel_size": self.kernel_size,
             "strides": self.strides,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 
+from medcolor_tf.catalog import DEFAULT_HEAD
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.classifier import build_classifier
 
@@ -29,6 +30,7 @@ class ModelSpec:
         bits: 8 or 16, of a raw pixel.
         pixel_mean, pixel_std: normalisation, on the [0, 1] scale.
         bn_momentum: of every batch normalisation.
+        head: "linear", or another of :data:`medcolor_tf.catalog.HEADS`.
     """
 
     colorizer: str
@@ -42,6 +44,7 @@ class ModelSpec:
     pixel_mean: float
     pixel_std: float
     bn_momentum: float
+    head: str = DEFAULT_HEAD
 
     @property
     def max_value(self) -> int:
@@ -53,7 +56,7 @@ class ModelSpec:
         """Whether there is a T."""
         return self.colorizer != "none"
 
-    def build(self, backbone_weights=None, seed: int | None = None) -> keras.Model:
+    def build(self, backbone_weights: str | None = None, seed: int | None = None) -> keras.Model:
         """Builds the classifier; see :func:`medcolor_tf.models.build_classifier`.
 
         Args:
@@ -73,16 +76,27 @@ class ModelSpec:
             colorizer_init=self.colorizer_init,
             backbone_weights=backbone_weights,
             bn_momentum=self.bn_momentum,
+            head=self.head,
             seed=seed,
         )
 
-    def to_json(self) -> str:
-        """Returns the spec as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+    def to_dict(self) -> dict:
+        """Returns the spec as files hold it.
+
+        A backbone from a file is called BACKBONE_FILE there: its path is nobody else's business.
+        The head is left out where it is the default, which is what files of version 0.1 have, and
+        where there are no labels, as in a colorizer file.
+        """
+        content = dataclasses.asdict(self)
+        if self.backbone.endswith(".keras"):
+            content["backbone"] = BACKBONE_FILE
+        if self.head == DEFAULT_HEAD or not self.observations:
+            del content["head"]
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping, origin: str) -> "ModelSpec":
-        """Reads what :meth:`to_json` wrote; ``origin`` is the file, for the error message."""
+        """Reads what :meth:`to_dict` gave; ``origin`` is the file, for the error message."""
         try:
             return cls(**{**content, "observations": tuple(content["observations"])})
         except (TypeError, KeyError) as error:

@@ -1,13 +1,18 @@
 """PyTorch tensors into our models, by name. Nothing is assigned unless everything fits."""
 
 import re
+from collections.abc import Mapping
+from typing import TypeAlias
 
+import keras
 import numpy as np
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.models.layers import ops
 
-# Our layer's name -> PyTorch's module, for the colorizers and the backbones. First match wins.
-_COLORIZER_NAMES = (
+# (our layer's name, PyTorch's module) of the colorizers and the backbones. First match wins.
+Names: TypeAlias = tuple[tuple[str, str], ...]
+_COLORIZER_NAMES: Names = (
     (r"(conv1|bn1|conv_last|deconv)", r"\1"),
     (r"resblock(\d+)_conv(\d)", r"resblocks.\1.conv\2.0"),
     (r"resblock(\d+)_bn(\d)", r"resblocks.\1.conv\2.1"),
@@ -24,7 +29,7 @@ _COLORIZER_NAMES = (
     (r"out_conv1", r"out.u.2"),
     (r"out_conv2", r"out.u.4"),
 )
-_RESNET_NAMES = (
+_RESNET_NAMES: Names = (
     (r"(conv1|bn1)", r"\1"),
     (r"layer(\d)_(\d)_(conv|bn)(\d)", r"layer\1.\2.\3\4"),
     (r"layer(\d)_(\d)_downsample_conv", r"layer\1.\2.downsample.0"),
@@ -32,7 +37,7 @@ _RESNET_NAMES = (
 )
 # keras.applications counts DenseNet's blocks from conv2 and its transitions from pool2.
 _DENSE_LAYER = {"0_bn": "norm1", "1_conv": "conv1", "1_bn": "norm2", "2_conv": "conv2"}
-_DENSENET_NAMES = (
+_DENSENET_NAMES: Names = (
     (r"conv1_conv", r"features.conv0"),
     (r"conv1_bn", r"features.norm0"),
     *(
@@ -56,8 +61,8 @@ _IGNORED = ("num_batches_tracked",)
 _SHOWN = 5
 
 
-def load_torch_colorizer(colorizer, state):
-    """Load the authors' tensors into a model of `build_colorizer`.
+def load_torch_colorizer(colorizer: keras.Model, state: Mapping[str, np.ndarray]) -> None:
+    """Loads the authors' tensors into a model of `build_colorizer`.
 
     Args:
         colorizer: the model.
@@ -67,15 +72,24 @@ def load_torch_colorizer(colorizer, state):
 
     Raises:
         InputError: missing, unexpected or wrongly shaped tensors, by name. The model is unchanged.
+
+    Example:
+        >>> from medcolor_tf.models import build_colorizer, load_torch_colorizer
+        >>> from medcolor_tf.models.torch_weights import torch_state
+        >>> state = torch_state(build_colorizer("color_u", seed=0))  # or a checkpoint's tensors
+        >>> state["dw1.d.2.weight"].shape
+        (16, 16, 4, 4)
+        >>> colorizer = build_colorizer("color_u")
+        >>> load_torch_colorizer(colorizer, state)
     """
     _load(colorizer, state, _COLORIZER_NAMES, ignored=(), what="colorizer")
 
 
-def load_torch_resnet18(backbone, state):
-    """Load torchvision's (or timm's) ResNet18 tensors into a model of `build_backbone("ResNet18")`.
+def load_torch_resnet18(backbone: keras.Model, state: Mapping[str, np.ndarray]) -> None:
+    """Loads torchvision's (or timm's) ResNet18 tensors into our model.
 
     Args:
-        backbone: the model.
+        backbone: of `build_backbone("ResNet18")`.
         state: dict of torchvision's names ("layer1.0.conv1.weight") to arrays, OIHW. `fc.*` (the
             head, which we have not) and `num_batches_tracked` are ignored.
 
@@ -85,13 +99,13 @@ def load_torch_resnet18(backbone, state):
     _load(backbone, state, _RESNET_NAMES, ignored=("fc.",), what="ResNet18")
 
 
-def load_torch_densenet121(backbone, state):
-    """Load torchvision's DenseNet121 tensors into a model of `build_backbone("DenseNet121")`.
+def load_torch_densenet121(backbone: keras.Model, state: Mapping[str, np.ndarray]) -> None:
+    """Loads torchvision's DenseNet121 tensors into keras.applications' network.
 
     keras.applications normalises with epsilon 1.001e-5, torchvision with 1e-5; the rest is equal.
 
     Args:
-        backbone: the model.
+        backbone: of `build_backbone("DenseNet121")`.
         state: dict of torchvision's names ("features.conv0.weight") to arrays, OIHW.
             `classifier.*` (the head, which we have not) and `num_batches_tracked` are ignored.
 
@@ -101,8 +115,28 @@ def load_torch_densenet121(backbone, state):
     _load(backbone, state, _DENSENET_NAMES, ignored=("classifier.",), what="DenseNet121")
 
 
-def torch_variables(model, names):
-    """Map each PyTorch tensor name that `model` holds to its Keras variable."""
+def torch_state(model: keras.Model, names: Names = _COLORIZER_NAMES) -> dict[str, np.ndarray]:
+    """Returns a model's weights under PyTorch's names and in its layout, to be loaded there.
+
+    Args:
+        model: of `build_colorizer`, or of `build_backbone` and with that network's names.
+        names: our layers' names and PyTorch's modules'.
+
+    Returns:
+        Name to float32 array: kernels OIHW, those of transposed convolutions IOHW.
+    """
+    arrays = {
+        name: ops.convert_to_numpy(variable)
+        for name, variable in torch_variables(model, names).items()
+    }
+    return {
+        name: np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
+        for name, array in arrays.items()
+    }
+
+
+def torch_variables(model: keras.Model, names: Names) -> dict[str, keras.Variable]:
+    """Maps each PyTorch tensor name that `model` holds to its Keras variable."""
     variables = {}
     for layer in model.layers:
         for variable in layer.weights:
@@ -116,7 +150,7 @@ def torch_variables(model, names):
     return variables
 
 
-def _torch_module(layer_name, names):
+def _torch_module(layer_name: str, names: Names) -> str | None:
     for pattern, module in names:
         match = re.fullmatch(pattern, layer_name)
         if match:
@@ -124,7 +158,13 @@ def _torch_module(layer_name, names):
     return None
 
 
-def _load(model, state, names, ignored, what):
+def _load(
+    model: keras.Model,
+    state: Mapping[str, np.ndarray],
+    names: Names,
+    ignored: tuple[str, ...],
+    what: str,
+) -> None:
     variables = torch_variables(model, names)
     arrays = {
         name: _to_keras_layout(np.asarray(array))
@@ -136,16 +176,21 @@ def _load(model, state, names, ignored, what):
         variable.assign(arrays[name].astype("float32"))
 
 
-def _to_keras_layout(array):
+def _to_keras_layout(array: np.ndarray) -> np.ndarray:
     """OIHW to HWIO and IOHW to HWOI, which are the same permutation; the rest as it is."""
     return np.transpose(array, (2, 3, 1, 0)) if array.ndim == 4 else array
 
 
-def _to_torch_shape(shape):
+def _to_torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(shape)
 
 
-def _check(variables, arrays, state, what):
+def _check(
+    variables: Mapping[str, keras.Variable],
+    arrays: Mapping[str, np.ndarray],
+    state: Mapping[str, np.ndarray],
+    what: str,
+) -> None:
     wrong = [
         f"{name} (expected {_to_torch_shape(variables[name].shape)}, "
         f"received {tuple(np.shape(state[name]))})"
@@ -157,14 +202,14 @@ def _check(variables, arrays, state, what):
         "unexpected": [name for name in arrays if name not in variables],
         "wrong shape": wrong,
     }
-    found = [f"{kind}: {_shorten(listed)}" for kind, listed in problems.items() if listed]
-    if found:
+    described = [f"{kind}: {_shorten(listed)}" for kind, listed in problems.items() if listed]
+    if described:
         raise InputError(
             f"PyTorch tensors do not fit {what} ({len(variables)} expected, "
-            f"{len(arrays)} received); " + "; ".join(found)
+            f"{len(arrays)} received); " + "; ".join(described)
         )
 
 
-def _shorten(names):
+def _shorten(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -1,163 +1,43 @@
-"""Finds runs in folders and reads what a report needs of them, without TensorFlow."""
+"""Finds runs in folders and gathers them in one table, a row per run; imports no TensorFlow."""
 
 import csv
+import dataclasses
+import functools
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from medcolor_tf.catalog import NO_COLORIZER
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
+from medcolor_tf.reporting.settings import Setting, table_order
+from medcolor_tf.runs import folder as run_folder
 from medcolor_tf.runs.config import data_name, differing_options
+from medcolor_tf.runs.folder import Run
 from medcolor_tf.studies.grid import FAILURES, PLAN
 
-# Options that a row's other fields hold, that tell its repeats apart, or that change no result.
-_ROW_OPTIONS = (
+# Columns of the table: what repeats share, what tells them apart, what comparable runs share.
+SETTING = [entry.name for entry in dataclasses.fields(Setting)]
+REPEAT = ["seed", "subset_seed"]
+COMPARABLE = ["data_fingerprint", "observations", "split", "policy"]
+_EVALUATE_AGAIN = "`python -m medcolor_tf.evaluate` writes it anew"
+# Options that columns hold or that change no result.
+_NOT_FURTHER_OPTIONS = (
     *("data_dir", "run_dir", "init_from", "evaluate", "strategy", "backbone", "colorizer"),
     *("colorizer_init", "observations", "train_fraction", "log_every", "checkpoint_every"),
-    *("seed", "subset_seed"),
+    *REPEAT,
 )
 
 
 @dataclass(frozen=True)
-class RowKey:
-    """What runs share that are repeats of each other: a row of a table.
-
-    Attributes:
-        strategy: as in design and flags.
-        origin: strategy of the run that T (and E) come from, if that was on another data set.
-        origin_data, origin_source: name and kind of that data set, or "".
-        colorizer, colorizer_init: T and its initialisation; "none" and "paper" without one.
-        backbone: name of E, a file's stem.
-        fraction: share of the training images.
-        options: (name, value) of every further option that is not at its default.
-    """
-
-    strategy: str
-    origin: str
-    origin_data: str
-    origin_source: str
-    colorizer: str
-    colorizer_init: str
-    backbone: str
-    fraction: float
-    options: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class GroupKey:
-    """What runs must share to be compared at all: the test images and their labels.
-
-    Attributes:
-        data_fingerprint: of the data set.
-        data: its name.
-        source: its kind ("chexpert", "table", ...).
-        observations: labels in order.
-        split: on which the runs were evaluated.
-        policy: of uncertain labels there, as text.
-    """
-
-    data_fingerprint: str
-    data: str = field(compare=False)
-    source: str = field(compare=False)
-    observations: tuple[str, ...]
-    split: str
-    policy: str
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A finished and evaluated run.
-
-    Attributes:
-        folder: of the run.
-        group, row: what it is compared with, and as what.
-        repeat: (seed, subset seed).
-        config: content of config.json.
-        result: content of result.json.
-        evaluation: content of evaluation-SPLIT.json.
-    """
-
-    folder: Path
-    group: GroupKey
-    row: RowKey
-    repeat: tuple[int, int]
-    config: Mapping
-    result: Mapping
-    evaluation: Mapping
-
-    @property
-    def mean_auc(self) -> float:
-        """Mean test AUC; NaN when undefined."""
-        return _nan(self.evaluation["mean_auc"])
-
-    def auc(self, observation: str) -> float:
-        """Test AUC of one observation; NaN when undefined."""
-        return _nan(self.evaluation["observations"][observation]["auc"])
-
-    @cached_property
-    def predictions(self) -> "PredictionTable":
-        """Labels and probabilities of every image."""
-        return PredictionTable.read(
-            self.folder / f"predictions-{self.group.split}.csv", self.group.observations
-        )
-
-    def log(self) -> list[tuple[int, float]]:
-        """(step, validation mean AUC) of every checkpoint."""
-        path = self.folder / "log.csv"
-        if not path.is_file():
-            return []
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            return [(int(row["step"]), float(row["valid_mean_auc"])) for row in rows]
-
-
-@dataclass(frozen=True)
-class PredictionTable:
-    """Content of predictions-SPLIT.csv.
-
-    Attributes:
-        image_id, patient: (N,) str, keyed.
-        labels: (N, L) float, NaN for unknown.
-        probabilities: (N, L) float.
-    """
-
-    image_id: np.ndarray
-    patient: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-    @classmethod
-    def read(cls, path: Path, observations: Iterable[str]) -> "PredictionTable":
-        """Reads the file; InputError when it is missing, cut or of other observations."""
-        try:
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            columns = [
-                np.array(
-                    [
-                        [float(row[f"{kind} {name}"] or "nan") for name in observations]
-                        for row in rows
-                    ]
-                )
-                for kind in ("label", "probability")
-            ]
-            ids = (np.array([row[name] for row in rows]) for name in ("image_id", "patient"))
-            if not np.isfinite(columns[1]).all():
-                raise ValueError("a row without a probability")
-            return cls(*ids, *columns)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read as predictions ({error!r}); "
-                "`python -m medcolor_tf.evaluate` writes it anew"
-            ) from None
-
-
-@dataclass(frozen=True)
-class Gap:
+class MissingRun:
     """A run that should be there and is not, or cannot be used.
 
     Attributes:
@@ -172,28 +52,95 @@ class Gap:
 
 
 @dataclass
-class Collection:
+class Collected:
     """All that was found.
 
     Attributes:
-        runs: finished and evaluated ones.
-        gaps: planned, failed, unfinished or unreadable ones.
+        runs: finished and evaluated ones, a row each, with the columns of :func:`_columns`.
+        missing: planned, failed, unfinished or unreadable ones.
         studies: names of the studies whose plans were found.
     """
 
-    runs: list[RunRecord] = field(default_factory=list)
-    gaps: list[Gap] = field(default_factory=list)
+    runs: pd.DataFrame
+    missing: list[MissingRun] = field(default_factory=list)
     studies: list[str] = field(default_factory=list)
 
-    def groups(self) -> dict[GroupKey, list[RunRecord]]:
-        """Runs by what may be compared, largest group first."""
-        found: dict[GroupKey, list[RunRecord]] = {}
-        for run in self.runs:
-            found.setdefault(run.group, []).append(run)
-        return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0].data)))
+    def evaluation_sets(self, n_resamples: int) -> "list[EvaluationSet]":
+        """Runs by what may be compared, the largest set first."""
+        if self.runs.empty:
+            return []
+        sets = [runs for _, runs in self.runs.groupby(COMPARABLE, sort=False, dropna=False)]
+        sets.sort(key=lambda runs: (-len(runs), runs["data"].iloc[0]))
+        return [
+            EvaluationSet(
+                number,
+                *(runs[name].iloc[0] for name in ("data", "source", "observations", "split")),
+                runs=runs,
+                n_resamples=n_resamples,
+            )
+            for number, runs in enumerate(sets, start=1)
+        ]
 
 
-def collect(paths: Iterable[str | Path], split: str = "test") -> Collection:
+Settings = Mapping[Setting, pd.DataFrame]  # runs of each
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """Runs that may be compared: they were evaluated on the same images and labels.
+
+    Attributes:
+        number: 1, 2, ... for names and anchors.
+        data, source: name and kind ("chexpert", "table", ...) of the data set.
+        observations: labels in order.
+        split: on which the runs were evaluated.
+        runs: a row per run.
+        n_resamples: of the bootstrap over patients.
+    """
+
+    number: int
+    data: str
+    source: str
+    observations: tuple[str, ...]
+    split: str
+    runs: pd.DataFrame
+    n_resamples: int
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Repeats of each setting, in the order of the tables."""
+        groups = self.runs.groupby(SETTING, sort=False, dropna=False)
+        return {Setting(*runs[SETTING].iloc[0]): runs for _, runs in groups}
+
+    @cached_property
+    def fractions(self) -> list[float]:
+        """The shares of the training images that occur, increasing."""
+        return sorted({setting.fraction for setting in self.settings})
+
+    @cached_property
+    def largest(self) -> Settings:
+        """The settings with the largest share of the training images."""
+        top = self.fractions[-1]
+        return {setting: runs for setting, runs in self.settings.items() if setting.fraction == top}
+
+    @cached_property
+    def own(self) -> Settings:
+        """The settings that did not come from another data set."""
+        return {setting: runs for setting, runs in self.settings.items() if not setting.origin}
+
+    def by_backbone(self, settings: Settings) -> list[tuple[str, str, Settings]]:
+        """(its name as a part of file names, its name, its settings) of each backbone."""
+        groups: dict[str, dict[Setting, pd.DataFrame]] = {}
+        for setting, runs in settings.items():
+            groups.setdefault(setting.backbone, {})[setting] = runs
+        return [(re.sub("[^A-Za-z0-9]", "-", name), name, group) for name, group in groups.items()]
+
+    def anchor(self, setting: Setting) -> str:
+        """Of the place where a setting's runs are listed."""
+        return f"runs-{self.number}-{list(self.settings).index(setting) + 1}"
+
+
+def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
     """Reads every run in the given folders (study folders, run folders, or folders of those).
 
     Args:
@@ -203,27 +150,86 @@ def collect(paths: Iterable[str | Path], split: str = "test") -> Collection:
     Raises:
         InputError: a path is no folder, or there is no run in any of them.
     """
-    found = Collection()
     folders: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; expected a study's or a run's folder")
-        for config in sorted(path.rglob("config.json")):
-            if (config.parent / "model.json").is_file() or _has_flags(config):
+        for config in sorted(path.rglob(run_folder.CONFIG)):
+            if (config.parent / run_folder.MODEL).is_file() or _has_flags(config):
                 folders[config.parent.resolve()] = None
-    for folder in folders:
-        _read_run(folder, split, found)
+    entries = [_read_run(folder, split) for folder in folders]
+    collected = Collected(
+        pd.DataFrame([entry for entry in entries if isinstance(entry, dict)], dtype=object),
+        [entry for entry in entries if isinstance(entry, MissingRun)],
+    )
     for path in map(Path, paths):
         for plan in sorted(path.rglob(PLAN.format("*"))):
-            _read_plan(plan, folders, found)
-    _drop_duplicates(found)
-    if not found.runs and not found.gaps:
+            _read_plan(plan, {folder.name for folder in folders}, collected)
+    if collected.runs.empty and not collected.missing:
         raise InputError(
             f"no run in {', '.join(map(str, paths))}; expected folders made by "
             "medcolor_tf.experiment or medcolor_tf.train"
         )
-    found.runs.sort(key=lambda run: (run.group.data, _row_order(run.row), run.repeat))
-    return found
+    if not collected.runs.empty:
+        _drop_duplicates(collected)
+        _sort(collected)
+    return collected
+
+
+def columns(kind: str, observations: Iterable[str]) -> list[str]:
+    """Columns of predictions that hold each observation's "label" or "probability"."""
+    return [f"{kind} {name}" for name in observations]
+
+
+def of_observation(runs: pd.DataFrame, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(labels, probabilities), each (N,), of one observation in each run's predictions."""
+    contents: list[pd.DataFrame] = [read() for read in runs["predictions"]]
+    return [(c[f"label {name}"].to_numpy(), c[f"probability {name}"].to_numpy()) for c in contents]
+
+
+def pooled(runs: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities of one observation, those of all runs one after the other."""
+    labels, probabilities = zip(*of_observation(runs, name), strict=True)
+    return np.concatenate(labels), np.concatenate(probabilities)
+
+
+def _read_predictions(path: Path, observations: Iterable[str]) -> pd.DataFrame:
+    """Keyed ids of image and patient, labels (NaN for unknown) and probabilities, a row per image.
+
+    Raises:
+        InputError: the file is missing, cut or of other observations.
+    """
+    probabilities = columns("probability", observations)
+    numbers = [*columns("label", observations), *probabilities]
+    table = _read_csv(path, ["image_id", "patient"], numbers, "predictions", _EVALUATE_AGAIN)
+    if table[probabilities].isna().to_numpy().any():
+        raise InputError(
+            f"{path}: cannot be read as predictions (a row without a probability); "
+            f"{_EVALUATE_AGAIN}"
+        )
+    return table
+
+
+def read_log(folder: Path) -> pd.DataFrame:
+    """Step and validation mean AUC (``valid_mean_auc``) of every checkpoint of a run."""
+    names, path = ["step", "valid_mean_auc"], folder / run_folder.LOG
+    if not path.is_file():
+        return pd.DataFrame(columns=pd.Index(names))
+    return _read_csv(path, [], names, "a log", "without it there is no learning curve of the run")
+
+
+def _read_csv(
+    path: Path, texts: list[str], numbers: list[str], content: str, remedy: str
+) -> pd.DataFrame:
+    """Columns of a CSV file: texts as they are, numbers to the last digit, NaN for an empty one."""
+    try:
+        table = pd.read_csv(
+            path, usecols=[*texts, *numbers], dtype=object, keep_default_na=False, index_col=False
+        )
+        # As Python reads them: pandas' own parser rounds in some of its versions.
+        return table.assign(**table[numbers].replace("", "nan").astype(float))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as {content} ({error}); {remedy}") from None
 
 
 def _has_flags(path: Path) -> bool:
@@ -233,66 +239,81 @@ def _has_flags(path: Path) -> bool:
         return False
 
 
-def _read_run(folder: Path, split: str, found: Collection) -> None:
-    """Adds a run, or the reason why it is none that counts."""
-    evaluation = folder / f"evaluation-{split}.json"
+def _read_run(folder: Path, split: str) -> dict[str, Any] | MissingRun:
+    """A run's row, or the reason why it has none."""
     try:
-        config = read_json(folder / "config.json")
-        if not (folder / "result.json").is_file():
-            found.gaps.append(Gap(folder.name, "not finished", config["command"]))
-        elif not evaluation.is_file():
+        run, config = Run(folder), read_json(folder / run_folder.CONFIG)
+        if not run.finished:
+            return MissingRun(folder.name, "not finished", config["command"])
+        if not run.evaluation(split).is_file():
             command = (
                 f"python -m medcolor_tf.evaluate --run_dir={folder} "
                 f"--data_dir={config['flags']['data_dir']} --split={split}"
             )
-            found.gaps.append(Gap(folder.name, f"not evaluated on {split}", command))
-        else:
-            model, result = read_json(folder / "model.json"), read_json(folder / "result.json")
-            _check_predictions(folder / f"predictions-{split}.csv", model["observations"])
-            found.runs.append(_record(folder, config, model, result, read_json(evaluation)))
-    except (InputError, KeyError, TypeError, AttributeError) as error:
-        found.gaps.append(Gap(folder.name, f"unreadable: {error}"))
+            return MissingRun(folder.name, f"not evaluated on {split}", command)
+        return _columns(folder, config, split)
+    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return MissingRun(folder.name, f"unreadable: {error}")
 
 
-def _check_predictions(path: Path, observations: Iterable[str]) -> None:
-    """The columns only: the rows are read where they are needed."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header = next(csv.reader(file), [])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    wanted = {f"{kind} {name}" for name in observations for kind in ("label", "probability")}
-    if missing := sorted(wanted - set(header)):
-        raise InputError(f"{path}: no column {', '.join(missing)}; evaluate the run anew")
+def _columns(folder: Path, config: Mapping, split: str) -> dict[str, Any]:
+    """A row of the table of runs: the columns of SETTING, REPEAT and COMPARABLE, and these.
+
+    data, source: name and kind ("chexpert", "table", ...) of the data set of the evaluation;
+    mean_auc and "auc NAME" of each observation: on that split, NaN where undefined; predictions: a
+    function that reads them once; folder; config, result and evaluation: contents of JSON files.
+    """
+    run, model = Run(folder), read_json(folder / run_folder.MODEL)
+    result, evaluation = read_json(folder / run_folder.RESULT), read_json(run.evaluation(split))
+    observations = tuple(model["observations"])
+    predictions = run.predictions(split)
+    _check_columns(predictions, observations)
+    same_data = evaluation["data_fingerprint"] == config["data_fingerprint"]
+    return {
+        **vars(_setting(config, model)),
+        **{name: int(config["flags"][name]) for name in REPEAT},
+        "data_fingerprint": evaluation["data_fingerprint"],
+        "data": data_name(evaluation["data_dir"]),
+        "source": config.get("data_source", "") if same_data else "",
+        "observations": observations,
+        "split": evaluation["split"],
+        "policy": _policy(evaluation["uncertain_policy"], observations),
+        "mean_auc": _number(evaluation["mean_auc"]),
+        **{f"auc {n}": _number(evaluation["observations"][n]["auc"]) for n in observations},
+        "predictions": functools.cache(partial(_read_predictions, predictions, observations)),
+        "folder": folder,
+        "config": config,
+        "result": result,
+        "evaluation": evaluation,
+    }
 
 
-def _record(folder, config, model, result, evaluation) -> RunRecord:
+def _setting(config: Mapping, model: Mapping) -> Setting:
     flags, source = config["flags"], config.get("init_from") or {}
-    same_data = source.get("data_fingerprint") == config["data_fingerprint"]
-    transfers = bool(source) and not same_data
-    row = RowKey(
+    transfers = source and source.get("data_fingerprint") != config["data_fingerprint"]
+    changed = differing_options({}, flags)
+    return Setting(
         strategy=flags["strategy"],
         origin=(source.get("strategy") or "colorizer file") if transfers else "",
         origin_data=(source.get("data_name") or "") if transfers else "",
         origin_source=(source.get("data_source") or "unknown") if transfers else "",
         colorizer=model["colorizer"],
-        colorizer_init=model["colorizer_init"] if model["colorizer"] != "none" else "paper",
-        backbone=_backbone_name(config, model),
+        colorizer_init="paper" if model["colorizer"] == NO_COLORIZER else model["colorizer_init"],
+        backbone=_backbone_name(flags, source, model),
         fraction=float(flags["train_fraction"]),
-        options=_further_options(flags),
+        options=tuple(
+            (name, str(value))
+            for name, (_, value) in changed.items()
+            if name not in _NOT_FURTHER_OPTIONS
+        ),
     )
-    group = GroupKey(
-        data_fingerprint=evaluation["data_fingerprint"],
-        data=data_name(evaluation["data_dir"]),
-        source=config.get("data_source", "")
-        if evaluation["data_fingerprint"] == config["data_fingerprint"]
-        else "",
-        observations=tuple(model["observations"]),
-        split=evaluation["split"],
-        policy=_policy(evaluation["uncertain_policy"], model["observations"]),
-    )
-    repeat = int(flags["seed"]), int(flags["subset_seed"])
-    return RunRecord(folder, group, row, repeat, config, result, evaluation)
+
+
+def _backbone_name(flags: Mapping, source: Mapping, model: Mapping) -> str:
+    """E's name; a run's own copy of a backbone file is called after the file it came from."""
+    if not model["backbone"].endswith(".keras"):
+        return model["backbone"]
+    return Path(flags["backbone"] or source.get("backbone") or model["backbone"]).stem
 
 
 def _policy(policy: Mapping | str, observations: Iterable[str]) -> str:
@@ -302,61 +323,59 @@ def _policy(policy: Mapping | str, observations: Iterable[str]) -> str:
     return json.dumps({name: policy[name] for name in observations if name in policy})
 
 
-def _backbone_name(config: Mapping, model: Mapping) -> str:
-    """E's name; a run's own copy of a backbone file is called after the file it came from."""
-    if not model["backbone"].endswith(".keras"):
-        return model["backbone"]
-    source = config.get("init_from") or {}
-    name = config["flags"]["backbone"] or source.get("backbone") or model["backbone"]
-    return Path(name).stem
+def _check_columns(path: Path, observations: Iterable[str]) -> None:
+    """The columns only: the rows are read where they are needed."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header = next(csv.reader(file), [])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    expected = {*columns("label", observations), *columns("probability", observations)}
+    if absent := sorted(expected - set(header)):
+        raise InputError(f"{path}: no column {', '.join(absent)}; evaluate the run anew")
 
 
-def _further_options(flags: Mapping) -> tuple[tuple[str, str], ...]:
-    changed = differing_options({}, flags)
-    return tuple((name, str(now)) for name, (_, now) in changed.items() if name not in _ROW_OPTIONS)
-
-
-def _read_plan(path: Path, folders: Mapping, found: Collection) -> None:
-    """Adds a gap for every planned run that has no folder, with the failure's reason if any."""
-    plan = read_json(path)
-    found.studies.append(plan["name"])
-    known = {folder.name for folder in folders}
-    counted = {run.folder.name for run in found.runs}
-    told = {gap.name: number for number, gap in enumerate(found.gaps)}
-    for run in plan["runs"]:
-        failure = path.parent / FAILURES / f"{run['name']}.json"
-        if failure.is_file():
-            about = read_json(failure)
-            reason = f"failed with exit status {about['exit_status']}: {about['reason']}"
-            gap = Gap(run["name"], reason, run["command"])
-            if run["name"] in told:
-                found.gaps[told[run["name"]]] = gap
-            elif run["name"] not in counted:
-                found.gaps.append(gap)
-        elif run["name"] not in known:
-            found.gaps.append(Gap(run["name"], "planned, not run", run["command"]))
-
-
-def _drop_duplicates(found: Collection) -> None:
-    """Two runs of one repeat would count twice: the first by folder stays, the other is told."""
-    seen: dict[tuple, RunRecord] = {}
-    for run in list(found.runs):
-        key = (run.group, run.row, run.repeat)
-        if key in seen:
-            found.runs.remove(run)
-            reason = f"the same repeat as {seen[key].folder.name}, which is the one that counts"
-            found.gaps.append(Gap(str(run.folder), reason))
-        else:
-            seen[key] = run
-
-
-ROW_STRATEGIES = ("baseline", "color_module", "last_layer", "baseline_all", "all")
-
-
-def _row_order(row: RowKey) -> tuple:
-    order = ROW_STRATEGIES.index(row.strategy)
-    return (row.backbone, order, row.colorizer, row.colorizer_init, row.origin, row.fraction)
-
-
-def _nan(value) -> float:
+def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
+
+
+def _read_plan(path: Path, known: Collection[str], collected: Collected) -> None:
+    """Adds every planned run that has no folder, with the failure's reason if there is one."""
+    plan = read_json(path)
+    collected.studies.append(plan["name"])
+    missing = collected.missing
+    usable = set() if collected.runs.empty else {folder.name for folder in collected.runs["folder"]}
+    places = {run.name: number for number, run in enumerate(missing)}
+    for run in plan["runs"]:
+        name = run["name"]
+        failure = path.parent / FAILURES / f"{name}.json"
+        if failure.is_file():
+            content = read_json(failure)
+            reason = f"failed with exit status {content['exit_status']}: {content['reason']}"
+            failed = MissingRun(name, reason, run["command"])
+            if name in places:
+                missing[places[name]] = failed
+            elif name not in usable:
+                missing.append(failed)
+        elif name not in known:
+            missing.append(MissingRun(name, "planned, not run", run["command"]))
+
+
+def _drop_duplicates(collected: Collected) -> None:
+    """Two runs of one repeat would count twice: the first by folder stays, the other is named."""
+    runs, keys = collected.runs, [*COMPARABLE, *SETTING, *REPEAT]
+    again = runs.duplicated(keys)
+    firsts = runs.loc[~again].set_index(keys)["folder"].to_dict()
+    for run in runs.loc[again].to_dict("records"):
+        first = firsts[tuple(run[key] for key in keys)].name
+        reason = f"the same repeat as {first}, which is the one that counts"
+        collected.missing.append(MissingRun(str(run["folder"]), reason))
+    collected.runs = runs.loc[~again]
+
+
+def _sort(collected: Collected) -> None:
+    """Data sets by name; within one, backbones, strategies in the order of tables, repeats."""
+    runs = collected.runs
+    order = ["data", "backbone", "place", "colorizer", "colorizer_init", "origin", "fraction"]
+    placed = runs.assign(place=runs["strategy"].map(table_order))
+    collected.runs = runs.loc[placed.sort_values([*order, *REPEAT], kind="stable").index]

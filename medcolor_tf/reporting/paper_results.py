@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+from medcolor_tf.reporting.collect import EvaluationSet
+from medcolor_tf.reporting.settings import Setting
+
 OBSERVATIONS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 
 # Table I, CheXpert: (backbone, colorizer, strategy) -> (mean AUC, std), in percent.
@@ -31,7 +34,9 @@ TABLE_2: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
 }
 
 # Table II's first row: CheXpert's authors (Irvin et al.), an ensemble of 30 checkpoints.
-TABLE_2_CHEXPERT = (85.8, 84.0, 93.2, 94.1, 93.4)
+TABLE_2_CHEXPERT: Mapping[str, float] = dict(
+    zip(OBSERVATIONS, (85.8, 84.0, 93.2, 94.1, 93.4), strict=True)
+)
 
 # Table III, ResNet18 and pixel_shuffle: (target, origin of T and E on CheXpert or "", strategy).
 TABLE_3: Mapping[tuple[str, str, str], tuple[float, float]] = {
@@ -48,36 +53,36 @@ TABLE_3: Mapping[tuple[str, str, str], tuple[float, float]] = {
 }
 
 
-def mean_auc(group, row) -> tuple[float, float] | None:
-    """Returns what the paper prints for a row: (mean AUC, std) in percent; None if nothing.
+def mean_auc(group: EvaluationSet, setting: Setting) -> tuple[float, float] | None:
+    """What the paper prints for a setting: (mean AUC, std) in percent; None if nothing.
 
-    Only where the row is the paper's own experiment: its data set, five labels, pretrained
+    Only where the setting is the paper's own experiment: its data set, five labels, pretrained
     backbone, initialisation and all training images.
-
-    Args:
-        group, row: :class:`medcolor_tf.reporting.collect.GroupKey` and ``RowKey``.
     """
-    if not _is_papers(group, row):
+    if not _is_papers(group, setting):
         return None
-    if group.source == "chexpert" and not row.origin:
-        return TABLE_1.get((row.backbone, row.colorizer, row.strategy))
-    if row.backbone == "ResNet18" and row.colorizer in ("none", "pixel_shuffle"):
-        return TABLE_3.get((group.source, row.origin, row.strategy))
+    if group.source == "chexpert" and not setting.origin:
+        return TABLE_1.get((setting.backbone, setting.colorizer, setting.strategy))
+    if setting.backbone == "ResNet18" and setting.colorizer in ("none", "pixel_shuffle"):
+        return TABLE_3.get((group.source, setting.origin, setting.strategy))
     return None
 
 
-def observation_auc(group, row, observation: str) -> tuple[float, float] | None:
+def observation_auc(
+    group: EvaluationSet, setting: Setting, observation: str
+) -> tuple[float, float] | None:
     """As :func:`mean_auc`, of one observation (Table II)."""
-    if not _is_papers(group, row) or group.source != "chexpert" or row.origin:
+    plain = group.source == "chexpert" and not setting.origin and setting.backbone == "DenseNet121"
+    values = TABLE_2.get((setting.colorizer, setting.strategy)) if plain else None
+    if values is None or not _is_papers(group, setting):
         return None
-    values = TABLE_2.get((row.colorizer, row.strategy)) if row.backbone == "DenseNet121" else None
-    return values[OBSERVATIONS.index(observation)] if values else None
+    return values[OBSERVATIONS.index(observation)]
 
 
-def _is_papers(group, row) -> bool:
+def _is_papers(group: EvaluationSet, setting: Setting) -> bool:
     labels = set(group.observations)
     right = labels == set(OBSERVATIONS) if group.source != "mura" else len(labels) == 1
-    pretrained = dict(row.options).get("backbone_weights", "imagenet") == "imagenet"
-    from_chexpert = row.origin_source in ("", "chexpert")
-    plain = row.colorizer_init == "paper" and row.fraction == 1
+    pretrained = dict(setting.options).get("backbone_weights", "imagenet") == "imagenet"
+    from_chexpert = setting.origin_source in ("", "chexpert")
+    plain = setting.colorizer_init == "paper" and setting.fraction == 1
     return right and pretrained and from_chexpert and plain

@@ -2,16 +2,18 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.reporting import collect, compare, plots, rows, tables
-from medcolor_tf.reporting.collect import Collection, Gap, GroupKey, RowKey, RunRecord
-from medcolor_tf.reporting.page import Code, Details, Note, Page, Section, Table, write
-from medcolor_tf.reporting.rows import Rows, rows_of
+from medcolor_tf.reporting import figures, output, tables
+from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
+from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section
+from medcolor_tf.reporting.settings import full_label, percent
+
+if TYPE_CHECKING:
+    from medcolor_tf.reporting.config import ReportConfig
 
 LEAD = (
     "AUC is the exact area under the ROC curve, in percent, of the checkpoint that was best in "
@@ -19,50 +21,32 @@ LEAD = (
     "p is of a two-sided paired t-test over the repeats; adjusted p after Benjamini-Hochberg "
     "within the table where it stands. Every value links to its runs."
 )
+# The tables and figures of an evaluation set, in the paper's order. To add one, write a function
+# that takes an EvaluationSet and yields it, or nothing where it does not apply, and list it here.
+RESULTS: tuple[Callable[[EvaluationSet], Iterator[Content]], ...] = (
+    tables.mean_auc,
+    tables.transfers,
+    tables.mean_auc_tests,
+    tables.observations,
+    tables.observation_tests,
+    tables.same_images,
+    tables.sizes,
+    tables.size_tests,
+    figures.auc_by_size,
+    figures.difference_by_size,
+    figures.colorized,
+    figures.training_labels,
+    figures.roc,
+    figures.precision_recall,
+    figures.calibration,
+    tables.calibration,
+    figures.learning,
+)
+FEW_POSITIVES = 10
 
 
-@dataclass(frozen=True)
-class Group:
-    """The runs that may be compared with each other.
-
-    Attributes:
-        number: 1, 2, ... for anchors.
-        key: what they share.
-        runs: all of them.
-        samples: bootstrap resamples.
-    """
-
-    number: int
-    key: GroupKey
-    runs: list[RunRecord]
-    samples: int
-
-    @cached_property
-    def rows(self) -> Rows:
-        """Repeats of every row."""
-        return rows_of(self.runs)
-
-    @cached_property
-    def largest(self) -> Rows:
-        """The rows with the largest share of the training images."""
-        top = max(row.fraction for row in self.rows)
-        return {row: runs for row, runs in self.rows.items() if row.fraction == top}
-
-    @cached_property
-    def own(self) -> Rows:
-        """The rows that did not come from another data set."""
-        return {row: runs for row, runs in self.rows.items() if not row.origin}
-
-    def anchor(self, row: RowKey) -> str:
-        """Of the place where a row's runs are listed."""
-        return f"runs-{self.number}-{list(self.rows).index(row) + 1}"
-
-
-def make_report(config) -> Path:
-    """Writes index.html, report.md, and the tables as CSV; returns the page's path.
-
-    Args:
-        config: :class:`medcolor_tf.report.ReportConfig`.
+def make_report(config: "ReportConfig") -> Path:
+    """Writes index.html, report.md, the tables as CSV and the figures; returns the page's path.
 
     Raises:
         InputError: no runs, or an output folder that holds something else.
@@ -70,195 +54,115 @@ def make_report(config) -> Path:
     out = Path(config.out)
     if out.exists() and any(out.iterdir()) and not (out / "index.html").is_file():
         raise InputError(f"--out={out}: not empty and no report; expected a new folder")
-    page = build_page(collect.collect(config.runs, config.split), config.bootstrap_samples)
-    write(page, out)
-    return out / "index.html"
+    report = build_report(collect(config.runs, config.split), config.bootstrap_samples)
+    return output.write(report, out)
 
 
-def build_page(found: Collection, samples: int) -> Page:
-    """Assembles the page of what was found."""
-    groups = [
-        Group(number, key, runs, samples)
-        for number, (key, runs) in enumerate(found.groups().items(), start=1)
-    ]
-    sections = [Section("What to know first", "first", tuple(_first(found, groups)))]
+def build_report(collected: Collected, n_resamples: int) -> Report:
+    """Assembles the report of what was found."""
+    groups = collected.evaluation_sets(n_resamples)
+    sections = [Section("What to know first", "first", tuple(_first(collected, groups)))]
     for group in groups:
-        sections.append(Section(_title(group.key), f"data-{group.number}", _results(group)))
+        names = ", ".join(group.observations[:6]) + (", …" if len(group.observations) > 6 else "")
+        contents = (*_introduction(group), *(part for make in RESULTS for part in make(group)))
+        sections.append(Section(f"{group.data}: {names}", f"data-{group.number}", contents))
     for group in groups:
-        blocks = tuple(_appendix(group))
-        sections.append(Section(f"Runs on {group.key.data}", f"appendix-{group.number}", blocks))
-    studies = ", ".join(dict.fromkeys(found.studies)) or "runs"
-    return Page(f"medcolor_tf report: {studies}", LEAD, tuple(sections))
+        contents = (*tables.every_run(group), *_commands(group))
+        sections.append(Section(f"Runs on {group.data}", f"appendix-{group.number}", contents))
+    studies = ", ".join(dict.fromkeys(collected.studies)) or "runs"
+    return Report(f"medcolor_tf report: {studies}", LEAD, tuple(sections))
 
 
-def _title(key: GroupKey) -> str:
-    labels = ", ".join(key.observations[:6]) + (", …" if len(key.observations) > 6 else "")
-    return f"{key.data}: {labels}"
-
-
-# -- what to know first ---------------------------------------------------------------------------
-
-
-def _first(found: Collection, groups: list[Group]) -> Iterator:
+def _first(collected: Collected, groups: list[EvaluationSet]) -> Iterator[Content]:
     """The numbers of runs, and every reason to read the rest with care."""
-    total = len(found.runs) + len(found.gaps)
-    yield f"{len(found.runs)} of {total} runs are finished and evaluated."
-    if found.gaps:
-        yield from _missing(found.gaps)
+    runs, missing = len(collected.runs), collected.missing
+    yield f"{runs} of {runs + len(missing)} runs are finished and evaluated."
+    if missing:
+        reasons = Counter(run.reason.split(":")[0] for run in missing)
+        words = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        yield Note(
+            "warning",
+            f"{len(missing)} runs are missing or cannot be used: {words}. Nothing was put in "
+            "their place.",
+        )
+        yield tables.missing_runs(missing)
     if len(groups) > 1:
         yield Note(
             "info",
             f"The runs are of {len(groups)} data sets or label sets. Each has its own section; "
             "values of different sections are never compared or averaged.",
         )
-    told: dict[str, list[str]] = {}
+    cautions: dict[str, list[str]] = {}
     for group in groups:
         for text in _cautions(group):
-            told.setdefault(text, []).append(group.key.data)
-    for text, data in told.items():
+            cautions.setdefault(text, []).append(group.data)
+    for text, data in cautions.items():
         yield Note("warning", f"{', '.join(data)}: {text}")
 
 
-def _missing(gaps: list[Gap]) -> Iterator:
-    """How many runs are missing and why; the list itself behind a summary."""
-    reasons = Counter(gap.reason.split(":")[0] for gap in gaps)
-    words = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-    yield Note(
-        "warning",
-        f"{len(gaps)} runs are missing or cannot be used: {words}. Nothing was put in their place.",
-    )
-    yield Details("Which, why, and the commands that do them", "missing", (tables.gaps(gaps),))
-
-
-def _cautions(group: Group) -> Iterator[str]:
-    """What limits the results of a group, in words."""
-    if group.key.source == "phantom":
+def _cautions(group: EvaluationSet) -> Iterator[str]:
+    """What limits the results of an evaluation set, in words."""
+    if group.source == "phantom":
         yield "the images are drawn phantoms; nothing here says anything about medicine."
-    random = [row for row in group.rows if dict(row.options).get("backbone_weights") == "none"]
-    if random:
+    if any(dict(s.options).get("backbone_weights") == "none" for s in group.settings):
         yield (
             "the backbone started from RANDOM weights, not from ImageNet's; the comparison says "
             "nothing about colours for a pretrained network."
         )
-    undefined = {name for run in group.runs for name in run.evaluation["undefined"]}
-    for name in sorted(undefined):
+    evaluations: list[dict[str, Any]] = group.runs["evaluation"].tolist()
+    for name in sorted({name for content in evaluations for name in content["undefined"]}):
         yield (
             f"{name} has no AUC: its test images are all of one class. It is left out of the mean "
             "AUC of every run here."
         )
-    most = max(len(runs) for runs in group.rows.values())
-    for row, runs in group.rows.items():
+    most = max(len(runs) for runs in group.settings.values())
+    for setting, runs in group.settings.items():
         if len(runs) < most:
             yield (
-                f"{rows.full_label(row, group.rows)} has {len(runs)} of {most} repeats; tests use "
-                "the repeats that both rows have."
+                f"{full_label(setting, group.settings)} has {len(runs)} of {most} repeats; tests "
+                "use the repeats that both rows have."
             )
     if most < 3:
         yield f"{most} repeat{'s' if most > 1 else ''}: no test over repeats means anything."
-    few = _few_positives(group)
+    smaller = {
+        name: min(count["positive"], count["negative"])
+        for name, count in evaluations[0]["observations"].items()
+    }
+    few = ", ".join(f"{name}: {n}" for name, n in smaller.items() if 0 < n < FEW_POSITIVES)
     if few:
         yield f"few test images of a class ({few}): wide intervals, unstable AUCs."
 
 
-def _few_positives(group: Group, enough: int = 10) -> str:
-    counts = group.runs[0].evaluation["observations"]
-    return ", ".join(
-        f"{name}: {min(count['positive'], count['negative'])}"
-        for name, count in counts.items()
-        if 0 < min(count["positive"], count["negative"]) < enough
+def _introduction(group: EvaluationSet) -> Iterator[str]:
+    first = group.runs.iloc[0]
+    evaluation, policy = first["evaluation"], json.loads(first["policy"])
+    if not isinstance(policy, str):
+        words = {"ones": "positive", "zeros": "negative", "ignore": "left out"}
+        policy = ", ".join(f"{name} {words[value]}" for name, value in policy.items())
+    yield (
+        f"{evaluation['images']:,} {evaluation['split']} images of {evaluation['patients']:,} "
+        f"patients. Uncertain labels: {policy}."
     )
-
-
-# -- results of a group ---------------------------------------------------------------------------
-
-
-def _results(group: Group) -> tuple:
-    """Tables, tests and figures of a group, in the paper's order."""
-    evaluation = group.runs[0].evaluation
-    blocks: list = [
-        f"{evaluation['images']:,} {group.key.split} images of {evaluation['patients']:,} "
-        f"patients. Uncertain labels: {_policy(group.key)}."
-    ]
-    fractions = sorted({row.fraction for row in group.rows})
-    if len(fractions) > 1:
-        blocks.append(
-            f"Trained on {', '.join(map(rows.percent, fractions))} of the training images. The "
-            f"tables and curves are of {rows.percent(fractions[-1])}; the section on training "
+    if len(group.fractions) > 1:
+        yield (
+            f"Trained on {', '.join(map(percent, group.fractions))} of the training images. The "
+            f"tables and curves are of {percent(group.fractions[-1])}; the section on training "
             "size has them all."
         )
-    blocks += _main_tables(group)
-    blocks += _size_blocks(group, fractions)
-    blocks += plots.blocks(group)
-    return tuple(blocks)
 
 
-def _policy(key: GroupKey) -> str:
-    policy = json.loads(key.policy)
-    if isinstance(policy, str):
-        return policy
-    words = {"ones": "positive", "zeros": "negative", "ignore": "left out"}
-    return ", ".join(f"{name} {words[value]}" for name, value in policy.items())
-
-
-def _main_tables(group: Group) -> Iterator:
-    """Table I (or III, where runs come from another data set), II, and their tests."""
-    largest = group.largest
-    pairs = rows.related(largest)
-    if any(row.origin for row in largest):
-        yield tables.transfer_table(group)
-    else:
-        yield tables.mean_auc_table(group)
-    measures = {"mean AUC": lambda run: run.mean_auc}
-    yield from _tests(group, "tests", largest, pairs, measures)
-    if len(group.key.observations) > 1:
-        yield tables.observation_table(group)
-        measures = {name: (lambda run, name=name: run.auc(name)) for name in group.key.observations}
-        chosen = rows.with_and_without_t(largest)
-        yield from _tests(group, "observation-tests", largest, chosen, measures)
-    found, problems = compare.on_same_images(
-        largest, rows.with_and_without_t(largest), group.samples
-    )
-    for problem in problems:
-        yield Note("warning", problem)
-    if found:
-        table = tables.same_images_table(group, found)
-        yield Details(
-            "Repeat by repeat on the same test images: bootstrap over patients, DeLong",
-            f"same-images-{group.number}",
-            (table,),
-        )
-
-
-def _tests(group: Group, name: str, of: Rows, pairs, measures) -> Iterator[Table | str]:
-    if not pairs:
-        return
-    found = compare.over_repeats(of, pairs, measures)
-    yield tables.tests_table(group, name, found)
-
-
-def _size_blocks(group: Group, fractions: list[float]) -> Iterator:
-    """Figure 6 and its table, where there are several training sizes."""
-    if len(fractions) < 2:
-        return
-    yield tables.size_table(group)
-    measures = {"mean AUC": lambda run: run.mean_auc}
-    pairs = rows.with_and_without_t(group.own)
-    yield from _tests(group, "size-tests", group.own, pairs, measures)
-    yield from plots.size_figures(group)
-
-
-# -- appendix -------------------------------------------------------------------------------------
-
-
-def _appendix(group: Group) -> Iterator:
-    """Every run: its value with an interval, its command and its options."""
-    yield tables.runs_table(group)
-    for row, runs in group.rows.items():
-        label = rows.full_label(row, group.rows)
-        blocks: list = []
-        for run in runs:
-            blocks.append(f"{run.folder.name} (seed {run.repeat[0]}, subset {run.repeat[1]})")
-            blocks.append(Code(run.config["command"]))
-            about = {"config": run.config, "result": run.result}
-            blocks.append(Code(json.dumps(about, indent=1, sort_keys=True)))
-        yield Details(f"Commands and options: {label}", group.anchor(row), tuple(blocks))
+def _commands(group: EvaluationSet) -> Iterator[Commands]:
+    """The command and options of every run."""
+    for setting, runs in group.settings.items():
+        entries = []
+        for run in runs.to_dict("records"):
+            options = {"config": run["config"], "result": run["result"]}
+            entries.append(
+                (
+                    f"{run['folder'].name} (seed {run['seed']}, subset {run['subset_seed']})",
+                    run["config"]["command"],
+                    json.dumps(options, indent=1, sort_keys=True),
+                )
+            )
+        summary = f"Commands and options: {full_label(setting, group.settings)}"
+        yield Commands(summary, group.anchor(setting), tuple(entries))

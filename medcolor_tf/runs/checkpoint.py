@@ -1,8 +1,10 @@
 """Weights and training state as safetensors files: names, arrays, no pickle, no partial file."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -44,24 +46,101 @@ def part_weights(part: str, layer: keras.layers.Layer) -> dict[str, keras.Variab
     return named
 
 
-def named_state(model: keras.Model, classifier: keras.Model) -> dict[str, keras.Variable]:
-    """Returns all that a training step reads and writes: weights, optimizer, random generators.
+@dataclass(frozen=True)
+class Best:
+    """Which checkpoint is the best one so far.
 
-    The latter two are numbered in the model's order: Keras counts their own names up over the life
-    of a process, so they would not be the same in another one.
+    Attributes:
+        auc: its validation mean AUC; -inf before the first checkpoint, NaN where undefined.
+        step: steps done by then.
     """
-    named = named_weights(classifier)
-    weights = {id(variable) for variable in named.values()}
-    others = [v for v in model.variables if id(v) not in weights and "metric" not in v.path]
-    kinds = {"generator": _generators(others), "optimizer": model.optimizer.variables}
-    for kind, variables in kinds.items():
-        for number, variable in enumerate(variables):
-            named[f"{kind}/{number:04d}"] = variable
-    return named
+
+    auc: float = float("-inf")
+    step: int = 0
 
 
-def _generators(variables) -> list[keras.Variable]:
-    return [variable for variable in variables if "seed_generator" in variable.path]
+@dataclass(frozen=True)
+class TrainState:
+    """All that a run goes on from: what a training step reads and writes, and how far it is.
+
+    Generators and optimizer are numbered in the model's order: Keras counts their own names up over
+    the life of a process, so they would not be the same in another one.
+
+    Attributes:
+        step: steps done.
+        best: the best checkpoint so far.
+        weights: of T, E and C by name, see :func:`named_weights`.
+        generators: states of the random generators, "generator/0000", ...
+        optimizer: its variables, "optimizer/0000", ...
+    """
+
+    step: int
+    best: Best
+    weights: Mapping[str, np.ndarray]
+    generators: Mapping[str, np.ndarray]
+    optimizer: Mapping[str, np.ndarray]
+
+    @classmethod
+    def capture(
+        cls, step: int, best: Best, classifier: keras.Model, model: keras.Model
+    ) -> "TrainState":
+        """Copies the state of a run to the host.
+
+        Args:
+            step, best: see the attributes.
+            classifier: raw images to logits.
+            model: the compiled training model around it.
+        """
+        variables = _state_variables(classifier, model)
+        return cls(step, best, *(to_arrays(named) for named in variables))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TrainState":
+        """Reads a file of :meth:`save`.
+
+        Raises:
+            InputError: no such file, cut, or not written by :meth:`save`.
+        """
+        arrays, metadata = load(path)
+        kinds: dict[str, dict] = {name: {} for name in ("generator", "optimizer", "weights")}
+        for name, array in arrays.items():
+            kind = name.split("/")[0]
+            kinds[kind if kind in kinds else "weights"][name] = array
+        best = Best(**metadata["best"])
+        return cls(metadata["step"], best, kinds["weights"], kinds["generator"], kinds["optimizer"])
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file; a power cut leaves the old one or the new one."""
+        save(path, self.arrays, {"step": self.step, "best": dataclasses.asdict(self.best)})
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights, generators and optimizer in one mapping."""
+        return {**self.weights, **self.generators, **self.optimizer}
+
+    def restore_weights(self, classifier: keras.Model, origin: str | Path) -> None:
+        """Assigns T, E and C; InputError naming ``origin`` where they do not fit."""
+        assign(named_weights(classifier), self.weights, origin)
+
+    def restore(self, classifier: keras.Model, model: keras.Model, origin: str | Path) -> None:
+        """Assigns everything that :meth:`capture` copied, all or nothing.
+
+        Raises:
+            InputError: it does not fit the model; names ``origin``.
+        """
+        weights, generators, optimizer = _state_variables(classifier, model)
+        assign({**weights, **generators, **optimizer}, self.arrays, origin)
+
+
+def _state_variables(classifier: keras.Model, model: keras.Model) -> tuple[dict, dict, dict]:
+    """Weights, generators and optimizer: each name -> variable."""
+    weights = named_weights(classifier)
+    generators = [v for v in model.variables if "seed_generator" in v.path]
+    return (
+        weights,
+        {f"generator/{number:04d}": v for number, v in enumerate(generators)},
+        {f"optimizer/{number:04d}": v for number, v in enumerate(model.optimizer.variables)},
+    )
 
 
 def to_arrays(named: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
@@ -116,8 +195,8 @@ def load_parts(classifier: keras.Model, path: str | Path) -> dict:
         InputError: see :func:`load` and :func:`assign`.
     """
     arrays, metadata = load(path)
-    kept = {name: array for name, array in arrays.items() if name.split("/")[0] in PARTS}
-    assign(named_weights(classifier), kept, path)
+    weights = {name: array for name, array in arrays.items() if name.split("/")[0] in PARTS}
+    assign(named_weights(classifier), weights, path)
     return metadata
 
 

@@ -5,7 +5,20 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, FROZEN_BN, NO_COLORIZER, STRATEGIES
+from medcolor_tf import catalog
+from medcolor_tf.catalog import (
+    COLORIZER_INITS,
+    COLORIZERS,
+    DEFAULT_HEAD,
+    FROZEN_BN,
+    HEADS,
+    LOSSES,
+    NO_COLORIZER,
+    OPTIMIZERS,
+    SCHEDULES,
+    STRATEGIES,
+    choices_help,
+)
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel.hosts import find_cluster
@@ -17,43 +30,79 @@ FEATURES = ("auto", "once", "each_step")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SharedOptions:
     """What a training run and a study of many runs have in common; help is the documentation."""
 
     backbone_weights: str = option(
-        "imagenet", "imagenet (downloaded once), none (random), or a local weights file."
+        "imagenet",
+        "imagenet (downloaded once), none (random), or a local weights file.",
+        group="Model",
     )
     frozen_bn: str = option(
         "moving",
         "Batch normalisation of frozen parts: stored moving statistics, or each batch's own (as "
         "the authors' code may have done).",
         FROZEN_BN,
+        group="Model",
     )
-    bn_momentum: float = option(0.9, "Share of the old moving statistics kept at each step.")
+    bn_momentum: float = option(
+        0.9, "Share of the old moving statistics kept at each step.", group="Model"
+    )
 
-    image_size: int = option(0, "Side of the square input in pixels; 0: the data set's short side.")
-    observations: tuple[str, ...] = option((), "Labels to learn; not set: all of the data set.")
+    head: str = option(DEFAULT_HEAD, f"Head C. {choices_help(HEADS)}.", tuple(HEADS), group="Model")
+
+    image_size: int = option(
+        0, "Side of the square input in pixels; 0: the data set's short side.", group="Data"
+    )
+    observations: tuple[str, ...] = option(
+        (), "Labels to learn; not set: all of the data set.", group="Data"
+    )
     uncertain_policy: str = option(
         "",
         "Another policy than the data set's for uncertain labels: ones, zeros, ignore, or "
         "Edema=ones,Cardiomegaly=ignore.",
+        group="Data",
     )
 
-    batch_size: int = option(32, "Images a step.")
-    steps: int = option(0, "Length of the run in steps; give this or --epochs.")
-    epochs: float = option(0.0, "Length of the run in epochs; give this or --steps.")
-    min_steps: int = option(0, "With --epochs: at least this many steps, however few the images.")
-    max_lr: str = option("0.01", "Peak learning rate of the one-cycle policy, or auto (LR finder).")
-    div_factor: float = option(25.0, "Peak over first learning rate.")
-    final_div_factor: float = option(1e4, "First over last learning rate.")
-    pct_start: float = option(0.3, "Share of the run in which the learning rate rises.")
-    momentum_max: float = option(0.95, "Momentum at the start and the end.")
-    momentum_min: float = option(0.85, "Momentum at the peak learning rate.")
+    batch_size: int = option(32, "Images per step.", group="Schedule")
+    steps: int = option(0, "Length of the run in steps; give this or --epochs.", group="Schedule")
+    epochs: float = option(
+        0.0, "Length of the run in epochs; give this or --steps.", group="Schedule"
+    )
+    min_steps: int = option(
+        0, "With --epochs: at least this many steps, however few the images.", group="Schedule"
+    )
+    optimizer: str = option(
+        "sgd", f"{choices_help(OPTIMIZERS)}.", tuple(OPTIMIZERS), group="Schedule"
+    )
+    loss: str = option("bce", f"{choices_help(LOSSES)}.", tuple(LOSSES), group="Schedule")
+    schedule: str = option(
+        "one_cycle",
+        f"Learning rate over the run. {choices_help(SCHEDULES)}.",
+        tuple(SCHEDULES),
+        group="Schedule",
+    )
+    max_lr: str = option(
+        "0.01", "Peak learning rate of the one-cycle policy, or auto (LR finder).", group="Schedule"
+    )
+    div_factor: float = option(25.0, "Peak over first learning rate.", group="Schedule")
+    final_div_factor: float = option(1e4, "First over last learning rate.", group="Schedule")
+    pct_start: float = option(
+        0.3, "Share of the run in which the learning rate rises.", group="Schedule"
+    )
+    momentum_max: float = option(0.95, "Momentum at the start and the end.", group="Schedule")
+    momentum_min: float = option(0.85, "Momentum at the peak learning rate.", group="Schedule")
 
-    rotation_degrees: float = option(10.0, "Largest random rotation to either side; 0: none.")
-    max_zoom: float = option(1.1, "Largest random magnification; 1: none.")
-    augment_probability: float = option(0.75, "Probability of the rotation and of the zoom.")
-    shuffle_buffer: int = option(8192, "Encoded records held in memory for shuffling.")
+    rotation_degrees: float = option(
+        10.0, "Largest random rotation to either side; 0: none.", group="Augmentation"
+    )
+    max_zoom: float = option(1.1, "Largest random magnification; 1: none.", group="Augmentation")
+    augment_probability: float = option(
+        0.75, "Probability of the rotation and of the zoom.", group="Augmentation"
+    )
+    shuffle_buffer: int = option(
+        8192, "Encoded records held in memory for shuffling.", group="Memory and speed"
+    )
 
     cache: str = option(
         AUTO,
@@ -61,17 +110,20 @@ class Recipe:
         "none (read and decoded anew in every epoch, whatever the data set's size); auto: device, "
         "else ram, where they take at most half of its free memory. Batches are the same.",
         CACHES,
+        group="Memory and speed",
     )
     features: str = option(
         AUTO,
         "Where only C trains, E(T(x)): once, computed before the training and kept; each_step; "
         "auto: once where the result is the same and it pays.",
         FEATURES,
+        group="Memory and speed",
     )
     views: int = option(
         0,
         "With --features=once and augmentation: augmented views of each image that are computed "
         "and used in turn, an approximation of new ones in each epoch; 0: none.",
+        group="Memory and speed",
     )
 
     devices: str = option(
@@ -79,18 +131,26 @@ class Recipe:
         "GPUs of this machine that share each batch, with the result of one: all, or how many; not "
         "set: one. Without a GPU, a number makes that many logical CPU devices, to try it. Where "
         "features are computed once, only their computing is shared.",
+        group="Memory and speed",
     )
     checkpoint_every: int = option(
-        0, "Steps between evaluations and checkpoints; 0: an epoch, at most 4800."
+        0, "Steps between evaluations and checkpoints; 0: an epoch, at most 4800.", group="Run"
     )
     steps_per_execution: int = option(
         0,
         "Steps that run before Python is asked again, where the checkpoint interval is a multiple, "
         "else its largest divisor below; 0: 1 on a CPU, 32 on an accelerator.",
+        group="Memory and speed",
     )
-    log_every: int = option(50, "Steps between points of the loss curve in TensorBoard.")
-    mixed_precision: bool = option(False, "Compute in bfloat16, keep weights in float32.")
-    deterministic: bool = option(False, "Same bits from the same command; slower on GPUs.")
+    log_every: int = option(
+        50, "Steps between points of the loss curve in TensorBoard.", group="Run"
+    )
+    mixed_precision: bool = option(
+        False, "Compute in bfloat16, keep weights in float32.", group="Memory and speed"
+    )
+    deterministic: bool = option(
+        False, "Same bits from the same command; slower on GPUs.", group="Run"
+    )
 
     def check(self) -> None:
         """Raises InputError for values out of range and options that contradict each other."""
@@ -108,6 +168,13 @@ class Recipe:
             value = getattr(self, name, low)
             if not low <= value <= high:
                 raise InputError(f"--{name}={value}: expected a value from {low:g} to {high:g}")
+        for flag, table in (
+            ("head", catalog.HEADS),
+            ("optimizer", catalog.OPTIMIZERS),
+            ("loss", catalog.LOSSES),
+            ("schedule", catalog.SCHEDULES),
+        ):
+            catalog.lookup(table, getattr(self, flag), flag)
         if self.views and self.features != "once":
             raise InputError(f"--views={self.views} needs --features=once, got {self.features}")
         if self.max_lr != AUTO:
@@ -145,24 +212,37 @@ class Recipe:
         return self.momentum_max, self.momentum_min
 
     @property
+    def schedule_options(self) -> dict:
+        """What every schedule takes beside the step, their number and the peak learning rate."""
+        return {
+            "div_factor": self.div_factor,
+            "final_div_factor": self.final_div_factor,
+            "pct_start": self.pct_start,
+            "momentum_range": self.momentum_range,
+        }
+
+    @property
     def initial_weights(self) -> str | None:
         """--backbone_weights as build_backbone takes it."""
         return None if self.backbone_weights == "none" else self.backbone_weights
 
 
 @dataclass(frozen=True)
-class TrainConfig(Recipe):
+class TrainConfig(SharedOptions):
     """Options of ``python -m medcolor_tf.train``; the fields' help is the documentation."""
 
     data_dir: str = option("", "Data set made by data_prep.build.", required=True)
     run_dir: str = option(
         "", "Folder of this run; the same command on it resumes or is done.", required=True
     )
-    strategy: str = option("color_module", "What trains (README, Strategies).", tuple(STRATEGIES))
+    strategy: str = option(
+        "color_module", "What trains (README, Strategies).", tuple(STRATEGIES), group="Model"
+    )
     init_from: str = option(
         "",
         "Run folder, colorizer file or hf://owner/name[@revision] whose T (and, from a run or an "
         "imported checkpoint, E) this run starts from.",
+        group="Model",
     )
 
     colorizer: str = option(
@@ -170,40 +250,55 @@ class TrainConfig(Recipe):
         "Colorizer T: deconv, pixel_shuffle, color_u or none; not set: pixel_shuffle, none in the "
         "baselines, or what --init_from has.",
         ("", *COLORIZERS, NO_COLORIZER),
+        group="Model",
     )
     colorizer_init: str = option(
         "",
         "paper: the authors' initialisation. gray: T(x) = gray image + module's output, which "
         "starts at zero. Not set: paper, or what --init_from has.",
         ("", *COLORIZER_INITS),
+        group="Model",
     )
     backbone: str = option(
         "",
         "Backbone E: ResNet18, a keras.applications name (DenseNet121, ...) or a .keras file; not "
         "set: ResNet18, or what --init_from has.",
+        group="Model",
     )
     normalization: str = option(
         "target",
         "Mean and std of the input: target, of the training pixels at hand; source, of "
         "--init_from's model (the paper's choice when it transfers).",
         ("target", "source"),
+        group="Data",
     )
-    train_fraction: float = option(1.0, "Share of the training images, stratified; 0.001 to 1.")
-    subset_seed: int = option(0, "Which random subset of that size; smaller ones are nested in it.")
-    seed: int = option(0, "Of initialisation, order, crops and augmentation.")
+    train_fraction: float = option(
+        1.0, "Share of the training images, stratified; 0.001 to 1.", group="Data"
+    )
+    subset_seed: int = option(
+        0, "Which random subset of that size; smaller ones are nested in it.", group="Data"
+    )
+    seed: int = option(0, "Of initialisation, order, crops and augmentation.", group="Run")
     evaluate: tuple[str, ...] = option(
-        (), "Splits on which the best weights are evaluated at the end: test, valid, train."
+        (),
+        "Splits on which the best weights are evaluated at the end: test, valid, train.",
+        group="Run",
     )
     hosts: tuple[str, ...] = option(
         (),
         "Machines that train together, a process each, the first with a port if wanted: "
         "one:9476,two; auto: from Slurm's, Kubernetes' or MEDCOLOR_... variables. Needs "
         "KERAS_BACKEND=jax (docs/hosts.md).",
+        group="Several machines",
     )
     host_number: int = option(
-        -1, "With a list of --hosts: which of them this is, from 0; -1: found by name or address."
+        -1,
+        "With a list of --hosts: which of them this is, from 0; -1: found by name or address.",
+        group="Several machines",
     )
-    hosts_timeout: float = option(300.0, "Seconds to wait for the other processes at the start.")
+    hosts_timeout: float = option(
+        300.0, "Seconds to wait for the other processes at the start.", group="Several machines"
+    )
 
     def check(self) -> None:
         """Raises InputError for values out of range and options that contradict each other."""
@@ -221,22 +316,22 @@ class TrainConfig(Recipe):
                 raise InputError(f"--evaluate={split}: expected train, valid or test")
 
 
-def differing_options(there: dict, wanted: dict) -> dict[str, tuple]:
-    """Compares the options of two runs, as config.json holds them: name -> (there, wanted).
+def differing_options(stored: dict, requested: dict) -> dict[str, tuple]:
+    """Compares the options of two runs, as config.json holds them: name -> (stored, requested).
 
     Where the files are, what is kept in memory, how many devices train and what is evaluated at the
     end does not make another run; an option that is younger than the run had its default there.
     """
     default = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    old, new = (json.loads(json.dumps(default | flags)) for flags in (there, wanted))
+    old, new = (json.loads(json.dumps(default | flags)) for flags in (stored, requested))
     names = sorted((old.keys() | new.keys()) - _NOT_THE_RUN)
     pairs = {name: (old.get(name), new.get(name)) for name in names}
     return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
 
 
-def changed_options(there: dict, wanted: dict) -> list[str]:
-    """Returns what :func:`differing_options` finds as text: "--name=wanted (there: old)"."""
-    changed = differing_options(there, wanted)
+def changed_options(stored: dict, requested: dict) -> list[str]:
+    """Returns what :func:`differing_options` finds as text: "--name=new (there: old)"."""
+    changed = differing_options(stored, requested)
     return [f"--{name}={now} (there: {was})" for name, (was, now) in changed.items()]
 
 

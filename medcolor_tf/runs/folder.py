@@ -4,14 +4,21 @@
 config.json               every option, the command, versions, and what the data set was
 model.json                :class:`medcolor_tf.models.spec.ModelSpec`
 backbone.keras            copy of a backbone that came from a file
-log.csv                   a row a checkpoint: step, loss, rate, AUC per observation and mean
-last.safetensors          full state of the last checkpoint: weights, optimizer, generators
+log.csv                   a row per checkpoint: step, loss, rate, AUC per observation and mean
+last.safetensors          :class:`medcolor_tf.runs.checkpoint.TrainState` of the last checkpoint
 best.safetensors          weights of the checkpoint with the best validation mean AUC
 colorizer.safetensors     T of the best checkpoint, for --init_from
 lr_find.json, .csv, .png  what the LR finder saw (--max_lr=auto)
 result.json               written last: the run is finished
 tensorboard/              event files
+evaluation-SPLIT.json     AUC and counts of a split, whatever evaluated it
+predictions-SPLIT.csv     its labels and probabilities
+colorized-SPLIT.png       its first images and what T makes of them
+saved_model/              the exported model, unless --out says another place
 ========================= ====================================================================
+
+No other module knows these names. Studies and reports ask for them, so importing this module
+imports no Keras; what needs it is imported where it is used.
 """
 
 import csv
@@ -22,20 +29,22 @@ import os
 import platform
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json, write_atomically, write_json
-from medcolor_tf.models.fast.folding import fold_batch_norm
-from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
-from medcolor_tf.parallel import runtime
-from medcolor_tf.parallel.multihost import MARK
-from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs.config import changed_options
+
+if TYPE_CHECKING:
+    from medcolor_tf.models.spec import ModelSpec
 
 CONFIG, MODEL, LOG, RESULT = "config.json", "model.json", "log.csv", "result.json"
 LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safetensors"
-TENSORBOARD = "tensorboard"
+LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
+TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
+# Of a split.
+EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
 
 
 def record(config, command: str, train, source=None) -> dict:
@@ -45,7 +54,8 @@ def record(config, command: str, train, source=None) -> dict:
         config: :class:`medcolor_tf.runs.config.TrainConfig`.
         command: the shell command.
         train: the training images (:class:`medcolor_tf.data.pipeline.Split`).
-        source: what --init_from holds (:class:`medcolor_tf.training.strategies.Source`), or None.
+        source: what --init_from holds, :class:`medcolor_tf.sharing.pretrained.PretrainedParts`, or
+            None.
     """
     return {
         "flags": dataclasses.asdict(config),
@@ -61,9 +71,21 @@ def record(config, command: str, train, source=None) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run folder."""
+    """A run folder, which need not be there yet."""
 
     folder: Path
+
+    def evaluation(self, split: str) -> Path:
+        """Returns the path of the AUCs and counts of a split."""
+        return self.folder / EVALUATION.format(split)
+
+    def predictions(self, split: str) -> Path:
+        """Returns the path of the labels and probabilities of a split."""
+        return self.folder / PREDICTIONS.format(split)
+
+    def pictures(self, split: str) -> Path:
+        """Returns the path of a split's first images beside what T makes of them."""
+        return self.folder / PICTURES.format(split)
 
     @property
     def finished(self) -> bool:
@@ -78,6 +100,8 @@ class Run:
     @property
     def last_step(self) -> int:
         """Step of the last checkpoint, 0 where there is none."""
+        from medcolor_tf.runs import checkpoint
+
         return checkpoint.load_metadata(self.folder / LAST)["step"] if self.started else 0
 
     def check(self, record: dict) -> None:
@@ -88,10 +112,14 @@ class Run:
         Raises:
             InputError: the folder holds another run, or something else.
         """
-        path = self.folder / CONFIG
-        if path.is_file():
-            if self.started or self.finished:
-                self._check_same(read_json(path), record)
+        from medcolor_tf.parallel.multihost import MARK
+
+        if (self.folder / CONFIG).is_file():
+            if (self.started or self.finished) and (changed := self.differences(record)):
+                raise InputError(
+                    f"--run_dir={self.folder} holds a run with other options: "
+                    f"{'; '.join(changed)}. Choose another --run_dir, or delete that one"
+                )
         elif self.folder.is_dir() and any(
             not path.name.startswith(MARK) for path in self.folder.iterdir()
         ):
@@ -100,6 +128,20 @@ class Run:
                 "that this command made"
             )
 
+    def differences(self, record: dict) -> list[str]:
+        """Compares the run in the folder with another one's record, as text per difference.
+
+        Paths may be spelled differently; the data's fingerprint says whether it is the same.
+
+        Args:
+            record: "flags" and "data_fingerprint", as :func:`record` returns them.
+        """
+        stored = read_json(self.folder / CONFIG)
+        changed = changed_options(stored["flags"], record["flags"])
+        if stored["data_fingerprint"] != record["data_fingerprint"]:
+            changed.append(f"--data_dir={record['flags']['data_dir']} (there: another data set)")
+        return changed
+
     def claim(self, record: dict) -> None:
         """Writes config.json; a run without a checkpoint starts with nothing of an older try."""
         if self.started:
@@ -107,36 +149,38 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / CONFIG
         if path.is_file() and read_json(path)["flags"] != json.loads(json.dumps(record["flags"])):
-            (self.folder / "lr_find.json").unlink(missing_ok=True)
+            (self.folder / LR_FINDER).unlink(missing_ok=True)
         write_json(path, record)
 
-    def _check_same(self, there: dict, wanted: dict) -> None:
-        # Paths may be spelled differently; the data's fingerprint says whether it is the same.
-        changed = changed_options(there["flags"], wanted["flags"])
-        if there["data_fingerprint"] != wanted["data_fingerprint"]:
-            changed.append(f"--data_dir={wanted['flags']['data_dir']} (there: another data set)")
-        if changed:
-            raise InputError(
-                f"--run_dir={self.folder} holds a run with other options: {'; '.join(changed)}. "
-                "Choose another --run_dir, or delete that one"
-            )
-
-    def save_model_spec(self, spec: ModelSpec) -> ModelSpec:
-        """Writes model.json and, for a backbone from a file, keeps a copy of that file.
+    def save_model_spec(self, spec: "ModelSpec") -> "ModelSpec":
+        """Writes model.json and, for a backbone from a file, copies that file into the folder.
 
         Returns:
             The spec with the path of the copy.
         """
-        stored = spec
+        from medcolor_tf.models.spec import BACKBONE_FILE
+
         if spec.backbone.endswith(".keras"):
-            kept = self.folder / BACKBONE_FILE
-            if not kept.is_file():
-                shutil.copyfile(spec.backbone, kept.with_suffix(".tmp"))
-                os.replace(kept.with_suffix(".tmp"), kept)
-            stored = dataclasses.replace(spec, backbone=BACKBONE_FILE)
-            spec = dataclasses.replace(spec, backbone=str(kept))
-        write_json(self.folder / MODEL, dataclasses.asdict(stored))
+            copy = self.folder / BACKBONE_FILE
+            if not copy.is_file():
+                shutil.copyfile(spec.backbone, copy.with_suffix(".tmp"))
+                os.replace(copy.with_suffix(".tmp"), copy)
+            spec = dataclasses.replace(spec, backbone=str(copy))
+        write_json(self.folder / MODEL, spec.to_dict())
         return spec
+
+    def resume_advice(self) -> str:
+        """Returns the end of the message when another process is gone: what is kept, what to do."""
+        try:
+            step = self.last_step
+        except InputError:
+            step = 0
+        if step:
+            return (
+                f". The checkpoint of step {step} in {self.folder} is kept: the same command on "
+                "all machines goes on there"
+            )
+        return ". There was no checkpoint yet: the same command on all machines starts anew"
 
     def append_log(self, row: dict) -> None:
         """Adds a row to log.csv; rows of later steps (of an interrupted run) are dropped."""
@@ -170,6 +214,9 @@ def load_classifier(folder: str | Path, which: str = "best"):
     Raises:
         InputError: no run there, no checkpoint yet, or damaged files.
     """
+    from medcolor_tf.models.spec import ModelSpec
+    from medcolor_tf.runs import checkpoint
+
     folder = Path(folder)
     spec = ModelSpec.load(folder / MODEL)
     path = folder / {"best": BEST, "last": LAST}[which]
@@ -190,6 +237,9 @@ def load_predictor(folder: str | Path, which: str = "best", mixed_precision: boo
     Returns:
         (spec, classifier that cannot be trained, step of the weights).
     """
+    from medcolor_tf.models.fast.folding import fold_batch_norm
+    from medcolor_tf.parallel import runtime
+
     with runtime.precision(mixed_precision):
         spec, classifier, step = load_classifier(folder, which)
         return spec, fold_batch_norm(classifier), step

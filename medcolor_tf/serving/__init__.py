@@ -1,1 +1,1 @@
-"""Trained runs on the images as the user has them."""
+"""Trained runs at work: on image files, on a data set's split, as an exported model."""

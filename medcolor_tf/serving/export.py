@@ -1,18 +1,26 @@
-"""SavedModel that takes the image as the user has it and needs nothing but TensorFlow."""
+"""SavedModel that takes the image as the user has it and needs nothing but TensorFlow.
 
-import dataclasses
+What comes before the model is data_prep's steps (gray, short side, bits) and the pipeline's (centre
+square) in TensorFlow operations alone, so that an exported model sees what it was trained on. Two
+things Pillow does are missing there: EXIF orientation, and formats other than JPEG and PNG.
+"""
+
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from medcolor_tf.data.image_ops import resize_pixels, square_crop
 from medcolor_tf.errors import InputError
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder
-from medcolor_tf.serving.inputs import decode_gray, prepare
+
+# ITU-R 601 in 16-bit fixed point, as Pillow computes it: equal channels keep their value exactly.
+LUMA = (19595, 38470, 7471)
 
 
 def export(config) -> Path:
@@ -27,14 +35,14 @@ def export(config) -> Path:
     Raises:
         InputError: no such run, or the folder exists.
     """
-    out = Path(config.out or Path(config.run_dir) / "saved_model")
+    out = Path(config.out or Path(config.run_dir) / folder.SAVED_MODEL)
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new folder")
     spec, classifier, step = folder.load_predictor(config.run_dir, config.weights)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     _archive(spec, classifier).write_out(str(temporary), verbose=False)
-    about = dataclasses.asdict(spec) | {"step": step, "weights": config.weights}
+    about = spec.to_dict() | {"step": step, "weights": config.weights}
     extra = temporary / "assets.extra"
     extra.mkdir()
     folder.write_json(extra / folder.MODEL, about)
@@ -42,7 +50,8 @@ def export(config) -> Path:
     return out
 
 
-def _archive(spec: ModelSpec, classifier: keras.Model) -> keras.export.ExportArchive:
+def _archive(spec: ModelSpec, classifier: keras.Model) -> Any:
+    """Returns a ``keras.export.ExportArchive`` with the signatures, to be written out."""
     model = classify_and_colorize(classifier)
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -77,3 +86,61 @@ def _decode(files, spec: ModelSpec):
         return prepare(decode_gray(files), spec)
     channels = [prepare(decode_gray(files[c]), spec) for c in range(spec.input_channels)]
     return tf.concat(channels, axis=-1)
+
+
+def prepare(images, spec: ModelSpec):
+    """Brings raw images to the model's bits and size.
+
+    Args:
+        images: (..., H, W, C) uint8 or uint16, of any size.
+        spec: of the model.
+
+    Returns:
+        (..., S, S, C) uint8 or uint16, whichever the model takes.
+    """
+    images = _to_bits(images, spec.bits)
+    shape = tf.shape(images)
+    height, width = tf.cast(shape[-3], tf.float64), tf.cast(shape[-2], tf.float64)
+    scale = spec.short_side / tf.minimum(height, width)
+    size = (tf.cast(tf.round(side * scale), tf.int32) for side in (height, width))
+    return square_crop(resize_pixels(images, *size), 0.5, spec.image_size)
+
+
+def decode_gray(encoded):
+    """Decodes one JPEG or PNG, gray or colour, 8 or 16 bits, to (H, W, 1) uint16.
+
+    8-bit values become 16-bit ones by x 257, so that :func:`prepare` gets them back exactly.
+    """
+    # Byte 24 of a PNG is its bit depth.
+    is_png = tf.equal(tf.strings.substr(encoded, 0, 4), b"\x89PNG")
+    is_deep = tf.logical_and(is_png, tf.equal(tf.strings.substr(encoded, 24, 1), b"\x10"))
+
+    def eight_bits():
+        jpeg = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+        pixels = tf.cond(
+            is_png,
+            lambda: tf.io.decode_png(encoded, channels=3),
+            lambda: tf.io.decode_jpeg(encoded, **jpeg),
+        )
+        return _luma(pixels) * 257
+
+    pixels = tf.cond(
+        is_deep,
+        lambda: _luma(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16)),
+        eight_bits,
+    )
+    return tf.cast(pixels, tf.uint16)
+
+
+def _luma(pixels):
+    weighted = tf.cast(pixels, tf.int64) * tf.constant(LUMA, tf.int64)
+    total = tf.reduce_sum(weighted, axis=-1, keepdims=True) + 0x8000
+    return tf.bitwise.right_shift(total, tf.constant(16, tf.int64))
+
+
+def _to_bits(images, bits: int):
+    if images.dtype == tf.uint16 and bits == 8:
+        return tf.cast(tf.round(tf.cast(images, tf.float32) / 257), tf.uint8)
+    if images.dtype == tf.uint8 and bits == 16:
+        return tf.cast(images, tf.uint16) * 257
+    return images

@@ -1,72 +1,131 @@
-"""From an image as the user has it to the classifier's input, in TensorFlow operations alone.
+"""Image files to predict: listed from files, folders and tables, read as data_prep reads them."""
 
-The steps are data_prep's (gray, short side, bits) and the pipeline's (centre square), so that an
-exported model sees what it was trained on. Two things Pillow does are missing here: EXIF
-orientation, and formats other than JPEG and PNG.
-"""
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
-import tensorflow as tf
+import numpy as np
 
-from medcolor_tf.data.image_ops import resize_pixels, square_crop
+from data_prep.images import IMAGE_SUFFIXES, ImageError, read_image
+from data_prep.tables import read_table
+from medcolor_tf.data.image_ops import square_crop
+from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 
-# ITU-R 601 in 16-bit fixed point, as Pillow computes it: equal channels keep their value exactly.
-LUMA = (19595, 38470, 7471)
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+BATCHES_AHEAD = 2
 
 
-def prepare(images, spec: ModelSpec):
-    """Brings raw images to the model's bits and size.
+@dataclass(frozen=True)
+class InputImage:
+    """One image to predict.
+
+    Attributes:
+        name: what the CSV calls it.
+        files: one per channel.
+        picture: name of its PNG, without the suffix; folders become part of it.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    picture: str
+
+
+def list_inputs(
+    inputs: Iterable[str], path_column: tuple[str, ...], channels: int
+) -> list[InputImage]:
+    """Lists the images of files, folders (searched through) and tables of paths.
+
+    Paths in a table are relative to the table's folder. Models of several channels take tables
+    with a path column per channel.
+
+    Raises:
+        InputError: nothing there, no image in a folder, or a table without the column.
+    """
+    images: list[InputImage] = []
+    for text in inputs:
+        path = Path(text)
+        if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
+            images += _in_table(path, path_column, channels)
+        elif channels > 1:
+            raise InputError(
+                f"--inputs={text}: the model takes {channels} channels; expected a CSV table with "
+                "a path column per channel, named by --path_column"
+            )
+        elif path.is_dir():
+            images += _in_folder(text)
+        elif path.is_file():
+            images.append(InputImage(text, (path,), path.stem))
+        else:
+            raise InputError(f"--inputs={text}: no such file or folder")
+    return images
+
+
+def _in_folder(text: str) -> list[InputImage]:
+    folder = Path(text)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise InputError(f"--inputs={text}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
+    return [
+        InputImage(str(file), (file,), _picture_name(file.relative_to(folder))) for file in files
+    ]
+
+
+def _in_table(path: Path, columns: tuple[str, ...], channels: int) -> list[InputImage]:
+    if len(columns) != channels:
+        raise InputError(
+            f"--path_column={','.join(columns)}: {len(columns)} columns, expected {channels}, one "
+            "per channel of the model"
+        )
+    table = read_table(path, columns, flag="--path_column")
+    return [
+        InputImage(
+            "|".join(cells),
+            tuple(path.parent / cell for cell in cells),
+            _picture_name(Path(cells[0])),
+        )
+        for cells in zip(*(table.columns[name] for name in columns), strict=True)
+    ]
+
+
+def _picture_name(path: Path) -> str:
+    """Many data sets call every image `view1_frontal.jpg`: the folders tell which one it is."""
+    parts = [part for part in path.with_suffix("").parts if part not in ("/", "..")]
+    return "_".join(parts)
+
+
+def read_batches(
+    inputs: list[InputImage], spec: ModelSpec, size: int
+) -> Iterator[list[tuple[InputImage, np.ndarray | str]]]:
+    """Reads images in threads, at most two batches ahead.
 
     Args:
-        images: (..., H, W, C) uint8 or uint16, of any size.
-        spec: of the model.
+        inputs: what to read.
+        spec: of the model that the images are for.
+        size: images per batch.
 
-    Returns:
-        (..., S, S, C) uint8 or uint16, whichever the model takes.
+    Yields:
+        Batches of (input, image (S, S, C) uint8 or uint16, or the reason why it cannot be read).
     """
-    images = _to_bits(images, spec.bits)
-    shape = tf.shape(images)
-    height, width = tf.cast(shape[-3], tf.float64), tf.cast(shape[-2], tf.float64)
-    scale = spec.short_side / tf.minimum(height, width)
-    size = (tf.cast(tf.round(side * scale), tf.int32) for side in (height, width))
-    return square_crop(resize_pixels(images, *size), 0.5, spec.image_size)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = []
+        for start in range(0, len(inputs), size):
+            batch = inputs[start : start + size]
+            waiting.append([(item, pool.submit(_read, item, spec)) for item in batch])
+            if len(waiting) > BATCHES_AHEAD:
+                yield [(item, future.result()) for item, future in waiting.pop(0)]
+        for batch in waiting:
+            yield [(item, future.result()) for item, future in batch]
 
 
-def decode_gray(encoded):
-    """Decodes one JPEG or PNG, gray or colour, 8 or 16 bits, to (H, W, 1) uint16.
-
-    8-bit values become 16-bit ones by x 257, so that :func:`prepare` gets them back exactly.
-    """
-    # Byte 24 of a PNG is its bit depth.
-    is_png = tf.equal(tf.strings.substr(encoded, 0, 4), b"\x89PNG")
-    is_deep = tf.logical_and(is_png, tf.equal(tf.strings.substr(encoded, 24, 1), b"\x10"))
-
-    def eight_bits():
-        jpeg = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
-        pixels = tf.cond(
-            is_png,
-            lambda: tf.io.decode_png(encoded, channels=3),
-            lambda: tf.io.decode_jpeg(encoded, **jpeg),
-        )
-        return _luma(pixels) * 257
-
-    pixels = tf.cond(
-        is_deep,
-        lambda: _luma(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16)),
-        eight_bits,
-    )
-    return tf.cast(pixels, tf.uint16)
-
-
-def _luma(pixels):
-    weighted = tf.cast(pixels, tf.int64) * tf.constant(LUMA, tf.int64)
-    total = tf.reduce_sum(weighted, axis=-1, keepdims=True) + 0x8000
-    return tf.bitwise.right_shift(total, tf.constant(16, tf.int64))
-
-
-def _to_bits(images, bits: int):
-    if images.dtype == tf.uint16 and bits == 8:
-        return tf.cast(tf.round(tf.cast(images, tf.float32) / 257), tf.uint8)
-    if images.dtype == tf.uint8 and bits == 16:
-        return tf.cast(images, tf.uint16) * 257
-    return images
+def _read(item: InputImage, spec: ModelSpec) -> np.ndarray | str:
+    """Returns (S, S, C), or the reason why not."""
+    try:
+        channels = [read_image(file, spec.short_side, spec.bits) for file in item.files]
+    except ImageError as error:
+        return str(error)
+    if len({channel.shape for channel in channels}) > 1:
+        return "channels of different sizes"
+    return square_crop(np.stack(channels, axis=-1), 0.5, spec.image_size).numpy()

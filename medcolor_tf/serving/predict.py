@@ -4,9 +4,8 @@ import csv
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -14,36 +13,18 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep.images import ImageError, read_image
-from medcolor_tf.data.image_ops import square_crop
+from medcolor_tf.catalog import DEFAULT_HEAD
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation import gradcam
+from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
-from medcolor_tf.evaluation.pictures import side_by_side
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff", ".bmp", ".webp")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image to predict.
-
-    Attributes:
-        name: what the CSV calls it.
-        files: one a channel.
-        picture: name of its PNG, without the suffix; folders become part of it.
-    """
-
-    name: str
-    files: tuple[Path, ...]
-    picture: str
+from medcolor_tf.serving.inputs import InputImage, list_inputs, read_batches
 
 
 def predict(config) -> tuple[int, int]:
-    """Writes a CSV with a row an image: path, probability of each observation, PNGs, error.
+    """Writes a CSV with a row per image: path, probability of each observation, PNGs, error.
 
     Rows are written as they come and the file gets its name at the end. An unreadable image gets
     its reason in the ``error`` column, and the others go on.
@@ -64,8 +45,8 @@ def predict(config) -> tuple[int, int]:
     spec, classifier, _ = runs.load_predictor(
         config.run_dir, config.weights, config.mixed_precision
     )
-    items = list_items(config.inputs, config.path_column, spec.input_channels)
-    drawings = _drawings(config, spec, classifier, items)
+    inputs = list_inputs(config.inputs, config.path_column, spec.input_channels)
+    drawings = _drawings(config, spec, classifier, inputs)
     # E's feature map is fetched from the device only for those who draw it.
     model = classify_and_colorize(classifier, features=bool(config.explain))
     temporary = out.with_name(f".{out.name}.tmp")
@@ -74,138 +55,51 @@ def predict(config) -> tuple[int, int]:
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", *spec.observations, "colorized", "explained", "error"])
-        bar = tqdm(total=len(items), unit=" images", disable=not sys.stderr.isatty())
-        for batch in _read_batches(items, spec, config.batch_size):
+        bar = tqdm(total=len(inputs), unit=" images", disable=not sys.stderr.isatty())
+        for batch in read_batches(inputs, spec, config.batch_size):
             rows = _answer(model, batch, spec, drawings)
             failed += sum(bool(row[-1]) for row in rows)
             writer.writerows(rows)
             bar.update(len(rows))
         bar.close()
     os.replace(temporary, out)
-    return len(items), failed
-
-
-def list_items(inputs: Iterable[str], path_column: tuple[str, ...], channels: int) -> list[Item]:
-    """Lists the images of files, folders (searched through) and CSV tables of paths.
-
-    Paths in a table are relative to the table's folder. Models of several channels take tables
-    with a path column a channel.
-
-    Raises:
-        InputError: nothing there, no image in a folder, or a table without the column.
-    """
-    items: list[Item] = []
-    for text in inputs:
-        path = Path(text)
-        if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-            items += _of_table(path, path_column, channels)
-        elif channels > 1:
-            raise InputError(
-                f"--inputs={text}: the model takes {channels} channels; expected a CSV table with "
-                "a path column a channel, named by --path_column"
-            )
-        elif path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise InputError(
-                    f"--inputs={text}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})"
-                )
-            items += [Item(str(p), (p,), _picture_name(p.relative_to(path))) for p in found]
-        elif path.is_file():
-            items.append(Item(text, (path,), path.stem))
-        else:
-            raise InputError(f"--inputs={text}: no such file or folder")
-    return items
-
-
-def _of_table(path: Path, columns: tuple[str, ...], channels: int) -> list[Item]:
-    if len(columns) != channels:
-        raise InputError(
-            f"--path_column={','.join(columns)}: {len(columns)} columns, expected {channels}, one "
-            "a channel of the model"
-        )
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(
-                f"{path}: no column {', '.join(missing)}; it has "
-                f"{', '.join(reader.fieldnames or ()) or 'no header'} (--path_column)"
-            )
-        rows = [[row[name] or "" for name in columns] for row in reader]
-    if not rows:
-        raise InputError(f"{path}: no rows")
-    return [
-        Item(
-            "|".join(row),
-            tuple(path.parent / cell for cell in row),
-            _picture_name(Path(row[0])),
-        )
-        for row in rows
-    ]
-
-
-def _picture_name(path: Path) -> str:
-    """Many data sets call every image `view1_frontal.jpg`: the folders tell which one it is."""
-    parts = [part for part in path.with_suffix("").parts if part not in ("/", "..")]
-    return "_".join(parts)
-
-
-def _read_batches(items: list[Item], spec: ModelSpec, size: int) -> Iterator[list]:
-    """Reads images in threads, at most two batches ahead: lists of (item, image or reason)."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = []
-        for start in range(0, len(items), size):
-            batch = items[start : start + size]
-            waiting.append([(item, pool.submit(_read, item, spec)) for item in batch])
-            if len(waiting) > 2:
-                yield [(item, future.result()) for item, future in waiting.pop(0)]
-        for batch in waiting:
-            yield [(item, future.result()) for item, future in batch]
-
-
-def _read(item: Item, spec: ModelSpec):
-    """Returns (S, S, C), or the reason why not."""
-    try:
-        channels = [read_image(file, spec.short_side, spec.bits) for file in item.files]
-        if len({channel.shape for channel in channels}) > 1:
-            return "channels of different sizes"
-        return square_crop(np.stack(channels, axis=-1), 0.5, spec.image_size).numpy()
-    except ImageError as error:
-        return str(error)
+    return len(inputs), failed
 
 
 def _answer(model, batch: list, spec: ModelSpec, drawings: list) -> list[list]:
     """Returns the CSV's rows of a batch, and saves its pictures.
 
     Args:
+        model: raw images to logits, colorized images and, where they are explained, features.
+        batch: (input, image or the reason why it cannot be read).
+        spec: of the model.
         drawings: a column of paths each; None leaves its column empty.
     """
-    good = [(item, image) for item, image in batch if not isinstance(image, str)]
+    readable = [(item, image) for item, image in batch if not isinstance(image, str)]
     answers = {}
-    if good:
-        images = np.stack([image for _, image in good])
-        names = [item.picture for item, _ in good]
+    if readable:
+        images = np.stack([image for _, image in readable])
+        names = [item.picture for item, _ in readable]
         logits, *maps = model.predict_on_batch(images)
         chances = sigmoid(logits)
         columns = [
-            drawing.save(names, images, chances, *maps) if drawing else [""] * len(good)
+            drawing.save(names, images, chances, *maps) if drawing else [""] * len(readable)
             for drawing in drawings
         ]
-        for (item, _), row, *files in zip(good, chances, *columns, strict=True):
+        for (item, _), row, *files in zip(readable, chances, *columns, strict=True):
             answers[id(item)] = [*(f"{chance:.7g}" for chance in row), *files, ""]
     empty = [""] * (len(spec.observations) + len(drawings))
     return [[item.name, *answers.get(id(item), [*empty, image])] for item, image in batch]
 
 
-def _drawings(config, spec: ModelSpec, classifier, items: list[Item]) -> list:
+def _drawings(config, spec: ModelSpec, classifier, inputs: list[InputImage]) -> list:
     """Returns what fills the columns `colorized` and `explained`; None for a flag not given.
 
     Raises:
         InputError: flags that contradict each other or the run, or a folder that cannot be used.
     """
     chosen = _chosen(config, spec)
-    sources = {file.parent for item in items for file in item.files}
+    sources = {file.parent for item in inputs for file in item.files}
     taken = {folder.resolve(): "has images of --inputs" for folder in sources}
     drawings = []
     for flag, make in (
@@ -261,7 +155,7 @@ class Pictures:
             ) from None
 
     def save(self, names: list[str], draw: Callable[[int], np.ndarray]) -> list[str]:
-        """Draws and writes a picture a name, in threads; holds a picture a thread, not all.
+        """Draws and writes a picture per name, in threads; holds one per thread, not all.
 
         Args:
             names: of the files, without suffix; one that was used becomes NAME-2, and so on.
@@ -303,8 +197,8 @@ class Colorized:
         self._pictures = pictures
 
     def save(self, names, images, chances, colorized, features=None) -> list[str]:
-        """Saves a picture an image, see :meth:`Explained.save`; returns the paths."""
-        drawn = side_by_side(images, colorized)
+        """Saves a picture per image, see :meth:`Explained.save`; returns the paths."""
+        drawn = visualize.side_by_side(images, colorized)
         return self._pictures.save(names, lambda i: drawn[i])
 
 
@@ -316,17 +210,25 @@ class Explained:
         spec: of the run.
         classifier: the run's model; its head is read now.
         chosen: positions of the observations to draw.
+
+    Raises:
+        InputError: the head is not the linear one, of which the maps are computed.
     """
 
     def __init__(self, pictures: Pictures, spec: ModelSpec, classifier, chosen: list[int]):
+        if spec.head != DEFAULT_HEAD:
+            raise InputError(
+                f"--explain: Grad-CAM is computed of a run with --head={DEFAULT_HEAD}, this one "
+                f"has --head={spec.head}"
+            )
         self._pictures, self._chosen = pictures, chosen
         self._names = [spec.observations[k] for k in chosen]
         self._has_colorizer = spec.has_colorizer
         kernel = classifier.get_layer("head").kernel
-        self._kernel = keras.ops.convert_to_numpy(kernel)[:, chosen]
+        self._kernel = np.asarray(keras.ops.convert_to_numpy(kernel))[:, chosen]
 
     def save(self, names, images, chances, colorized, features) -> list[str]:
-        """Saves a picture an image.
+        """Saves a picture per image.
 
         Args:
             names: B, of the files.
@@ -339,10 +241,10 @@ class Explained:
             The B paths.
         """
         chances = chances[:, self._chosen]
-        heat = gradcam.to_heat(gradcam.grad_cam(features, self._kernel), chances)
+        heat = visualize.to_heat(visualize.grad_cam(features, self._kernel), chances)
 
         def draw(i):
             colors = colorized[i] if self._has_colorizer else None
-            return gradcam.draw(images[i], colors, heat[i], chances[i], self._names)
+            return visualize.draw_explanation(images[i], colors, heat[i], chances[i], self._names)
 
         return self._pictures.save(names, draw)

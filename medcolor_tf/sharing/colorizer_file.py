@@ -1,16 +1,15 @@
-"""Colorizers that travel: saved from a run, published on the Hugging Face hub, imported from
-PyTorch.
+"""Saves colorizers from runs, publishes them on the Hugging Face hub, imports PyTorch's.
 
 A colorizer file is safetensors: T's weights, and in its metadata the model's description ("model")
 and where T comes from ("card"). It is all that --init_from needs; the JSON file beside it is the
 card once more, for people and other programs. A file imported from PyTorch may hold E as well.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,14 +20,12 @@ from medcolor_tf.models.colorizers import build_colorizer
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.runs import checkpoint as weights
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.sharing import hub, model_card
+from medcolor_tf.sharing import hub, model_card, pretrained
 from medcolor_tf.sharing.torch_checkpoint import Checkpoint, read_checkpoint
-from medcolor_tf.training import strategies
 
 SUFFIX = ".safetensors"
 # CheXpert's, with which the authors' published checkpoints were trained (section IV-B).
 CHEXPERT_MEAN, CHEXPERT_STD, CHEXPERT_SIDE = 0.5028, 0.2902, 320
-TEST = "evaluation-test.json"
 _DESCRIBED = (
     *("colorizer", "colorizer_init", "input_channels", "bits", "max_value"),
     *("pixel_mean", "pixel_std", "image_size", "short_side"),
@@ -36,8 +33,8 @@ _DESCRIBED = (
 
 
 @dataclass(frozen=True)
-class Colorizer:
-    """A T that exists: description, weights, where it comes from.
+class TrainedColorizer:
+    """A trained T: its description, its weights, and where it comes from.
 
     Attributes:
         origin: the run folder, file or address it was read from.
@@ -68,7 +65,7 @@ class Colorizer:
         return weights.to_bytes(self.arrays, _metadata(self.spec, self.card))
 
 
-def read(source: str) -> Colorizer:
+def read(source: str) -> TrainedColorizer:
     """Reads the T of a finished run's best checkpoint, of a colorizer file, or of one on the hub.
 
     Raises:
@@ -82,16 +79,44 @@ def read(source: str) -> Colorizer:
             f"{source}: the run has not finished (no {runs.RESULT}); the training command it was "
             "started with goes on with it"
         )
-    found = strategies.open_source(source)
-    if not found.spec.has_colorizer:
+    parts = pretrained.read_parts(source)
+    if not parts.spec.has_colorizer:
         raise InputError(f"{source}: has no colorizer (it was trained without)")
-    card = found.card or make_card(found.spec)
+    card = parts.card or make_card(parts.spec)
     if Path(source).is_dir():
-        card = card_of_run(Path(source), found.spec)
-    spec = strategies.colorizer_spec(found.spec)
-    colorizer = Colorizer(found.origin, spec, found.of_part("colorizer"), card)
+        card = card_of_run(Path(source), parts.spec)
+    spec = pretrained.colorizer_spec(parts.spec)
+    colorizer = TrainedColorizer(parts.origin, spec, parts.of_part("colorizer"), card)
     colorizer.build()  # what does not fit is not passed on
     return colorizer
+
+
+def load_colorizer(source: str | Path) -> keras.Model:
+    """Loads a trained colorizer T as a Keras model.
+
+    Args:
+        source: a finished run's folder (T of its best checkpoint), a colorizer file
+            (.safetensors), or the address of one on the Hugging Face hub, ``hf://owner/name``.
+
+    Returns:
+        A functional model named "colorizer": normalised gray images (B, H, W, C) float, about zero
+        mean and unit variance, to three channels (B, H, W, 3) on the same scale. H and W are
+        multiples of 4 (color_u: 8). It can be frozen, trained on, or given to
+        ``build_classifier(colorizer=...)``, which normalises by itself.
+
+    Raises:
+        InputError: no such folder, file or address; a run that has not finished or has no T; or
+            damaged weights.
+
+    Example:
+        >>> import numpy as np
+        >>> import medcolor_tf as mc
+        >>> colorizer = mc.load_colorizer(run_dir)
+        >>> gray = np.zeros((1, 64, 64, 1), "float32")
+        >>> tuple(colorizer(gray).shape)
+        (1, 64, 64, 3)
+    """
+    return read(str(source)).build()
 
 
 def save(source: str, file: str) -> tuple[Path, Path]:
@@ -132,7 +157,7 @@ def publish(source: str, address: str, private: bool = False, license_id: str = 
     files = {
         hub.WEIGHTS: colorizer.to_bytes(),
         hub.CARD: _to_json(colorizer.card).encode(),
-        hub.README: model_card.markdown(colorizer.card, repository, license_id).encode(),
+        hub.README: str(model_card.make(colorizer.card, repository, license_id)).encode(),
     }
     return hub.publish(address, files, private)
 
@@ -151,9 +176,9 @@ def import_torch(checkpoint: str, file: str) -> tuple[Path, str]:
         InputError: no colorizer in it, tensors that do not fit, or files that are there already.
     """
     paths = new_files(file)
-    found = read_checkpoint(checkpoint)
-    name, channels, colorizer = found.build_colorizer()
-    backbone_name, backbone = found.build_backbone() or ("", None)
+    state = read_checkpoint(checkpoint)
+    name, channels, colorizer = state.build_colorizer()
+    backbone_name, backbone = state.build_backbone() or ("", None)
     spec = ModelSpec(
         colorizer=name,
         colorizer_init="paper",
@@ -168,28 +193,29 @@ def import_torch(checkpoint: str, file: str) -> tuple[Path, str]:
         bn_momentum=0.9,
     )
     named = weights.part_weights("colorizer", colorizer)
-    if backbone:
+    if backbone is not None:
         named |= weights.part_weights("backbone", backbone)
     arrays = weights.to_arrays(named)
     check_finite(arrays, checkpoint)
     # Only the authors' own prefixes say on what a checkpoint was trained.
-    data = {"source": "chexpert" if found.prefixed else None}
-    card = make_card(spec, origin=f"PyTorch checkpoint {found.path.name}", data=data)
+    data = {"source": "chexpert" if state.prefixed else None}
+    card = make_card(spec, origin=f"PyTorch checkpoint {state.path.name}", data=data)
     path, _ = _write(paths, weights.to_bytes(arrays, _metadata(spec, card)), card)
-    return path, _arrived(found, name, backbone_name)
+    return path, _arrived(state, name, backbone_name)
 
 
-def _arrived(found: Checkpoint, colorizer: str, backbone: str) -> str:
+def _arrived(state: Checkpoint, colorizer: str, backbone: str) -> str:
+    """Says which parts a checkpoint brought."""
     lines = [f"T ({colorizer}) and E ({backbone}) arrived" if backbone else f"T ({colorizer})"]
-    if not backbone and found.backbone:
+    if not backbone and state.backbone:
         lines[0] += (
             " alone arrived: the backbone is neither torchvision's ResNet18 nor its DenseNet121 "
-            f"({found.describe_backbone()})"
+            f"({state.describe_backbone()})"
         )
     elif not backbone:
         lines[0] += " alone arrived: there is no backbone in the checkpoint"
-    if found.ignored:
-        lines.append(f"ignored: {', '.join(found.ignored[:5])}")
+    if state.ignored:
+        lines.append(f"ignored: {', '.join(state.ignored[:5])}")
     lines.append(
         f"recorded with CheXpert's pixel mean {CHEXPERT_MEAN} and std {CHEXPERT_STD} "
         f"at {CHEXPERT_SIDE} px, as the authors trained (--normalization=source takes them over)"
@@ -204,9 +230,9 @@ def new_files(file: str) -> tuple[Path, Path]:
         raise InputError(f"{file}: is a folder; expected the name of a new file in it")
     path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
     card = path.with_suffix(".json")
-    for there in (path, card):
-        if there.exists():
-            raise InputError(f"{there}: is there already; choose another name, or delete it")
+    for new in (path, card):
+        if new.exists():
+            raise InputError(f"{new}: is there already; choose another name, or delete it")
     return path, card
 
 
@@ -225,8 +251,8 @@ def _to_json(card: Mapping) -> str:
     return json.dumps(card, indent=2) + "\n"
 
 
-def _metadata(spec: ModelSpec, card: Mapping) -> dict:
-    return {"model": dataclasses.asdict(spec), "card": card}
+def _metadata(spec: ModelSpec, card: Mapping) -> dict[str, Any]:
+    return {"model": spec.to_dict(), "card": card}
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], origin: str) -> None:
@@ -236,7 +262,14 @@ def check_finite(arrays: Mapping[str, np.ndarray], origin: str) -> None:
         raise InputError(f"{origin}: {bad[0]} holds NaN or infinity ({len(bad)} tensors do)")
 
 
-def make_card(spec: ModelSpec, origin=None, data=None, training=None, test=None, versions=None):
+def make_card(
+    spec: ModelSpec,
+    origin: str | None = None,
+    data: Mapping | None = None,
+    training: Mapping | None = None,
+    test: Mapping | None = None,
+    versions: Mapping | None = None,
+) -> dict[str, Any]:
     """Returns the card: everything on T that its weights do not tell; None where unknown.
 
     Args:
@@ -254,14 +287,14 @@ def make_card(spec: ModelSpec, origin=None, data=None, training=None, test=None,
     untrained = {"strategy": None, "backbone": backbone, "step": None, "valid_mean_auc": None}
     return {name: getattr(spec, name) for name in _DESCRIBED} | {
         "origin": origin,
-        "data": unknown | (data or {}),
-        "training": untrained | (training or {}),
+        "data": unknown | dict(data or {}),
+        "training": untrained | dict(training or {}),
         "test": test,
         "versions": versions,
     }
 
 
-def card_of_run(folder: Path, spec: ModelSpec) -> dict:
+def card_of_run(folder: Path, spec: ModelSpec) -> dict[str, Any]:
     """Returns the card of a finished run's best T; the run's paths stay out of it."""
     config, result = (runs.read_json(folder / name) for name in (runs.CONFIG, runs.RESULT))
     step = result["best_step"]
@@ -285,15 +318,16 @@ def card_of_run(folder: Path, spec: ModelSpec) -> dict:
 
 
 def _test_result(folder: Path, step: int) -> dict | None:
-    """What the evaluation of these very weights on a test split found, if there is one."""
-    if not (folder / TEST).is_file():
+    """Returns what these very weights reached on a test split, if that was evaluated."""
+    path = runs.Run(folder).evaluation("test")
+    if not path.is_file():
         return None
-    found = runs.read_json(folder / TEST)
-    if found.get("weights") != "best" or found.get("step") != step:
+    result = runs.read_json(path)
+    if result.get("weights") != "best" or result.get("step") != step:
         return None
     return {
-        "mean_auc": found["mean_auc"],
-        "auc": {name: row["auc"] for name, row in found["observations"].items()},
-        "images": found["images"],
-        "data_fingerprint": found["data_fingerprint"],
+        "mean_auc": result["mean_auc"],
+        "auc": {name: row["auc"] for name, row in result["observations"].items()},
+        "images": result["images"],
+        "data_fingerprint": result["data_fingerprint"],
     }

@@ -1,14 +1,20 @@
-"""The README.md of a published colorizer, written from its card."""
+"""The README.md of a published colorizer: a Hugging Face model card, written from its own card."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard
+
+# What the data sets that data_prep reads by name are called by those who made them.
+DATA_SETS = {"chexpert": "CheXpert", "chestxray14": "ChestX-ray14", "mura": "MURA"}
+METRIC = "roc_auc"  # the hub's name of the area under the ROC curve
+TAGS = ("medcolor_tf", "colorization", "medical-imaging")
 TEMPLATE = """\
 ---
-license: {license_id}
-tags:
-- medcolor_tf
-- colorization
-- medical-imaging
+{metadata}
 ---
 
 # Colorizer {colorizer}
@@ -34,22 +40,66 @@ Research software, not a medical device.
 NO_LICENSE = " No licence has been chosen for these weights."
 
 
-def markdown(card: Mapping, repository: str, license_id: str = "") -> str:
-    """Returns the text.
+def make(card: Mapping, repository: str, license_id: str = "") -> ModelCard:
+    """Returns the model card; ``str`` of it is README.md. Nothing is sent anywhere.
 
     Args:
         card: see :func:`medcolor_tf.sharing.colorizer_file.make_card`.
         repository: "owner/name" on the hub.
         license_id: the hub's name of a licence; "" for none chosen.
     """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    source = card["data"]["source"]
+    results = _results(card)
+    metadata = ModelCardData(
+        language="en",
+        license=license_id or "unknown",
+        library_name="keras",
+        tags=list(TAGS),
+        datasets=[source] if source in DATA_SETS else None,
+        metrics=[METRIC] if results else None,
+        # The name belongs to the results' entry; alone it is no field of the hub.
+        model_name=repository.partition("/")[2] if results else None,
+        eval_results=results or None,
+    )
     rows = [(name, value) for name, value in _facts(card) if value]
-    return TEMPLATE.format(
+    content = TEMPLATE.format(
+        metadata=metadata.to_yaml(),
         colorizer=card["colorizer"],
-        license_id=license_id or "unknown",
         no_license="" if license_id else NO_LICENSE,
         repository=repository,
         table="\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]),
     )
+    return ModelCard(content)
+
+
+def _results(card: Mapping) -> list[EvalResult]:
+    """Returns the test AUC as the hub's results: the mean, and one per observation."""
+    from huggingface_hub import EvalResult
+
+    test, data = card["test"], card["data"]
+    if test is None:
+        return []
+    # The test split may be another data set's; then its fingerprint is all that is known of it.
+    same = data["source"] is not None and test["data_fingerprint"] == data["fingerprint"]
+    source = data["source"] if same else "unknown"
+    values = {"Mean ROC AUC": test["mean_auc"]}
+    values |= {f"ROC AUC, {name}": auc for name, auc in test["auc"].items()}
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=source,
+            dataset_name=DATA_SETS.get(source, source),
+            dataset_split="test",
+            dataset_args={"images": test["images"], "fingerprint": test["data_fingerprint"]},
+            metric_type=METRIC,
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, value in values.items()
+        if value is not None  # an observation with one class only has no AUC
+    ]
 
 
 def _facts(card: Mapping) -> list[tuple[str, str | None]]:

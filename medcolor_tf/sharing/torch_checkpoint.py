@@ -14,6 +14,7 @@ import numpy as np
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.backbones import build_backbone
 from medcolor_tf.models.colorizers import build_colorizer
+from medcolor_tf.models.torch_file import read_torch_file
 from medcolor_tf.models.torch_weights import (
     load_torch_colorizer,
     load_torch_densenet121,
@@ -125,10 +126,10 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a .safetensors file, or with PyTorch installed a .pth file, of tensors alone.
+    """Reads a .safetensors or .pth file of tensors alone.
 
     Raises:
-        InputError: no such file, another kind of file, PyTorch missing, or more than tensors in it.
+        InputError: no such file, another kind of file, damaged, or more than tensors in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -156,40 +157,14 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            f"{path}: reading {path.suffix} needs PyTorch, which is not installed; pip install "
-            "torch, or convert the file where PyTorch is: "
-            "safetensors.torch.save_file(state_dict, 'NAME.safetensors')"
-        ) from None
-    try:
-        # weights_only: a pickle may hold code, and opening somebody's file must run none of it.
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # pickle, zip and torch each have their own
-        raise InputError(
-            f"{path}: refused, because it is damaged or holds more than tensors "
-            f"({_refusal(error)}); expected what torch.load(weights_only=True) reads. Where you "
-            "trust the file, keep its tensors alone: torch.save(model.state_dict(), 'NAME.pth')"
-        ) from None
+    content = read_torch_file(path)
     state = _unwrap(content)
-    tensors = state.items() if isinstance(state, Mapping) else ()
-    found = {
-        str(name): tensor.detach().float().numpy()
-        for name, tensor in tensors
-        if torch.is_tensor(tensor)
-    }
-    if not found:
-        inside = _some([str(name) for name, _ in tensors]) or type(content).__name__
+    items = state.items() if isinstance(state, Mapping) else ()
+    tensors = {str(name): value for name, value in items if isinstance(value, np.ndarray)}
+    if not tensors:
+        inside = _some([str(name) for name, _ in items]) or type(content).__name__
         raise InputError(f"{path}: no tensors by name; expected a state_dict, received {inside}")
-    return found
-
-
-def _refusal(error: Exception) -> str:
-    """What was found, without PyTorch's advice to unpickle the file all the same."""
-    found = re.search(r"Unsupported \w+:?.*?(?=( was not| by default|\n|$))", str(error))
-    return found[0].strip() if found else type(error).__name__
+    return tensors
 
 
 def _unwrap(content):

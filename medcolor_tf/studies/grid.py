@@ -6,66 +6,86 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcolor_tf import commandline
-from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, STRATEGIES
+from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, NO_COLORIZER, STRATEGIES
 from medcolor_tf.commandline import option
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
-from medcolor_tf.runs.config import (
-    Recipe,
-    TrainConfig,
-    data_name,
-)
+from medcolor_tf.runs.config import SharedOptions, TrainConfig, data_name
 
-# Where a run's T and E start: the strategy of the run before it on the same data.
-STARTS_FROM = {"all": "color_module", "last_layer": "all"}
-WITHOUT_COLORIZER = ("baseline", "baseline_all")
-ORIGINS = ("color_module", "all")
+# What can be transferred, and the runs whose T it can start from.
+TRANSFERRED = tuple(name for name, entry in STRATEGIES.items() if entry.colorizer != NO_COLORIZER)
+ORIGINS = tuple(name for name, entry in STRATEGIES.items() if "colorizer" in entry.trains)
 # In --study_dir: folders, and the plan of a study of some name.
 RUNS, LOGS, FAILURES, PLAN = "runs", "logs", "failures", "{}.plan.json"
 
 
 @dataclass(frozen=True)
-class StudyConfig(Recipe):
+class StudyConfig(SharedOptions):
     """Options of ``python -m medcolor_tf.experiment``; the fields' help is the documentation."""
 
-    name: str = option("study", "Of the study; several may share a --study_dir and its runs.")
+    name: str = option(
+        "study", "Of the study; several may share a --study_dir and its runs.", group="Study"
+    )
     study_dir: str = option("", "Folder of the study.", required=True)
     data_dir: str = option("", "Data set on which --strategies learn.", required=True)
     strategies: tuple[str, ...] = option(
         ("baseline", "color_module", "baseline_all", "all"),
         "Strategies on --data_dir; what they start from is added.",
+        group="Grid",
     )
-    colorizers: tuple[str, ...] = option(("pixel_shuffle",), "Colorizers T.")
-    colorizer_inits: tuple[str, ...] = option(("paper",), "Initialisations of T: paper, gray.")
-    backbones: tuple[str, ...] = option(("ResNet18",), "Backbones E, names or .keras files.")
-    seeds: tuple[str, ...] = option(("0", "1", "2"), "A repeat each.")
-    train_fractions: tuple[str, ...] = option(("1",), "Shares of the training images, up to 1.")
+    colorizers: tuple[str, ...] = option(("pixel_shuffle",), "Colorizers T.", group="Grid")
+    colorizer_inits: tuple[str, ...] = option(
+        ("paper",), "Initialisations of T: paper, gray.", group="Grid"
+    )
+    backbones: tuple[str, ...] = option(
+        ("ResNet18",), "Backbones E, names or .keras files.", group="Grid"
+    )
+    seeds: tuple[str, ...] = option(("0", "1", "2"), "A repeat each.", group="Grid")
+    train_fractions: tuple[str, ...] = option(
+        ("1",), "Shares of the training images, up to 1.", group="Grid"
+    )
     subset_seeds: tuple[str, ...] = option(
-        (), "Subsets of each share, all with each seed; not set: seed k takes subset k."
+        (),
+        "Subsets of each share, all with each seed; not set: seed k takes subset k.",
+        group="Grid",
     )
-    target_dirs: tuple[str, ...] = option((), "Data sets to transfer to.")
+    target_dirs: tuple[str, ...] = option((), "Data sets to transfer to.", group="Transfer")
     target_strategies: tuple[str, ...] = option(
-        ("baseline", "color_module", "baseline_all", "all"), "Strategies on the targets alone."
+        ("baseline", "color_module", "baseline_all", "all"),
+        "Strategies on the targets alone.",
+        group="Transfer",
     )
     transfers: tuple[str, ...] = option(
         ("last_layer@color_module", "last_layer@all", "all@color_module", "all@all"),
         "Strategies on the targets that start from --data_dir's runs (of the largest share): "
         "STRATEGY@ORIGIN, with color_module, all or last_layer, from color_module or all.",
+        group="Transfer",
     )
-    target_observations: tuple[str, ...] = option((), "Labels of the targets; not set: all.")
+    target_observations: tuple[str, ...] = option(
+        (), "Labels of the targets; not set: all.", group="Transfer"
+    )
     transfer_normalization: str = option(
         "source",
         "Mean and std of the transfers' input: source's (the paper's choice) or target's.",
         ("source", "target"),
+        group="Transfer",
     )
     overrides: tuple[str, ...] = option(
-        (), "Options of one strategy: baseline:max_lr=0.02,all:epochs=20."
+        (), "Options of one strategy: baseline:max_lr=0.02,all:epochs=20.", group="Grid"
     )
-    evaluate: str = option("test", "Split on which every run is evaluated.", schema.SPLITS)
-    jobs: int = option(0, "Runs at a time; 0: one, or one a GPU of --gpus.")
-    gpus: tuple[str, ...] = option((), "Numbers of the GPUs, one run each; not set: all for each.")
-    shard: str = option("", "2/8: the second of eight machines; each gets whole chains of runs.")
-    dry_run: bool = option(False, "List the runs and their train commands, and stop.")
+    evaluate: str = option(
+        "test", "Split on which every run is evaluated.", schema.SPLITS, group="Study"
+    )
+    jobs: int = option(0, "Runs at a time; 0: one, or one a GPU of --gpus.", group="Study")
+    gpus: tuple[str, ...] = option(
+        (), "Numbers of the GPUs, one run each; not set: all for each.", group="Study"
+    )
+    shard: str = option(
+        "", "2/8: the second of eight machines; each gets whole chains of runs.", group="Study"
+    )
+    dry_run: bool = option(
+        False, "List the runs and their train commands, and stop.", group="Study"
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class _GridPoint:
     """A point of the grid."""
 
     data_dir: str
@@ -128,8 +148,8 @@ def plan(config: StudyConfig) -> list[PlannedRun]:
     check(config)
     overrides = parse_overrides(config.overrides)
     planned: dict[str, PlannedRun] = {}
-    for cell in _cells(config):
-        _add(planned, cell, config, overrides)
+    for point in _grid_points(config):
+        _add(planned, point, config, overrides)
     return list(planned.values())
 
 
@@ -163,28 +183,28 @@ def _weight(chain: list[PlannedRun]) -> float:
     return sum(run.config.train_fraction for run in chain)
 
 
-def _cells(config: StudyConfig):
+def _grid_points(config: StudyConfig):
     """Yields the grid: what learns on the data set, then what learns on the targets."""
     parts = list(itertools.product(config.backbones, config.colorizers, config.colorizer_inits))
     repeats = _repeats(config)
     for fraction, (seed, subset) in itertools.product(config.train_fractions, repeats):
         for (backbone, colorizer, init), strategy in itertools.product(parts, config.strategies):
-            yield _cell(
+            yield _grid_point(
                 config.data_dir, strategy, "", colorizer, init, backbone, fraction, seed, subset
             )
     for target, (seed, subset) in itertools.product(config.target_dirs, repeats):
         for backbone, colorizer, init in parts:
             rest = (colorizer, init, backbone, "1", seed, subset)
             for strategy in config.target_strategies:
-                yield _cell(target, strategy, "", *rest)
+                yield _grid_point(target, strategy, "", *rest)
             for transfer in config.transfers:
-                yield _cell(target, *transfer.split("@"), *rest)
+                yield _grid_point(target, *transfer.split("@"), *rest)
 
 
-def _cell(data_dir, strategy, origin, colorizer, init, *rest) -> _Cell:
-    if strategy in WITHOUT_COLORIZER:  # one and the same run for every colorizer
-        colorizer, init = "none", "paper"
-    return _Cell(data_dir, strategy, origin, colorizer, init, *rest)
+def _grid_point(data_dir, strategy, origin, colorizer, init, *rest) -> _GridPoint:
+    if strategy not in TRANSFERRED:  # one and the same run for every colorizer
+        colorizer, init = NO_COLORIZER, "paper"
+    return _GridPoint(data_dir, strategy, origin, colorizer, init, *rest)
 
 
 def _repeats(config: StudyConfig) -> list[tuple[str, str]]:
@@ -193,48 +213,52 @@ def _repeats(config: StudyConfig) -> list[tuple[str, str]]:
     return [(seed, seed) for seed in config.seeds]
 
 
-def _add(planned: dict, cell: _Cell, config: StudyConfig, overrides: dict) -> str:
+def _add(planned: dict, point: _GridPoint, config: StudyConfig, overrides: dict) -> str:
     """Adds a run after the run it starts from; returns its name."""
-    if cell.name in planned:
-        return cell.name
+    if point.name in planned:
+        return point.name
     needs = ""
-    if cell.origin:
+    if point.origin:
         largest = max(config.train_fractions, key=float)
         before = dataclasses.replace(
-            cell, data_dir=config.data_dir, strategy=cell.origin, origin="", fraction=largest
+            point, data_dir=config.data_dir, strategy=point.origin, origin="", fraction=largest
         )
         needs = _add(planned, before, config, overrides)
-    elif cell.strategy in STARTS_FROM:
-        before = dataclasses.replace(cell, strategy=STARTS_FROM[cell.strategy])
+    elif before := STRATEGIES[point.strategy].starts_from:
+        before = dataclasses.replace(point, strategy=before)
         needs = _add(planned, before, config, overrides)
-    planned[cell.name] = PlannedRun(cell.name, _train_config(cell, needs, config, overrides), needs)
-    return cell.name
+    planned[point.name] = PlannedRun(
+        point.name, _train_config(point, needs, config, overrides), needs
+    )
+    return point.name
 
 
-def _train_config(cell: _Cell, needs: str, config: StudyConfig, overrides: dict) -> TrainConfig:
-    recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
+def _train_config(
+    point: _GridPoint, needs: str, config: StudyConfig, overrides: dict
+) -> TrainConfig:
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(SharedOptions)}
     runs = Path(config.study_dir) / RUNS
-    is_target = cell.data_dir in config.target_dirs
+    is_target = point.data_dir in config.target_dirs
     own = {
-        "data_dir": cell.data_dir,
-        "run_dir": str(runs / cell.name),
-        "strategy": cell.strategy,
-        "train_fraction": float(cell.fraction),
+        "data_dir": point.data_dir,
+        "run_dir": str(runs / point.name),
+        "strategy": point.strategy,
+        "train_fraction": float(point.fraction),
         # Without a subset its seed means nothing; one value lets such runs be shared.
-        "subset_seed": int(cell.subset_seed) if float(cell.fraction) < 1 else 0,
-        "seed": int(cell.seed),
+        "subset_seed": int(point.subset_seed) if float(point.fraction) < 1 else 0,
+        "seed": int(point.seed),
         "evaluate": (config.evaluate,),
         "observations": config.target_observations if is_target else config.observations,
     }
     if needs:
         own["init_from"] = str(runs / needs)
-        if cell.origin:
+        if point.origin:
             own["normalization"] = config.transfer_normalization
     else:
-        own["backbone"] = cell.backbone
-        if cell.colorizer != "none":
-            own |= {"colorizer": cell.colorizer, "colorizer_init": cell.colorizer_init}
-    built = TrainConfig(**(recipe | own | overrides.get(cell.strategy, {})))
+        own["backbone"] = point.backbone
+        if point.colorizer != "none":
+            own |= {"colorizer": point.colorizer, "colorizer_init": point.colorizer_init}
+    built = TrainConfig(**(shared | own | overrides.get(point.strategy, {})))
     built.check()
     return built
 
@@ -246,7 +270,7 @@ def parse_overrides(texts: tuple[str, ...]) -> dict[str, dict]:
         InputError: not of that form, an unknown strategy or option, or a bad value.
     """
     found: dict[str, dict] = {}
-    allowed = {field.name for field in dataclasses.fields(Recipe)}
+    allowed = {field.name for field in dataclasses.fields(SharedOptions)}
     for text in texts:
         strategy, colon, setting = text.partition(":")
         name, equals, _ = setting.partition("=")
@@ -255,7 +279,7 @@ def parse_overrides(texts: tuple[str, ...]) -> dict[str, dict]:
                 f"--overrides={text}: expected STRATEGY:OPTION=VALUE with a strategy of "
                 f"{', '.join(STRATEGIES)} and an option of a training run's recipe"
             )
-        parsed = commandline.parse(Recipe, [f"--{setting}"])
+        parsed = commandline.parse(SharedOptions, [f"--{setting}"])
         found.setdefault(strategy, {})[name] = getattr(parsed, name)
         if name == "steps":
             found[strategy].setdefault("epochs", 0.0)
@@ -275,7 +299,7 @@ def check(config: StudyConfig) -> None:
         ("colorizer_inits", COLORIZER_INITS),
     ):
         _check_each(config, flag, lambda value, allowed=allowed: value in allowed, allowed)
-    known = tuple(f"{s}@{o}" for s in ("last_layer", "color_module", "all") for o in ORIGINS)
+    known = tuple(f"{s}@{o}" for s in TRANSFERRED for o in ORIGINS)
     _check_each(config, "transfers", known.__contains__, known)
     whole = ("whole numbers from 0",)
     for flag in ("seeds", "subset_seeds", "gpus"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import locked, read_json, write_json
-from medcolor_tf.runs.config import changed_options
+from medcolor_tf.runs.folder import Run
 from medcolor_tf.studies import grid
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
 
@@ -52,20 +52,17 @@ def state(run: PlannedRun, config: StudyConfig) -> str:
         InputError: the folder holds a run of other options or data, which must not be taken for
             this one.
     """
-    folder = Path(run.config.run_dir)
-    finished = (folder / "result.json").is_file()
-    started = finished or (folder / "last.safetensors").is_file()
+    files = Run(Path(run.config.run_dir))
+    started = files.finished or files.started
     if started:
-        there = read_json(folder / "config.json")
-        changed = changed_options(there["flags"], vars(run.config))
-        if there["data_fingerprint"] != schema.DatasetInfo.load(run.config.data_dir).fingerprint:
-            changed.append(f"--data_dir={run.config.data_dir} (there: another data set)")
-        if changed:
+        fingerprint = schema.DatasetInfo.load(run.config.data_dir).fingerprint
+        record = {"flags": vars(run.config), "data_fingerprint": fingerprint}
+        if changed := files.differences(record):
             raise InputError(
-                f"{folder} holds a run with other options: {'; '.join(changed)}. Choose another "
-                "--study_dir, or delete that run"
+                f"{files.folder} holds a run with other options: {'; '.join(changed)}. Choose "
+                "another --study_dir, or delete that run"
             )
-    if finished and (folder / f"evaluation-{config.evaluate}.json").is_file():
+    if files.finished and files.evaluation(config.evaluate).is_file():
         return "finished"
     if _failure_path(config, run.name).is_file():
         return "failed"
@@ -148,8 +145,8 @@ class _Schedule:
         head = f"[{self.done}/{self.total}] {run.name}"
         if status == 0:
             failure.unlink(missing_ok=True)
-            found = read_json(Path(run.config.run_dir) / f"evaluation-{self.config.evaluate}.json")
-            auc = found["mean_auc"]
+            evaluation = Run(Path(run.config.run_dir)).evaluation(self.config.evaluate)
+            auc = read_json(evaluation)["mean_auc"]
             shown = "undefined" if auc is None else f"{auc:.4f}"
             print(f"{head}: {self.config.evaluate} mean AUC {shown} ({seconds:.0f} s)", flush=True)
             return

@@ -106,13 +106,30 @@ class RandomRotationZoom(keras.layers.Layer):
     The draws of the n-th training batch are a function of (seed, n) alone: the generator's state
     is [seed, n], a variable of the model that checkpoints keep.
 
+    Called with images (B, H, W, C) of any numeric dtype; returns float32 of the same shape and
+    range.
+
     Args:
-        degrees: largest rotation to either side.
-        max_zoom: largest magnification, >= 1.
+        degrees: largest rotation to either side, about the centre, in degrees.
+        max_zoom: largest magnification, >= 1, about a random point.
         probability: of each of the two, independently.
         seed: of the draws.
+        **kwargs: of ``keras.layers.Layer``.
 
-    Input (B, H, W, C) of any numeric dtype, output float32 of the same shape and range.
+    Raises:
+        ValueError: an argument out of range.
+
+    Source: section IV-B of the paper and fastai's ``get_transforms``.
+
+    Example:
+        >>> import numpy as np
+        >>> import medcolor_tf as mc
+        >>> augment = mc.RandomRotationZoom(degrees=10, max_zoom=1.1, seed=0)
+        >>> images = np.random.default_rng(0).uniform(size=(2, 32, 32, 1))
+        >>> tuple(augment(images, training=True).shape)
+        (2, 32, 32, 1)
+        >>> bool(np.allclose(augment(images), images))  # not in training
+        True
     """
 
     def __init__(self, degrees=10.0, max_zoom=1.1, probability=0.75, seed=0, **kwargs):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from medcolor_tf.catalog import DEFAULT_HEAD, STRATEGIES
 from medcolor_tf.data.image_cache import AUTO_SHARE, available_memory
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
@@ -18,7 +19,9 @@ from medcolor_tf.evaluation.inference import predict_full, sigmoid
 from medcolor_tf.parallel import replicas
 from medcolor_tf.runs.config import AUTO, TrainConfig
 from medcolor_tf.training.augment import RandomRotationZoom
-from medcolor_tf.training.strategies import STRATEGIES
+
+# What :func:`fit_head` computes by itself.
+_FIT_HEAD = {"optimizer": "sgd", "loss": "bce", "head": DEFAULT_HEAD}
 
 
 def check(config: TrainConfig) -> None:
@@ -30,6 +33,8 @@ def check(config: TrainConfig) -> None:
             f"--features=once: --strategy={config.strategy} trains more than C; "
             "expected baseline or last_layer"
         )
+    if reason := _other_step(config):
+        raise InputError(f"--features=once: {reason}; expected --features=each_step or auto")
     if config.frozen_bn == "batch":
         raise InputError("--features=once: with --frozen_bn=batch features change at every step")
     if config.augments and not config.views:
@@ -48,7 +53,7 @@ def choose(
         config: checked by :func:`check`.
         classifier: with trainable set.
         train: training images.
-        steps: of the run that are still to come.
+        steps: that are left of the run.
 
     Returns:
         (decision, reason for the log; "" where the strategy leaves no choice).
@@ -57,24 +62,34 @@ def choose(
         return False, ""
     if config.features == "each_step":
         return False, "features: computed anew at each step"
-    if config.features == AUTO and (why := _obstacle(config, classifier, train, steps)):
-        return False, f"features: computed anew at each step ({why})"
+    if config.features == AUTO and (reason := _obstacle(config, classifier, train, steps)):
+        return False, f"features: computed anew at each step ({reason})"
     if config.views:
         return True, (
             f"features: computed once, of {config.views} augmented views of each image (an "
             "approximation: the plain loop augments anew in every epoch)"
         )
-    if config.features == AUTO or not (why := _difference(config, classifier, train)):
+    if config.features == AUTO or not (reason := _difference(classifier, train)):
         return True, "features: computed once; C alone is trained on them, with the same result"
-    return True, f"features: computed once, of the centre crop and without dropout ({why})"
+    return True, f"features: computed once, of the centre crop and without dropout ({reason})"
 
 
 def _only_head(config: TrainConfig) -> bool:
     return STRATEGIES[config.strategy].trains == ("head",)
 
 
+def _other_step(config: TrainConfig) -> str:
+    """Says which option :func:`fit_head` does not compute, or ""."""
+    for flag, known in _FIT_HEAD.items():
+        if getattr(config, flag) != known:
+            return f"with --{flag}={getattr(config, flag)} there is no step on stored features"
+    return ""
+
+
 def _obstacle(config, classifier, train, steps) -> str:
-    """Why auto computes them at each step; the cheap questions first."""
+    """Says why auto computes them at each step, or ""; the cheap questions first."""
+    if reason := _other_step(config):
+        return reason
     if config.frozen_bn == "batch":
         return "--frozen_bn=batch changes them"
     if config.augments:
@@ -84,11 +99,11 @@ def _obstacle(config, classifier, train, steps) -> str:
     width = classifier.get_layer("pool").output.shape[-1]
     if len(train) * width * 4 > AUTO_SHARE * available_memory():
         return "they would take more than half of the free memory"
-    return _difference(config, classifier, train)
+    return _difference(classifier, train)
 
 
-def _difference(config, classifier, train) -> str:
-    """What makes an image's features another at each step, or ""."""
+def _difference(classifier, train) -> str:
+    """Says what makes an image's features another at each step, or ""."""
     if any("seed_generator" in variable.path for variable in classifier.variables):
         return "the frozen model has random layers"
     if (train.sizes[:, 0] != train.sizes[:, 1]).any():
@@ -97,8 +112,8 @@ def _difference(config, classifier, train) -> str:
 
 
 @dataclass(frozen=True)
-class Features:
-    """Pooled features of both splits.
+class FrozenFeatures:
+    """What T and E, frozen, make of both splits: pooled features.
 
     Attributes:
         train: (views, N, F) float32.
@@ -114,12 +129,12 @@ class Features:
 
     @classmethod
     def compute(cls, config: TrainConfig, classifier: keras.Model, train: Split, valid: Split):
-        """Runs T and E over every image once, or once a view."""
+        """Runs T and E over every image once, or once per view."""
         with replicas.scope_of(classifier):
             extract = keras.Model(classifier.inputs[0], classifier.get_layer("pool").output)
         size, seed = config.batch_size, config.seed
 
-        def of(batches, change=np.asarray):
+        def extracted(batches, change=np.asarray):
             return np.concatenate(
                 [predict_full(extract, change(images), size) for images, _ in batches]
             )
@@ -130,15 +145,15 @@ class Features:
         )
         if config.views:
             views = [
-                of(
+                extracted(
                     train.view_batches(size, seed, view),
                     lambda images: augment(images, training=True),
                 )
                 for view in range(config.views)
             ]
         else:
-            views = [of(train.batches(size))]
-        return cls(np.stack(views), train.labels, of(valid.batches(size)), valid.labels)
+            views = [extracted(train.batches(size))]
+        return cls(np.stack(views), train.labels, extracted(valid.batches(size)), valid.labels)
 
     def validate(self, classifier: keras.Model) -> tuple[np.ndarray, np.ndarray]:
         """Returns the validation images' labels and logits, both (M, L)."""
@@ -180,14 +195,14 @@ def fit_head(
         epochs, steps_per_epoch: as for ``fit``.
         schedule: step -> (learning rate, momentum).
         every: callbacks see the end of every step whose number this divides, and of each epoch.
-        callbacks: as for ``fit``; they are not told when a step begins.
+        callbacks: as for ``fit``; without ``on_train_batch_begin``.
     """
-    told = keras.callbacks.CallbackList(list(callbacks), model=model)
+    callback_list = keras.callbacks.CallbackList(list(callbacks), model=model)
     step = int(model.optimizer.iterations.numpy())
     state = _read(model)
-    told.on_train_begin()
+    callback_list.on_train_begin()
     for epoch in range(epochs):
-        told.on_epoch_begin(epoch)
+        callback_list.on_epoch_begin(epoch)
         total = 0.0
         for done in range(1, steps_per_epoch + 1):
             rate, momentum = schedule(step)
@@ -195,9 +210,9 @@ def fit_head(
             step += 1
             if step % every == 0 or done == steps_per_epoch:
                 _write(model, state, step)
-                told.on_train_batch_end(done - 1, {"loss": total / done})
-        told.on_epoch_end(epoch, {"loss": total / steps_per_epoch})
-    told.on_train_end()
+                callback_list.on_train_batch_end(done - 1, {"loss": total / done})
+        callback_list.on_epoch_end(epoch, {"loss": total / steps_per_epoch})
+    callback_list.on_train_end()
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
@@ -223,7 +238,7 @@ def _step(state, features, labels, rate, momentum) -> float:
     :class:`medcolor_tf.training.optimizer.MomentumSGD`, which the tests compare.
     """
     kernel, bias, kernel_velocity, bias_velocity = state
-    with np.errstate(all="ignore"):  # a run that diverges is told by its loss
+    with np.errstate(all="ignore"):  # the loss tells of a run that diverges
         logits = features @ kernel + bias
         known = ~np.isnan(labels)
         target = np.where(known, labels, np.float32(0))

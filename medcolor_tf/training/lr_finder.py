@@ -12,9 +12,12 @@ import numpy as np
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_json
 from medcolor_tf.parallel.multihost import placed_like
+from medcolor_tf.runs.folder import LR_FINDER, LR_FINDER_PLOT, LR_FINDER_TABLE
+from medcolor_tf.training.optimizer import follow
 
 SMOOTHING = 0.9
 DIVERGED = 4.0
+LEAST_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class LRCurve:
     suggestion: float
 
     def save(self, folder: Path) -> None:
-        """Writes lr_find.csv, lr_find.png and, last, lr_find.json."""
-        with open(folder / "lr_find.csv", "w", newline="", encoding="utf-8") as file:
+        """Writes table, plot and, last, the JSON file."""
+        with open(folder / LR_FINDER_TABLE, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["learning_rate", "loss", "smoothed_loss"])
             writer.writerows(zip(self.rates, self.losses, self.smoothed, strict=True))
-        self._draw(folder / "lr_find.png")
-        write_json(folder / "lr_find.json", dataclasses.asdict(self))
+        self._draw(folder / LR_FINDER_PLOT)
+        write_json(folder / LR_FINDER, dataclasses.asdict(self))
 
     def _draw(self, path: Path) -> None:
         from matplotlib.figure import Figure
@@ -56,41 +59,73 @@ class LRCurve:
 
 
 def find_lr(
-    model: keras.Model, batches, steps: int = 100, low: float = 1e-5, high: float = 10.0
+    model: keras.Model, data, steps: int = 100, low: float = 1e-5, high: float = 10.0
 ) -> LRCurve:
-    """Trains ``steps`` batches with a rate that rises from ``low`` to ``high``, then undoes it.
+    """Trains some steps with a rate that rises from ``low`` to ``high``, then undoes all of it.
 
     Stops early when the smoothed loss exceeds four times its best. Weights, batch-normalisation
-    statistics, the optimizer and the random generators are as before afterwards, whatever happens.
+    statistics, optimizer, random generators and metrics are as before afterwards, whatever happens.
 
     Args:
-        model: compiled with :class:`medcolor_tf.training.optimizer.MomentumSGD`.
-        batches: at least ``steps`` batches of (images, labels).
-        steps: length of the range test.
-        low, high: first and last learning rate.
+        model: built, and compiled with a loss and any Keras optimizer with one learning rate, a
+            number. The momentum stays what it is.
+        data: what ``model.fit`` takes as its one data argument: batches (x, y) or (x, y, sample
+            weights), all of one size. A finite ``tf.data.Dataset`` is repeated where it is shorter
+            than ``steps``; of anything else at least ``steps`` batches are needed.
+        steps: length of the range test, at least 5.
+        low, high: first and last learning rate; it rises by the same factor at each step.
+
+    Returns:
+        The curve: ``suggestion``, the suggested peak rate; ``rates``, ``losses`` and ``smoothed``,
+        floats, one for each step; ``save(folder)`` writes it as CSV, JSON and PNG.
 
     Raises:
-        InputError: the loss is not finite from the start, so there is nothing to suggest from.
+        InputError: the model is not built or not compiled, ``steps`` are too few, or the loss is
+            not finite from the start, so there is nothing to suggest from.
+        ValueError: an optimizer with a schedule of its own or with several learning rates.
+
+    Source: Smith 2017 (arXiv:1506.01186); section IV-B of the paper.
+
+    Example:
+        >>> import keras
+        >>> import medcolor_tf as mc
+        >>> train = mc.make_dataset(data_dir, "train", batch_size=16, training=True)
+        >>> model = keras.Sequential([
+        ...     keras.Input((None, None, 1)),
+        ...     keras.layers.Rescaling(1 / 255),
+        ...     keras.layers.GlobalAveragePooling2D(),
+        ...     keras.layers.Dense(5),
+        ... ])
+        >>> model.compile(keras.optimizers.Adam(), mc.MaskedBinaryCrossentropy())
+        >>> curve = mc.find_lr(model, train, steps=20)
+        >>> 1e-5 <= curve.suggestion <= 1.0
+        True
     """
+    _check(model, steps)
     model.optimizer.build(model.trainable_variables)
-    variables = {id(v): v for v in [*model.variables, *model.optimizer.variables]}.values()
+    variables = _variables(model)
     before = [np.array(variable.numpy()) for variable in variables]
+    together, history = model.steps_per_execution, getattr(model, "history", None)
     ramp = _Ramp(steps, low, high)
     # Followed inside the step: what a callback assigns does not reach it on every backend.
     optimizer = model.optimizer
-    rates = [(ramp.rate(step), float(optimizer.momentum.numpy())) for step in range(steps)]
-    optimizer.follow(rates, start=int(optimizer.iterations.numpy()))
+    follow(
+        optimizer,
+        [ramp.rate(step) for step in range(steps)],
+        start=int(keras.ops.convert_to_numpy(optimizer.iterations)),
+    )
     model.steps_per_execution = 1
     model.make_train_function(force=True)
     try:
-        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[ramp])
+        model.fit(_endless(data), steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[ramp])
     finally:
-        model.stop_training = False
-        optimizer.follow(None)
+        model.stop_training, model.history = False, history
+        model.steps_per_execution = together
+        follow(optimizer, None)
         model.make_train_function(force=True)
         for variable, value in zip(variables, before, strict=True):
             variable.assign(placed_like(variable, value))
-    if len(ramp.losses) < 5:
+    if len(ramp.losses) < LEAST_STEPS:
         raise InputError(
             f"the LR finder's loss was not finite after {len(ramp.losses)} steps at rates from "
             f"{low:g}; set --max_lr to a number"
@@ -98,6 +133,28 @@ def find_lr(
     rates = tuple(ramp.rate(step) for step in range(len(ramp.losses)))
     smoothed = smooth(ramp.losses)
     return LRCurve(rates, tuple(ramp.losses), tuple(smoothed), suggest(rates, smoothed))
+
+
+def _check(model: keras.Model, steps: int) -> None:
+    if not model.compiled:
+        raise InputError("find_lr: expected a compiled model; call model.compile(optimizer, loss)")
+    if not model.built:
+        raise InputError("find_lr: expected a built model; give it an input, or call it on a batch")
+    if steps < LEAST_STEPS:
+        raise InputError(f"find_lr: expected steps of at least {LEAST_STEPS}, received {steps}")
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    """All that training changes, each variable once."""
+    found = [*model.variables, *model.optimizer.variables]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def _endless(data):
+    """Repeats a dataset that ends; TensorFlow says -1 for one that does not."""
+    if hasattr(data, "repeat") and hasattr(data, "cardinality") and int(data.cardinality()) != -1:
+        return data.repeat()
+    return data
 
 
 def smooth(losses) -> list[float]:

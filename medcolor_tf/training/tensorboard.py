@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from medcolor_tf.evaluation.pictures import side_by_side
+from medcolor_tf.evaluation.visualize import side_by_side
 
 
 class Log:

@@ -1,27 +1,46 @@
-"""One loop that trains any strategy, resumes exactly, and leaves a run folder."""
+"""Trains any strategy, resumes exactly, and leaves a run folder.
+
+:func:`train` reads from top to bottom: plan, build, restore, loop, finish. :class:`Trainer` holds
+what is open meanwhile, in the order data, model, state, loop, finish.
+"""
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import keras
 import numpy as np
 from tqdm import tqdm
 
+from medcolor_tf import catalog
 from medcolor_tf.commandline import command_line
-from medcolor_tf.data.pipeline import Split, label_counts
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation import mean_auc, roc_auc
-from medcolor_tf.evaluation.evaluate import evaluate, evaluate_model, first_pictures
-from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
-from medcolor_tf.parallel import multihost, runtime
-from medcolor_tf.parallel.multihost import Processes
+from medcolor_tf.evaluation.evaluate import first_pictures
+from medcolor_tf.evaluation.inference import Predict, predict_split, predictor
+from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
+from medcolor_tf.files import read_json, write_json
+from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.parallel import multihost, replicas, runtime
+from medcolor_tf.parallel.multihost import ALONE, Processes
+from medcolor_tf.parallel.replicas import unsharded
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.checkpoint import Best, TrainState
 from medcolor_tf.runs.config import TrainConfig
-from medcolor_tf.training import callbacks, strategies
+from medcolor_tf.runs.folder import Run
+from medcolor_tf.serving.evaluate_run import (
+    colorizer_of,
+    evaluate_model,
+    evaluate_once,
+    origin_of,
+)
+from medcolor_tf.sharing import pretrained
+from medcolor_tf.training import callbacks, device_cache, feature_cache, strategies
+from medcolor_tf.training.build import initial_classifier, training_model
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
-from medcolor_tf.training.schedule import OneCycle
-from medcolor_tf.training.session import Plan, Session
+from medcolor_tf.training.optimizer import follow
+from medcolor_tf.training.plan import TrainPlan
 from medcolor_tf.training.tensorboard import Log
 
 
@@ -33,8 +52,8 @@ def train(config: TrainConfig) -> dict | None:
 
     Returns:
         The content of ``result.json`` (steps, best step, best validation AUC, ...) and, under
-        "evaluations", what :func:`medcolor_tf.evaluation.evaluate.evaluate` says of each split in
-        --evaluate. Of several processes (--hosts) the first returns it, the others None.
+        "evaluations", what :func:`medcolor_tf.serving.evaluate_run.evaluate_run` says of each split
+        in --evaluate. Of several processes (--hosts) the first returns it, the others None.
 
     Raises:
         InputError: contradictory options, unfit data or weights, or a run folder of another run.
@@ -45,33 +64,20 @@ def train(config: TrainConfig) -> dict | None:
     with (
         runtime.precision(config.mixed_precision),
         runtime.seeded(config.seed),
-        multihost.joined(config) as group,
+        multihost.joined(config) as processes,
     ):
-        result = _train_among(config, group)
-    return result if group.is_main_process else None
-
-
-def _train_among(config: TrainConfig, group: Processes) -> dict:
-    plan = Plan.of(config)
-    run = runs.Run(Path(config.run_dir))
-    command = command_line("medcolor_tf.train", config)
-    record = runs.record(config, command, plan.train, plan.source)
-    run.check(record)
-    multihost.check_same(group, {"data": record["data_fingerprint"], "of": record["init_from"]})
-    multihost.check_shared(group, run.folder, lambda: run.last_step)
-    group.advise(lambda: _what_is_kept(run))
-    if group.broadcast_from_main(lambda: run.finished):
-        if not group.is_main_process:
-            return {}
-        print(f"{config.run_dir}: already finished")
-        result = runs.read_json(run.folder / runs.RESULT)
-        return result | {"evaluations": [_evaluate_again(config, s) for s in plan.others]}
-    session = plan.build(run, group)
-    if group.is_main_process:
-        run.claim(record)
-        session.spec = run.save_model_spec(session.spec)
-    with group.distribution():
-        return _train(session) | {"evaluations": _evaluate(session, plan.others)}
+        plan, run = TrainPlan.from_config(config), Run(Path(config.run_dir))
+        record = _checked_record(plan, run, processes)
+        if processes.broadcast_from_main(lambda: run.finished):
+            return _finished_result(plan, run) if processes.is_main_process else None
+        state = TrainState.load(run.folder / runs.LAST) if run.started else None
+        trainer = Trainer.build(plan, run, processes, state)
+        trainer.claim_folder(record)
+        with processes.distribution():
+            trainer.restore(state)
+            trainer.fit()
+            result = trainer.finish() | {"evaluations": trainer.evaluate()}
+    return result if processes.is_main_process else None
 
 
 def range_test(config: TrainConfig) -> LRCurve:
@@ -79,210 +85,353 @@ def range_test(config: TrainConfig) -> LRCurve:
     config.check()
     if config.hosts:
         raise InputError(f"--hosts={','.join(config.hosts)}: the LR finder runs in one process")
-    run = runs.Run(Path(config.run_dir))
+    run = Run(Path(config.run_dir))
     if run.folder.is_dir() and any(run.folder.iterdir()):
         raise InputError(f"--run_dir={run.folder}: not empty; give the LR finder a new folder")
     with runtime.precision(config.mixed_precision), runtime.seeded(config.seed):
-        session = Plan.of(config).build(run)
-        curve = find_lr(session.model, session.batches(0))
+        trainer = Trainer.build(TrainPlan.from_config(config), run)
+        curve = find_lr(trainer.model, trainer.batches(0))
     run.folder.mkdir(parents=True, exist_ok=True)
     curve.save(run.folder)
     return curve
 
 
-def _train(session: Session) -> dict:
-    config, run = session.config, session.run
-    start = _restore(session)
-    max_lr = config.peak_rate() or _found_rate(session)
-    _describe(session, start, max_lr)
-    session.keep_in_memory(start)
-    log = Log(run.folder / runs.TENSORBOARD) if session.group.is_main_process else None
-    if log and start == 0:
-        log.hyper_parameters(config)
-    cycle = OneCycle(
-        session.total_steps,
-        max_lr,
-        div_factor=config.div_factor,
-        final_div_factor=config.final_div_factor,
-        pct_start=config.pct_start,
-        momentum_range=config.momentum_range,
-    )
+@dataclass
+class Trainer:
+    """A run while it trains.
 
-    def at_checkpoint(step: int, loss: float) -> None:
-        auc = roc_auc(*session.validate())
-        if log:
-            _checkpoint(session, log, step, loss, cycle.at(step - 1)[0], auc)
-        session.group.all_gather(None)  # nobody waits for the file inside a collective operation
+    Attributes:
+        plan: what is trained on what.
+        run: the run folder.
+        processes: that train together.
+        spec: of the model; once the folder is claimed, with the folder's copy of a backbone file.
+        classifier: raw images to logits, all weights.
+        model: the compiled training model around it.
+        step: steps done when training starts.
+        best: the best checkpoint so far.
+        max_lr: peak learning rate.
+        schedule: step -> (learning rate, momentum).
+        frozen_features: where only C trains and its input is computed once, else None.
+        device_images: where training images are in the accelerator's memory, else None.
+        log: TensorBoard, in the process that writes.
+    """
 
-    total, size = session.total_steps, config.batch_size
-    for first, last, interval in _legs(start, total, session.interval):
-        told = [callbacks.AtCheckpoint(first, interval, at_checkpoint)]
-        if log:
-            curve = callbacks.LossCurve(first, interval, log, config.log_every, size, cycle.at)
-            told = [curve, *told, callbacks.Progress(first, interval, total, size, cycle.at)]
-        session.fit(first, (last - first) // interval, interval, cycle, told)
-    if log:
-        log.close()
-    return _finish(session, max_lr) if session.group.is_main_process else {}
+    plan: TrainPlan
+    run: Run
+    processes: Processes
+    spec: ModelSpec
+    classifier: keras.Model
+    model: keras.Model
+    step: int = 0
+    best: Best = field(default_factory=Best)
+    max_lr: float = 0.0
+    schedule: callbacks.Schedule | None = None
+    frozen_features: feature_cache.FrozenFeatures | None = None
+    device_images: device_cache.DeviceImageCache | None = None
+    log: Log | None = None
+
+    # -- data --------------------------------------------------------------------------------------
+
+    def batches(self, start_step: int):
+        """The training stream from a step on: images, image places or features, and labels."""
+        config, train = self.plan.config, self.plan.train
+        stream = config.batch_size, config.seed, start_step, config.shuffle_buffer
+        if self.frozen_features is not None:
+            return self.frozen_features.batches(train, *stream)
+        if self.device_images is not None:
+            return self.device_images.lines.batches(stream)
+        return unsharded(train.training_batches(*stream, self.processes.part))
+
+    def _cache_data(self) -> None:
+        """Computes the features, or caches the decoded images, that every epoch needs again."""
+        plan, processes = self.plan, self.processes
+        steps_left = plan.total_steps - self.step
+        once, reason = False, ""
+        if processes.count == 1:  # several would not choose the same; --features=once is refused
+            once, reason = feature_cache.choose(
+                plan.config, self.classifier, plan.train, steps_left
+            )
+        if reason:
+            print(reason)
+        if once and steps_left:
+            self.frozen_features = feature_cache.FrozenFeatures.compute(
+                plan.config, self.classifier, plan.train, plan.valid
+            )
+        elif not once:
+            copies = max(replicas.of(self.model), processes.count)
+            self.device_images, note = device_cache.cache_images(
+                plan.config.cache,
+                plan.train,
+                plan.valid,
+                self.model,
+                copies,
+                processes.local_process_count,
+            )
+            print(note)
+
+    # -- model -------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        plan: TrainPlan,
+        run: Run,
+        processes: Processes = ALONE,
+        state: TrainState | None = None,
+    ) -> "Trainer":
+        """Builds and compiles the model with the weights it starts from.
+
+        Args:
+            plan: what is trained on what.
+            run: the run folder.
+            processes: that train together.
+            state: of the last checkpoint, whose weights are taken; None where the run is new.
+        """
+        with plan.devices.scope():
+            if plan.devices.note:
+                print(plan.devices.note)
+            classifier = initial_classifier(plan, state, run.folder / runs.LAST)
+            strategies.set_trainable(classifier, plan.config.strategy, plan.config.frozen_bn)
+            plan.devices.prepare(classifier)
+            model = training_model(classifier, plan.spec.image_size, plan.config, processes)
+        return cls(plan, run, processes, plan.spec, classifier, model)
+
+    @functools.cached_property
+    def _colorize(self) -> Predict:
+        return colorizer_of(self.classifier)
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def claim_folder(self, record: dict) -> None:
+        """Writes what the run is to its folder: config.json and the model's description."""
+        if self.processes.is_main_process:
+            self.run.claim(record)
+            self.spec = self.run.save_model_spec(self.spec)
+
+    def restore(self, state: TrainState | None) -> None:
+        """Goes on from the last checkpoint; None leaves a new run as it is."""
+        if state is not None:
+            state.restore(self.classifier, self.model, self.run.folder / runs.LAST)
+            self.step, self.best = state.step, state.best
+
+    # -- loop --------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Trains from where the run is to its end, with a checkpoint after each interval."""
+        config, plan = self.plan.config, self.plan
+        self.max_lr = config.peak_rate() or self._suggested_rate()
+        self.schedule = functools.partial(
+            catalog.builder(catalog.SCHEDULES, config.schedule, "schedule"),
+            total_steps=plan.total_steps,
+            max_lr=self.max_lr,
+            **config.schedule_options,
+        )
+        self._describe()
+        self._cache_data()
+        if self.processes.is_main_process:
+            self.log = Log(self.run.folder / runs.TENSORBOARD)
+            if self.step == 0:
+                self.log.hyper_parameters(config)
+        for first, last, interval in _fit_segments(
+            self.step, plan.total_steps, plan.checkpoint_interval
+        ):
+            self._fit_segment(first, (last - first) // interval, interval)
+        if self.log:
+            self.log.close()
+
+    def _describe(self) -> None:
+        """Says, before it takes time, what is about to be trained on what."""
+        parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
+        lines = self.plan.describe(self.spec, parameters, self.max_lr)
+        if note := runtime.xla_note(self.model):
+            lines.append(note)
+        lines += self.plan.one_sided_labels()
+        if self.step:
+            lines.append(f"resuming at step {self.step:,}")
+        print("\n".join(lines))
+
+    def _fit_segment(self, first: int, epochs: int, steps: int) -> None:
+        """Trains ``epochs`` times ``steps`` steps from step ``first`` on."""
+        config, batches = self.plan.config, self.batches(first)
+        observers = self._callbacks(first, steps)
+        if self.frozen_features is not None:
+            every = config.log_every
+            feature_cache.fit_head(
+                self.model, batches, epochs, steps, self.schedule, every, observers
+            )
+            return
+        model = self.model if self.device_images is None else self.device_images.model
+        together = runtime.steps_together(config.steps_per_execution, steps)
+        values = [self.schedule(step) for step in range(self.plan.total_steps)]
+        # The optimizer looks rate and momentum up inside the step, by its iterations.
+        if follow(model.optimizer, values) or together != model.steps_per_execution:
+            model.steps_per_execution = together
+            model.make_train_function(force=True)
+        model.fit(
+            batches,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            shuffle=False,
+            verbose=0,
+            callbacks=observers,
+        )
+
+    def _callbacks(self, first: int, interval: int) -> list[keras.callbacks.Callback]:
+        total, config = self.plan.total_steps, self.plan.config
+        at_checkpoint = callbacks.AtCheckpoint(first, interval, self._checkpoint)
+        if not self.log:
+            return [at_checkpoint]
+        size, schedule = config.batch_size, self.schedule
+        curve = callbacks.LossCurve(first, interval, self.log, config.log_every, size, schedule)
+        progress = callbacks.Progress(first, interval, total, size, schedule)
+        return [curve, at_checkpoint, progress]
+
+    def _checkpoint(self, step: int, loss: float) -> None:
+        """Validates in all processes and saves in one."""
+        auc = roc_auc(*self._validate())
+        if self.processes.is_main_process:
+            self.save_checkpoint(step, loss, auc)
+        self.processes.all_gather(None)  # nobody waits for the file inside a collective operation
+
+    def _validate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns labels and logits of the validation images."""
+        if self.frozen_features is not None:
+            return self.frozen_features.validate(self.classifier)
+        size, processes = self.plan.config.batch_size, self.processes
+        predict = predictor(self.classifier, size)
+        predictions = predict_split(
+            predict, self.plan.valid, size, part=processes.part, gather=processes.gather_rows
+        )
+        return predictions.labels, predictions.logits
+
+    def save_checkpoint(self, step: int, loss: float, auc: np.ndarray) -> None:
+        """Saves the best weights, logs, and last of all saves the full state.
+
+        Args:
+            step: steps done.
+            loss: mean training loss since the last checkpoint.
+            auc: (L,) of the validation images, NaN where undefined.
+        """
+        folder, mean = self.run.folder, mean_auc(auc)
+        state = TrainState.capture(step, self.best, self.classifier, self.model)
+        # The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
+        for name, array in state.arrays.items():
+            if not np.isfinite(array).all():
+                raise callbacks.diverged(f"{name} is not finite", step)
+        # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
+        if not mean <= self.best.auc:
+            self.best = Best(mean, step)
+            metadata = {"step": step, "valid_mean_auc": mean, "model": self.spec.to_dict()}
+            checkpoint.save(folder / runs.BEST, state.weights, metadata)
+        self._log_checkpoint(step, loss, auc)
+        dataclasses.replace(state, best=self.best).save(folder / runs.LAST)
+        tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
+
+    def _log_checkpoint(self, step: int, loss: float, auc: np.ndarray) -> None:
+        """Adds a row to log.csv, and pictures and points to TensorBoard."""
+        per_observation = dict(zip(self.spec.observations, map(float, auc), strict=True))
+        row = {
+            "step": step,
+            "loss": loss,
+            "learning_rate": self.schedule(step - 1)[0],
+            "valid_mean_auc": mean_auc(auc),
+        }
+        if self.frozen_features is None or not self.run.read_log():  # a frozen T paints them once
+            self.log.pictures(step, *first_pictures(self._colorize, self.plan.valid))
+        self.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
+        scalars = {"valid/mean_auc": row["valid_mean_auc"], "train/interval_loss": loss}
+        self.log.scalars(step, scalars)
+        self.log.scalars(step, {f"valid_auc/{k}": v for k, v in per_observation.items()})
+
+    def _suggested_rate(self) -> float:
+        """Peak rate of --max_lr=auto: the one found before, or a new range test's."""
+        path = self.run.folder / runs.LR_FINDER
+        before = self.processes.broadcast_from_main(
+            lambda: path.is_file() and read_json(path)["suggestion"]
+        )
+        if before:
+            return before
+        print("LR finder:", end=" ", flush=True)
+        curve: LRCurve = find_lr(self.model, self.batches(0))
+        if self.processes.is_main_process:
+            curve.save(self.run.folder)
+        plot = self.run.folder / runs.LR_FINDER_PLOT
+        print(f"suggests {curve.suggestion:.3g} (curve: {plot})")
+        return curve.suggestion
+
+    # -- finish ------------------------------------------------------------------------------------
+
+    def finish(self) -> dict:
+        """Writes the best colorizer and, last, result.json; returns its content."""
+        if not self.processes.is_main_process:
+            return {}
+        folder, plan, best = self.run.folder, self.plan, self.best
+        if self.spec.has_colorizer:
+            arrays, _ = checkpoint.load(folder / runs.BEST)
+            arrays = {k: v for k, v in arrays.items() if k.startswith("colorizer/")}
+            metadata = {"model": pretrained.colorizer_spec(self.spec).to_dict()}
+            checkpoint.save(folder / runs.COLORIZER, arrays, metadata)
+        result = {
+            "steps": plan.total_steps,
+            "best_step": best.step,
+            "best_valid_mean_auc": best.auc if np.isfinite(best.auc) else None,
+            "max_lr": self.max_lr,
+            "train_images": len(plan.train),
+            "valid_images": len(plan.valid),
+        }
+        write_json(folder / runs.RESULT, result)
+        return result
+
+    def evaluate(self) -> list[dict]:
+        """Evaluates the best weights on the splits of --evaluate, in the model at hand."""
+        config, run, processes = self.plan.config, self.run, self.processes
+        metadata = checkpoint.load_parts(self.classifier, run.folder / runs.BEST)
+        multihost.check_same(processes, {"the best weights of step": metadata["step"]})
+        origin = origin_of(config.run_dir, "best", metadata["step"], config.mixed_precision)
+        return [
+            evaluate_model(
+                self.spec,
+                self.classifier,
+                split,
+                config.batch_size,
+                origin,
+                run.folder,
+                self._colorize,
+                processes,
+            )
+            for split in self.plan.evaluated
+        ]
 
 
-def _legs(start: int, total: int, interval: int) -> list[tuple[int, int, int]]:
+def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
+    """Returns the content of config.json; the folder is new or holds this very run.
+
+    Raises:
+        InputError: it holds another one, or the processes do not see the same folder and data.
+    """
+    command = command_line("medcolor_tf.train", plan.config)
+    record = runs.record(plan.config, command, plan.train, plan.source)
+    run.check(record)
+    multihost.check_same(processes, {"data": record["data_fingerprint"], "of": record["init_from"]})
+    multihost.check_shared(processes, run.folder, lambda: run.last_step)
+    processes.advise(run.resume_advice)
+    return record
+
+
+def _finished_result(plan: TrainPlan, run: Run) -> dict:
+    """Returns what a finished run found; evaluates where an evaluation is missing or another's."""
+    config = plan.config
+    print(f"{config.run_dir}: already finished")
+    result = read_json(run.folder / runs.RESULT)
+    evaluations = [
+        evaluate_once(config.run_dir, split, config.batch_size, config.mixed_precision)
+        for split in plan.evaluated
+    ]
+    return result | {"evaluations": evaluations}
+
+
+def _fit_segments(start: int, total: int, interval: int) -> list[tuple[int, int, int]]:
     """Splits [start, total) into whole intervals and one shorter one: (first, last, interval)."""
     whole = start + (total - start) // interval * interval
-    legs = [(start, whole, interval), (whole, total, total - whole)]
-    return [leg for leg in legs if leg[0] < leg[1]]
-
-
-def _restore(session: Session) -> int:
-    """Loads the last checkpoint, if any, and returns its step."""
-    if not session.run.started:
-        return 0
-    path = session.run.folder / runs.LAST
-    arrays, metadata = checkpoint.load(path)
-    checkpoint.assign(checkpoint.named_state(session.model, session.classifier), arrays, path)
-    session.best = metadata["best"]
-    return metadata["step"]
-
-
-def _found_rate(session: Session) -> float:
-    """Peak rate of --max_lr=auto: the one found before, or a new range test."""
-    path = session.run.folder / "lr_find.json"
-    before = session.group.broadcast_from_main(
-        lambda: path.is_file() and runs.read_json(path)["suggestion"]
-    )
-    if before:
-        return before
-    print("LR finder:", end=" ", flush=True)
-    curve: LRCurve = find_lr(session.model, session.batches(0))
-    if session.group.is_main_process:
-        curve.save(session.run.folder)
-    print(f"suggests {curve.suggestion:.3g} (curve: {session.run.folder / 'lr_find.png'})")
-    return curve.suggestion
-
-
-def _checkpoint(session: Session, log: Log, step: int, loss: float, rate: float, auc) -> None:
-    """Keeps the best weights, logs, and last of all saves the full state."""
-    folder, spec = session.run.folder, session.spec
-    state = checkpoint.to_arrays(checkpoint.named_state(session.model, session.classifier))
-    # The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
-    for name, array in state.items():
-        if not np.isfinite(array).all():
-            raise callbacks.diverged(f"{name} is not finite", step)
-    mean = mean_auc(auc)
-    # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
-    if not mean <= session.best["auc"]:
-        session.best = {"auc": mean, "step": step}
-        named = checkpoint.to_arrays(checkpoint.named_weights(session.classifier))
-        about = {"step": step, "valid_mean_auc": mean, "model": _about(spec)}
-        checkpoint.save(folder / runs.BEST, named, about)
-    per_observation = dict(zip(spec.observations, map(float, auc), strict=True))
-    row = {"step": step, "loss": loss, "learning_rate": rate, "valid_mean_auc": mean}
-    if session.pooled is None or not session.run.read_log():  # a frozen T paints them once
-        log.pictures(step, *first_pictures(session.colorize, session.valid))
-    session.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
-    log.scalars(step, {"valid/mean_auc": mean, "train/interval_loss": loss})
-    log.scalars(step, {f"valid_auc/{name}": value for name, value in per_observation.items()})
-    checkpoint.save(folder / runs.LAST, state, {"step": step, "best": session.best})
-    tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
-
-
-def _finish(session: Session, max_lr: float) -> dict:
-    """Writes the best colorizer and, last, result.json."""
-    folder, best = session.run.folder, session.best
-    if session.spec.has_colorizer:
-        arrays, _ = checkpoint.load(folder / runs.BEST)
-        arrays = {k: v for k, v in arrays.items() if k.startswith("colorizer/")}
-        about = {"model": _about(strategies.colorizer_spec(session.spec))}
-        checkpoint.save(folder / runs.COLORIZER, arrays, about)
-    result = {
-        "steps": session.total_steps,
-        "best_step": best["step"],
-        "best_valid_mean_auc": best["auc"] if np.isfinite(best["auc"]) else None,
-        "max_lr": max_lr,
-        "train_images": len(session.train),
-        "valid_images": len(session.valid),
-    }
-    runs.write_json(folder / runs.RESULT, result)
-    return result
-
-
-def _evaluate(session: Session, splits: Iterable[Split]) -> list[dict]:
-    """Evaluates the best weights, in the model that is built already."""
-    metadata = checkpoint.load_parts(session.classifier, session.run.folder / runs.BEST)
-    multihost.check_same(session.group, {"the best weights of step": metadata["step"]})
-    config = session.config
-    about = {
-        "run_dir": config.run_dir,
-        "weights": "best",
-        "step": metadata["step"],
-        "mixed_precision": config.mixed_precision,
-    }
-    parts = session.spec, session.classifier, session.colorize
-    size, folder = config.batch_size, session.run.folder
-    group = session.group
-    return [evaluate_model(*parts, split, size, about, folder, group) for split in splits]
-
-
-def _what_is_kept(run: runs.Run) -> str:
-    """The end of the message when another process is gone."""
-    try:
-        step = run.last_step
-    except InputError:
-        step = 0
-    if step:
-        return (
-            f". The checkpoint of step {step} in {run.folder} is kept: the same command on all "
-            "machines goes on there"
-        )
-    return ". There was no checkpoint yet: the same command on all machines starts anew"
-
-
-def _evaluate_again(config: TrainConfig, split: Split) -> dict:
-    """Reads the evaluation of a finished run, or makes it where it is missing or another's."""
-    path = Path(config.run_dir) / f"evaluation-{split.split}.json"
-    wanted = {
-        "weights": "best",
-        "uncertain_policy": dict(split.policy),
-        "mixed_precision": config.mixed_precision,
-    }
-    if path.is_file():
-        found = runs.read_json(path)
-        if all(found.get(name) == value for name, value in wanted.items()):
-            return found
-    policy, size = config.uncertain_policy, config.batch_size
-    chosen = split.split, "best", policy, size
-    return evaluate(
-        config.run_dir, config.data_dir, *chosen, mixed_precision=config.mixed_precision
-    )
-
-
-def _about(spec: ModelSpec) -> dict:
-    """The description kept inside weight files; the path of a local backbone is left out."""
-    if spec.backbone.endswith(".keras"):
-        spec = dataclasses.replace(spec, backbone=BACKBONE_FILE)
-    return dataclasses.asdict(spec)
-
-
-def _describe(session: Session, start: int, max_lr: float) -> None:
-    """Says, before it takes time, what is about to be trained on what."""
-    config, spec, train = session.config, session.spec, session.train
-    trained = sum(int(np.prod(v.shape)) for v in session.model.trainable_variables)
-    parts = ", ".join(strategies.STRATEGIES[config.strategy].trains)
-    print(
-        f"strategy {config.strategy}: trains {parts} ({trained:,} parameters); "
-        f"colorizer {spec.colorizer}, backbone {spec.backbone}"
-    )
-    if config.backbone_weights == "none" and not config.init_from:
-        print("the backbone starts from RANDOM weights, not from ImageNet's")
-    print(
-        f"{len(train):,} training and {len(session.valid):,} validation images of "
-        f"{spec.image_size} px; {session.total_steps:,} steps of {config.batch_size}, "
-        f"checkpoint every {session.interval:,}; peak learning rate {max_lr:.3g}"
-    )
-    if note := runtime.xla_note(session.model):
-        print(note)
-    for name, counts in label_counts(train.labels, spec.observations).items():
-        if not counts["positive"] or not counts["negative"]:
-            print(f"warning: {name} has only one class in the training images: {counts}")
-    if start:
-        print(f"resuming at step {start:,}")
+    segments = [(start, whole, interval), (whole, total, total - whole)]
+    return [segment for segment in segments if segment[0] < segment[1]]

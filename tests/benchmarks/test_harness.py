@@ -1,16 +1,19 @@
 """The harness of the benchmarks: its table, its workers' failures, and one row from end to end."""
 
+import ast
 import sys
 import types
 
 import pytest
 
-from benchmarks import machine, operations, passes, profile, rows, run
+from benchmarks import machine, profile, rows, run
 from benchmarks.profile import Call, ProfileConfig, report
 from benchmarks.table import OURS, STOCK, ratio, table_lines
 from benchmarks.variant import Variant
 from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
+
+pytestmark = pytest.mark.slow
 
 
 def measured(name, *rates, processor=2.0, peak=2**30):
@@ -65,7 +68,7 @@ def a_worker(monkeypatch, tmp_path, code, environment=None):
         f"import benchmarks; benchmarks.__path__.append({str(tmp_path)!r})"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{run.RESULTS.parents[1]}")
-    return Variant("made up", {"module": "made_up", "batch": 2}, 60, environment)
+    return Variant("made up", {"module": "made_up", "work": "build", "batch": 2}, 60, environment)
 
 
 def test_worker_that_works_is_measured(monkeypatch, tmp_path):
@@ -192,7 +195,7 @@ def test_one_row_from_end_to_end(tmp_path, monkeypatch, capsys):
     def with_a_failure(config):
         found = all_rows(config)
         for row in found:
-            row.specs.update({"broken": {"module": "no_such_module", "batch": 1}})
+            row.specs.update({"broken": {"module": "no_such_module", "work": "step", "batch": 1}})
         return found
 
     monkeypatch.setattr(run, "all_rows", with_a_failure)
@@ -271,15 +274,15 @@ def test_profile_of_a_row_says_how_much_faster_its_convolutions_alone_would_be(
     """PyTorch's step of 20 ms against 8 ms of ours in convolutions: at most 2.5 times as fast."""
     shape = "mb2_ic4oc8_ih6oh5kh3sh1dh0ph0"
     calls = {
-        "keras_step": [
+        "ours": [
             Call("convolution", "forward", shape, 16.0),  # of two steps
             Call("batch_normalization", "forward", "", 2.0),
             Call("reorder", "", "", 4.0),
             Call("pooling", "", "", 2.0),
         ],
-        "torch_step": [Call("convolution", "forward", shape, 20.0)],
+        "pytorch": [Call("convolution", "forward", shape, 20.0)],
     }
-    seconds = {"keras_step": 0.015, "torch_step": 0.020}
+    seconds = {"ours": 0.015, "pytorch": 0.020}
     asked = []
 
     def run_worker(spec, steps):
@@ -293,10 +296,10 @@ def test_profile_of_a_row_says_how_much_faster_its_convolutions_alone_would_be(
     profile.profile(config)
     # PyTorch is compiled where only the head trains: there that is its faster variant.
     assert asked == [
-        ("keras_step", None, 64, 2),
-        ("torch_step", False, 64, 2),
-        ("keras_step", None, 32, 2),
-        ("torch_step", True, 32, 2),
+        ("ours", None, 64, 2),
+        ("pytorch", False, 64, 2),
+        ("ours", None, 32, 2),
+        ("pytorch", True, 32, 2),
     ]
     lines = [cells(line) for line in out.read_text().splitlines() if line.startswith("| ")]
     ours, theirs = lines[1], lines[2]
@@ -312,60 +315,38 @@ def test_profile_of_a_row_says_how_much_faster_its_convolutions_alone_would_be(
         profile.profile(ProfileConfig(steps=0))
 
 
-def test_passes_count_bytes_and_leave_out_what_calling_takes(monkeypatch, capsys):
-    """2 x 4 x 4 x 8 float32 are 1,024 bytes; a copy moves them twice, in a microsecond."""
-    timed = []
-
-    def in_turns(work, config):
-        for one in work:
-            one.run()  # every pass is one that TensorFlow takes
-        timed.extend(work)
-        return {one.name: 3e-6 for one in work} | {"copy": 2e-6, passes.CALL: 1e-6}
-
-    monkeypatch.setattr(passes, "in_turns", in_turns)
-    passes.passes(passes.PassesConfig(sides=("4",), channels=("8",), batch=2))
-    lines = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert lines[1] == ["2x4x4x8", "0.0", "copy", "0.00", "2.0", "100%"]
-    found = {line[2]: line[3:] for line in lines[1:]}
-    assert found["FusedBatchNormGrad"] == ["0.00", "2.6", "125%"]  # five trips in two microseconds
-    assert len(found) == len(timed) - 1
-    assert passes.CALL not in found
-    for wrong in ({"sides": ("4", "2")}, {"sides": ("4",), "channels": ("x",)}):
-        with pytest.raises(InputError, match="--channels="):
-            passes.passes(passes.PassesConfig(**({"channels": ("8",)} | wrong)))
+def test_every_row_names_functions_that_are_there():
+    """By the source, since PyTorch may not be installed."""
+    for row in rows.all_rows(run.BenchConfig()):
+        for spec in row.specs.values():
+            source = (run.RESULTS.parent / f"{spec['module']}.py").read_text(encoding="utf-8")
+            defined = {node.name for node in ast.parse(source).body if hasattr(node, "name")}
+            assert spec["work"] in defined
 
 
-def test_passes_are_timed_in_turns():
-    order = []
-    work = [passes.Pass(name, 1, lambda name=name: order.append(name)) for name in "ab"]
-    seconds = passes.in_turns(work, passes.PassesConfig(rounds=3, seconds=1e-9))
-    assert set(seconds) == {"a", "b"}
-    assert all(value > 0 for value in seconds.values())
-    assert "".join(order) == "aaaaabbbbb" + "ab" * 3
-
-
-def test_operations_are_summed_by_kind_without_what_contains_them():
-    events = [
-        ("Process", 90.0),
-        ("_MklNativeConv2D", 5.0),
-        ("_MklNativeConv2D", 4.0),
-        ("Slice", 3.0),
-        ("AddN", 1.0),
-        ("Mul", 0.5),
-        ("TFE_Py_ExecuteCancelable", 90.0),
-        ("multi_step_on_iterator", 90.0),
+@pytest.mark.parametrize("name", ["color_module/ResNet18/float32", "inference/bfloat16"])
+def test_a_step_of_ours_and_of_stock_keras_runs(name):
+    row = rows.choose(rows.all_rows(run.BenchConfig(size=32, densenet_size=32, batch=2)), (name,))[
+        0
     ]
-    found = operations.table(events, shown=2)
-    assert list(found.items()) == [("Conv2D", (9.0, 2)), ("Slice", (3.0, 1)), ("others", (1.5, 2))]
+    for variant in (OURS, STOCK):
+        worker = Variant(variant, row.specs[variant], 300)
+        assert worker.ready, worker.problem
+        assert worker.measure(1)
+        worker.close()
 
 
-def test_operations_of_a_real_step(monkeypatch, capsys):
-    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "1")
-    config = operations.OperationsConfig(row="all/ResNet18/float32", size=32, batch=2, steps=2)
-    operations.operations(config)
-    lines = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    found = {line[0]: float(line[2]) for line in lines[1:]}
-    gradients = [calls for name, calls in found.items() if name.startswith("Conv2DBackpropFilter")]
-    assert sum(gradients) == 38  # 18 convolutions of T, 20 of E
-    with pytest.raises(InputError, match="several rows"):
-        operations.operations(operations.OperationsConfig(row="ResNet18"))
+def test_augmentation_and_input_run(tmp_path):
+    config = run.BenchConfig(image_side=32, images=8, distinct=2, batch=4)
+    by_name = {row.name: row for row in rows.all_rows(config)}
+    specs = [by_name["augmentation"].specs[name] for name in (OURS, STOCK)]
+    for kind in ("files", "memory"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        by_name[f"input/{kind}"].prepare(folder)
+        specs.append(by_name[f"input/{kind}"].specs[OURS] | {"folder": str(folder)})
+    for spec in specs:
+        worker = Variant(spec["module"], spec, 300)
+        assert worker.ready, worker.problem
+        assert worker.measure(1)
+        worker.close()

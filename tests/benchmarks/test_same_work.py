@@ -6,21 +6,23 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import keras_step
+from benchmarks import ours as ours_rows
+from benchmarks import stock_keras
 from benchmarks.work import LABELS, TRAINS, batch_of
+from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.models import load_torch_colorizer, load_torch_resnet18
 from medcolor_tf.models.torch_weights import load_torch_densenet121
-from medcolor_tf.training.strategies import STRATEGIES
 
 SPEC = {"size": 64, "batch": 4}
 PARAMETERS = {"colorizer": 599_440, "ResNet18": 11_176_512, "DenseNet121": 6_953_856}
 LOAD = {"ResNet18": load_torch_resnet18, "DenseNet121": load_torch_densenet121}
+pytestmark = pytest.mark.slow
 
 
 @functools.cache
 def ours_of(strategy, backbone):
     """The project's classifier, built once for the tests that do not train."""
-    return keras_step.ours(strategy, backbone, SPEC["size"])[0]
+    return ours_rows.build(strategy, backbone)
 
 
 def trainable(part):
@@ -49,7 +51,7 @@ def randomize(classifier):
 )
 def test_stock_keras_is_the_same_model(strategy, backbone):
     ours = ours_of(strategy, backbone)
-    stock, _ = keras_step.stock(strategy, backbone, SPEC["size"])
+    stock = stock_keras.build(strategy, backbone, SPEC["size"])
     randomize(ours)
     for part in parts_of(ours):
         twin = stock.get_layer(part.name)
@@ -80,21 +82,24 @@ def test_every_strategy_trains_what_the_project_says():
 
 @pytest.mark.parametrize("strategy", ["color_module", "last_layer"])
 def test_stock_keras_trains_the_same(strategy):
-    counts = []
-    for make in (keras_step.ours, keras_step.stock):
-        _, compiled = make(strategy, "ResNet18", SPEC["size"])
-        counts.append(trainable(compiled()))
-    assert counts[0] == counts[1]
+    size = SPEC["size"]
+    ours = ours_rows.build(strategy, "ResNet18")
+    stock = stock_keras.build(strategy, "ResNet18", size)
+    compiled = (
+        ours_rows.compile_for_training(ours, strategy, size),
+        stock_keras.compile_for_training(stock, strategy),
+    )
+    assert trainable(compiled[0]) == trainable(compiled[1])
 
 
 @pytest.fixture(scope="module")
 def torch_models():
-    pytest.importorskip("torch", reason="PyTorch is not installed (the extra [bench])")
-    from benchmarks import torch_models
+    from benchmarks import pytorch_models
 
-    return torch_models
+    return pytorch_models
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("backbone", ["ResNet18", "DenseNet121"])
 def test_pytorch_has_the_same_parts_and_shapes(torch_models, backbone):
     import torch
@@ -124,6 +129,7 @@ def carry_over(model, classifier, backbone):
     classifier.get_layer("head").set_weights([weight.T, bias])
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("backbone", ["ResNet18", "DenseNet121"])
 def test_pytorch_has_the_same_logits(torch_models, backbone):
     model, images = torch_model(torch_models, backbone)
@@ -147,25 +153,26 @@ def torch_model(torch_models, backbone):
     return model, images
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("strategy", ["color_module", "all"])
 def test_pytorch_has_the_same_loss_and_gradient(torch_models, strategy):
     import torch
 
-    from benchmarks import torch_step
+    from benchmarks import pytorch
 
     model, images = torch_model(torch_models, "ResNet18")
-    torch_step.freeze(model, TRAINS[strategy])
-    classifier, compiled = keras_step.ours(strategy, "ResNet18", SPEC["size"])
+    pytorch.freeze(model, TRAINS[strategy])
+    classifier = ours_rows.build(strategy, "ResNet18")
     carry_over(model, classifier, "ResNet18")
 
     arrays = batch_of(SPEC)
-    logits = torch_step.forward(model, TRAINS[strategy], compiled=False)(images)
+    logits = pytorch.forward(model, TRAINS[strategy], compiled=False)(images)
     labels = torch.from_numpy(arrays[1])
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
     loss.backward()
     assert (model.encoder.backbone.conv1.weight.grad is None) == (strategy == "color_module")
 
-    training = compiled()
+    training = ours_rows.compile_for_training(classifier, strategy, SPEC["size"])
     kernel = classifier.get_layer("colorizer").get_layer("resblock3_conv1").kernel
     before = kernel.numpy()
     assert float(training.train_on_batch(*arrays)) == pytest.approx(loss.item(), abs=1e-4)
@@ -175,16 +182,17 @@ def test_pytorch_has_the_same_loss_and_gradient(torch_models, strategy):
     assert np.corrcoef(moved.ravel(), gradient.ravel())[0, 1] > 0.999
 
 
+@pytest.mark.torch
 def test_pytorch_last_layer_runs_without_a_graph(torch_models):
     import torch
 
-    from benchmarks import torch_step
+    from benchmarks import pytorch
 
     model = torch_models.Classifier(True, "ResNet18")
-    torch_step.freeze(model, TRAINS["last_layer"])
+    pytorch.freeze(model, TRAINS["last_layer"])
     statistics = model.encoder.backbone.bn1.running_mean.clone()
     images = torch.from_numpy(batch_of(SPEC)[0]).permute(0, 3, 1, 2)
-    logits = torch_step.forward(model, TRAINS["last_layer"], compiled=False)(images)
+    logits = pytorch.forward(model, TRAINS["last_layer"], compiled=False)(images)
     logits.sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is not None] == [
         "head.weight",
@@ -194,14 +202,15 @@ def test_pytorch_last_layer_runs_without_a_graph(torch_models):
     # Nothing but the head is in the graph: the features that it got ask for no gradient.
     seen = []
     model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].requires_grad))
-    torch_step.forward(model, TRAINS["last_layer"], compiled=False)(images)
+    pytorch.forward(model, TRAINS["last_layer"], compiled=False)(images)
     assert seen == [False]
 
 
+@pytest.mark.torch
 def test_pytorch_augments_as_the_project_does(torch_models):
     import torch
 
-    from benchmarks import torch_augment
+    from benchmarks import pytorch
     from medcolor_tf.training.augment import resample, rotation_zoom
 
     random = np.random.default_rng(0)
@@ -216,8 +225,8 @@ def test_pytorch_augments_as_the_project_does(torch_models):
         )
     ]
     ours = np.array(resample(images, rotation_zoom(*drawn, 32, 32)))
-    matrices = torch_augment.rotation_zoom(*map(torch.from_numpy, drawn), 32)
-    theirs = torch_augment.resample(torch.from_numpy(images).permute(0, 3, 1, 2), matrices)
+    matrices = pytorch.rotation_zoom(*map(torch.from_numpy, drawn), 32)
+    theirs = pytorch.resample(torch.from_numpy(images).permute(0, 3, 1, 2), matrices)
     np.testing.assert_allclose(theirs.permute(0, 2, 3, 1), ours, atol=1e-4)
     assert np.abs(ours - images).max() > 0.1
 

@@ -7,6 +7,8 @@ from medcolor_tf.data import image_cache
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def taken(dataset, count):
     return [tuple(part.numpy() for part in batch) for batch in dataset.take(count)]
@@ -51,11 +53,11 @@ def test_batches_are_the_same_from_memory(
     if subset_bytes is not None:  # a subset too large to be shuffled as a whole
         monkeypatch.setattr("medcolor_tf.data.pipeline.SUBSET_CACHE_BYTES", subset_bytes)
     selection = Selection(train_fraction=fraction, subset_seed=1)
-    streamed, kept = (Split(tmp_path, "train", selection, image_size) for _ in range(2))
-    image_cache.keep("ram", (kept,))
+    streamed, cached = (Split(tmp_path, "train", selection, image_size) for _ in range(2))
+    image_cache.cache_splits("ram", (cached,))
     for shard in tmp_path.glob("*.tfrecord"):
         shard.rename(shard.with_suffix(".away"))
-    steps = 2 * kept.steps_per_epoch(5) + 1
+    steps = 2 * cached.steps_per_epoch(5) + 1
 
     def everything(split):
         return [
@@ -65,14 +67,14 @@ def test_batches_are_the_same_from_memory(
             taken(split.batches(7), -1),
         ]
 
-    from_memory = everything(kept)
+    from_memory = everything(cached)
     for shard in tmp_path.glob("*.away"):
         shard.rename(shard.with_suffix(".tfrecord"))
     for one, two in zip(everything(streamed), from_memory, strict=True):
         assert_same(one, two)
 
 
-def test_images_that_shrink_are_kept_small_and_all_are_counted(tmp_path, write_small_dataset):
+def test_images_that_shrink_are_cached_small_and_all_are_counted(tmp_path, write_small_dataset):
     write_small_dataset(tmp_path / "square", size=(32, 32), bits=16, channels=2)
     write_small_dataset(tmp_path / "wide")
     assert image_cache.decoded_bytes(Split(tmp_path / "square", "train")) == 24 * 32 * 32 * 4
@@ -95,14 +97,14 @@ def test_images_that_shrink_are_kept_small_and_all_are_counted(tmp_path, write_s
 def test_the_choice_follows_the_memory(small_dataset, monkeypatch, wanted, free, expected):
     monkeypatch.setattr(image_cache, "available_memory", lambda: free)
     splits = [Split(small_dataset, name) for name in ("train", "valid")]
-    assert image_cache.keep(wanted, splits).startswith(expected)
-    assert all((split._resident is not None) == ("ram:" in expected + ":") for split in splits)
+    assert image_cache.cache_splits(wanted, splits).startswith(expected)
+    assert all((split._ram_cache is not None) == ("ram:" in expected + ":") for split in splits)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_read(small_dataset, monkeypatch):
     monkeypatch.setattr(image_cache, "available_memory", lambda: 36 * 32 * 40 - 1)
     with pytest.raises(InputError, match=r"--cache=ram: 36 decoded images .* 46.1 kB"):
-        image_cache.keep("ram", [Split(small_dataset, name) for name in ("train", "valid")])
+        image_cache.cache_splits("ram", [Split(small_dataset, name) for name in ("train", "valid")])
 
 
 def test_free_memory_is_plausible():

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from medcolor_tf.data import make_dataset, schema
 from medcolor_tf.data.image_ops import square_crop
-from medcolor_tf.data.pipeline import Selection, Split, label_counts
+from medcolor_tf.data.labels import count_labels
+from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 
 
@@ -118,7 +119,7 @@ def test_order_does_not_depend_on_tensorflows_global_seed(small_dataset, global_
     try:
         assert same(expected, batches())
     finally:
-        tf.random.set_seed(None)
+        tf.random.set_seed(None)  # pyright: ignore[reportArgumentType]
 
 
 def test_crops_move_along_the_long_side_only(tmp_path, write_small_dataset):
@@ -178,7 +179,7 @@ def test_a_subset_is_not_read_again_from_disk(tmp_path, write_small_dataset):
 
 def test_counts():
     labels = np.array([[1, 0], [1, np.nan], [0, np.nan]], np.float32)
-    assert label_counts(labels, ("a", "b")) == {
+    assert count_labels(labels, ("a", "b")) == {
         "a": {"positive": 2, "negative": 1, "unknown": 0},
         "b": {"positive": 0, "negative": 1, "unknown": 2},
     }
@@ -222,14 +223,14 @@ def test_damaged_descriptions_are_named(tmp_path, small_dataset):
         Split(folder, "train")
 
 
-@pytest.mark.parametrize(("count", "kept"), [(4, False), (2, True)])
-def test_parts_of_a_batch_are_its_rows(small_dataset, count, kept):
+@pytest.mark.parametrize(("count", "cached"), [(4, False), (2, True)])
+def test_parts_of_a_batch_are_its_rows(small_dataset, count, cached):
     """Several processes decode a share each; together they have the batches of one, bit for bit."""
     split = Split(small_dataset, "train", image_size=24)
-    if kept:
-        split.keep_decoded()
+    if cached:
+        split.cache_decoded()
     # 24 images: three batches an epoch, begun in the middle, so that an epoch's end is passed.
-    stream = {"batch_size": 8, "seed": 3, "start_step": 2}
+    stream: dict = {"batch_size": 8, "seed": 3, "start_step": 2}
     whole = numpy_batches(split.training_batches(**stream), 5)
     parts = [
         numpy_batches(split.training_batches(**stream, part=(index, count)), 5)

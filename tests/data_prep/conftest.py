@@ -43,7 +43,7 @@ def make_table(tmp_path, write_image, write_rows):
 
     def make(n=12, folder="source", columns=None, **options):
         root = tmp_path / folder
-        rows = [("path", "person", "a", "b")]
+        rows: list[tuple] = [("path", "person", "a", "b")]
         for i in range(n):
             name = f"img/SECRETFILE{i:03d}.png"
             write_image(root / name, **options)
@@ -95,7 +95,7 @@ def read_records():
         info, records = DatasetInfo.load(folder), {}
         for shard in info.shards:
             for content in tf.data.TFRecordDataset(str(folder / shard.file)).as_numpy_iterator():
-                record = verify._parse(content)
+                record = verify._parse(bytes(content))
                 record["pixels"] = [
                     decode_image(image, info.encoding, record["size"], info.bits)
                     for image in record["image"]

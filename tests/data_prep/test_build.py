@@ -15,7 +15,8 @@ from PIL import Image
 from data_prep import build
 from data_prep.building import plan, shards
 from data_prep.options import BuildConfig
-from medcolor_tf.data.schema import DatasetInfo, SplitIndex, apply_policy
+from medcolor_tf.data.labels import apply_policy
+from medcolor_tf.data.schema import DatasetInfo, SplitIndex
 
 ROOT = Path(__file__).parents[2]
 HALVES = ("--valid_fraction=0.25", "--test_fraction=0.25")
@@ -78,7 +79,7 @@ def test_blank_and_uncertain_policies(make_table, run_build, table_flags, read_r
 
 
 def test_nothing_of_the_source_is_in_the_shards(tmp_path, write_rows, run_build, table_flags):
-    rows = [("path", "person", "a", "b")]
+    rows: list[tuple] = [("path", "person", "a", "b")]
     for i in range(8):
         exif = Image.Exif()
         exif[0x010E] = "SECRETHEADER"
@@ -130,7 +131,8 @@ def test_sixteen_bits_are_stored_exactly(
 
 
 def test_several_channels(tmp_path, write_image, write_rows, run_build, read_records):
-    rows, pixels = [("t1", "t2", "a")], {}
+    rows: list[tuple] = [("t1", "t2", "a")]
+    pixels = {}
     for i in range(4):
         for name in (f"x{i}.png", f"y{i}.png"):
             pixels[name] = write_image(tmp_path / name, (16, 20))
@@ -317,7 +319,7 @@ def test_missing_files_fail_at_once(make_table, run_build, table_flags):
         (["--id_key_file=/none"], "--id_key_file=/none: no such file"),
         (["--image_root=/none"], "--image_root=/none: no such folder"),
         (["--workers=-1"], "--workers=-1: expected at least 0"),
-        (["--source=mura"], "--observations is for"),
+        (["--source=mura"], "--table is for --source=chestxray14 or table, not for mura"),
         (["--no_such_flag"], "unknown flag"),
     ],
 )
@@ -381,6 +383,7 @@ def run_command(*arguments, **options):
     )
 
 
+@pytest.mark.slow
 def test_worker_processes_a_killed_one_and_the_same_bytes(
     tmp_path, make_table, run_build, table_flags, id_key
 ):

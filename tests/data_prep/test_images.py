@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.images import ImageError, decode_image, encode_image, read_image, target_size
+from data_prep.images import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    ImageError,
+    decode_image,
+    encode_image,
+    read_image,
+    target_size,
+)
 from medcolor_tf.errors import InputError
 
 RAMP8 = np.arange(256, dtype=np.uint8).reshape(8, 32)
@@ -151,8 +159,8 @@ def make_dicom(path, pixels, **tags):
 
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.MediaStorageSOPClassUID = pydicom.uid.UID("1.2.840.10008.5.1.4.1.1.1")
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.UID("1.2.3")
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -274,3 +282,86 @@ def test_png_is_encoded_by_run_lengths():
     content = encode_image(pixels, "png")
     assert content != default.getvalue()
     assert len(content) < 1.05 * len(default.getvalue())
+
+
+def write_dicom(path, pixels):
+    make_dicom(path, np.rint(pixels / 255 * 4095).astype(np.uint16))
+
+
+def saved_as(plugin, **options):
+    return lambda path, pixels: Image.fromarray(pixels).save(path, plugin, **options)
+
+
+# Format -> (what writes 8-bit gray pixels as such a file, largest difference when they are read).
+SAMPLES = {
+    "DICOM": (write_dicom, 1),  # through 12 bits
+    "PNG": (saved_as("PNG"), 0),
+    "JPEG": (saved_as("JPEG", quality=95), 4),
+    "TIFF": (saved_as("TIFF"), 0),
+    "BMP": (saved_as("BMP"), 0),
+    "WebP": (saved_as("WEBP", lossless=True), 0),
+    "GIF": (saved_as("GIF"), 0),
+    "PNM": (saved_as("PPM"), 0),
+    "JPEG 2000": (saved_as("JPEG2000"), 0),
+}
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_every_format_is_known_by_its_first_bytes(tmp_path, form):
+    if form.name not in SAMPLES:
+        pytest.fail(f"write a sample of {form.name} above")
+    write, tolerance = SAMPLES[form.name]
+    pixels = np.linspace(0, 255, 24 * 32).reshape(24, 32).round().astype(np.uint8)
+    for name in ("x", "x.txt", *(f"x{suffix}" for suffix in IMAGE_SUFFIXES)):
+        write(tmp_path / name, pixels)
+        difference = read_image(tmp_path / name).astype(int) - pixels
+        assert np.abs(difference).max() <= tolerance, name
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ImageError):
+            read_image(tmp_path / name)
+        (tmp_path / name).unlink()
+    assert form.suffixes
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in form.suffixes)
+
+
+def test_no_two_formats_share_a_suffix():
+    assert len(set(IMAGE_SUFFIXES)) == len(IMAGE_SUFFIXES)
+
+
+def test_a_dicom_file_may_begin_as_a_tiff_file(tmp_path):
+    """The preamble may hold a TIFF's header, for programs that know no DICOM."""
+    write_dicom(tmp_path / "x.tif", RAMP8)
+    content = bytearray((tmp_path / "x.tif").read_bytes())
+    content[:4] = b"II*\0"
+    (tmp_path / "x.tif").write_bytes(content)
+    assert np.abs(read_image(tmp_path / "x.tif").astype(int) - RAMP8).max() <= 1
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.eps", "x.dcm.jpg", "x"])
+def test_postscript_is_never_opened(tmp_path, monkeypatch, name):
+    """Pillow would hand it to Ghostscript, whatever its name."""
+    ran = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: ran.append(args))
+    path = tmp_path / name
+    path.write_bytes(POSTSCRIPT)
+    assert Image.open(path).format == "EPS"
+    with pytest.raises(ImageError, match="not an image file: expected DICOM, PNG, JPEG, TIFF"):
+        read_image(path)
+    assert not ran
+
+
+@pytest.mark.parametrize("plugin", ["TGA", "PCX", "ICO", "SGI", "DDS"])
+def test_other_formats_of_pillow_are_not_read(tmp_path, plugin):
+    Image.fromarray(RAMP8).convert("RGB").save(tmp_path / "x.png", plugin)
+    with pytest.raises(ImageError, match="not an image file"):
+        read_image(tmp_path / "x.png")
+
+
+def test_a_file_that_only_begins_well_says_so(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff and text")
+    with pytest.raises(ImageError, match="begins as a JPEG file does, but is not one"):
+        read_image(tmp_path / "x.jpg")

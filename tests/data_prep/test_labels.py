@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from data_prep.labels import Observation, parse_cell, parse_columns
 from data_prep.labels import parse_observations as parse
 from data_prep.tables import read_table
-from medcolor_tf.data.schema import count_raw_labels
+from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.errors import InputError
 
 SPELLINGS = {1.0: ["1", "1.0", " 1.00 ", "True", "1e0"], 0.0: ["0", "0.0", "-0", "false"]}

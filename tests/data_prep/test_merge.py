@@ -166,9 +166,9 @@ def test_rejects_are_counted_over_all_parts(
         (table.parent / "img" / name).write_bytes(b"")
     flags = table_flags(table, *HALVES, id_key, "--max_rejects=2")
     whole = run_build(*flags, out="whole")[2]
-    for number in range(1, 13):
-        status, text, folder = run_build(*flags, f"--shard={number}/12")
-        assert status == 0, text
+    builds = [run_build(*flags, f"--shard={number}/12") for number in range(1, 13)]
+    assert not any(status for status, _, _ in builds), builds
+    folder = builds[0][2]
     assert len(list(folder.glob("rejects-*-of-12.csv"))) == 2
     status, text = run_merge(f"--out={folder}", "--max_rejects=1")
     assert status == 2
@@ -261,17 +261,17 @@ def test_two_parts_write_at_once_but_not_the_same(tmp_path, make_table, run_buil
     flags = table_flags(make_table(), *HALVES, f"--id_key_file={key}")
     _, _, folder = run_build(*flags, "--shard=1/2")
     record = output.PlanRecord.load(folder)
-    with output.opened(folder, record, "1/2"):
-        with output.opened(folder, record, "2/2"):
+    with output.open_build(folder, record, "1/2"):
+        with output.open_build(folder, record, "2/2"):
             pass
         with (
             pytest.raises(InputError, match="another build of part 1/2"),
-            output.opened(folder, record, "1/2"),
+            output.open_build(folder, record, "1/2"),
         ):
             pass
         with (
             pytest.raises(InputError, match="another build is writing there"),
-            output.opened(folder, record),
+            output.open_build(folder, record),
         ):
             pass
 

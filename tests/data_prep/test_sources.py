@@ -1,12 +1,15 @@
 """Each source in its official layout, read as the build reads it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from data_prep import phantom
+from data_prep import options, phantom
 from data_prep.options import BuildConfig
-from data_prep.sources import chestxray14, chexpert, mura, table
-from medcolor_tf.data.schema import PAPER_POLICY
+from data_prep.sources import SOURCES, chexpert, read_source
+from medcolor_tf.data.labels import PAPER_POLICY
+from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
 
 NIH_HEADER = (
@@ -37,7 +40,7 @@ def make_chexpert(root, write_image, write_rows, name="CheXpert-v1.0-small", hea
 @pytest.mark.parametrize("name", ["CheXpert-v1.0", "CheXpert-v1.0-small"])
 def test_chexpert_layouts(tmp_path, write_image, write_rows, name):
     root = make_chexpert(tmp_path / "renamed", write_image, write_rows, name)
-    source = chexpert.read(BuildConfig(source="chexpert", data_root=str(root)))
+    source = read_source(BuildConfig(source="chexpert", data_root=str(root)))
     assert source.observations == tuple(PAPER_POLICY)
     assert all((source.root / path).is_file() for path in source.records["path_0"])
     assert source.records["split"].tolist() == ["train"] * 6 + ["test"] * 2
@@ -45,7 +48,7 @@ def test_chexpert_layouts(tmp_path, write_image, write_rows, name):
         *("patient00001", "patient00002", "patient00003", "patient64541")
     }
     expected = [0, 1, np.nan, -1, np.nan]
-    np.testing.assert_array_equal(source.raw, np.tile(np.float32(expected), (8, 1)))
+    np.testing.assert_array_equal(source.raw, np.tile(np.array(expected, np.float32), (8, 1)))
 
 
 def test_chexpert_columns_go_by_name_and_views_are_chosen(tmp_path, write_image, write_rows):
@@ -55,7 +58,7 @@ def test_chexpert_columns_go_by_name_and_views_are_chosen(tmp_path, write_image,
         config = BuildConfig(
             source="chexpert", data_root=str(root), views=view, observations=("Edema", "Fracture")
         )
-        source = chexpert.read(config)
+        source = read_source(config)
         assert len(source.records) == len(source.raw) == 4
         assert all(path.endswith(f"_{view}.jpg") for path in source.records["path_0"])
         np.testing.assert_array_equal(source.raw[0], [-1, np.nan])
@@ -63,30 +66,30 @@ def test_chexpert_columns_go_by_name_and_views_are_chosen(tmp_path, write_image,
 
 def test_chexpert_test_csv_makes_valid_official(tmp_path, write_image, write_rows):
     root = make_chexpert(tmp_path, write_image, write_rows)
-    rows = [("Path", *PAPER_POLICY)]
+    rows: list[tuple] = [("Path", *PAPER_POLICY)]
     for view in ("view1_frontal", "view2_lateral"):
         path = f"test/patient64741/study1/{view}.jpg"
         write_image(root / path)
         rows.append((path, 0, 1, 0, 1, 0))
     test_csv = str(write_rows(tmp_path / "test.csv", rows))
     config = BuildConfig(source="chexpert", data_root=str(root), test_csv=test_csv, views="frontal")
-    source = chexpert.read(config)
+    source = read_source(config)
     assert source.records["split"].tolist() == ["train"] * 3 + ["valid", "test"]
 
 
 def test_chexpert_errors(tmp_path, write_image, write_rows):
     config = BuildConfig(source="chexpert", data_root=str(tmp_path))
     with pytest.raises(InputError, match=r"train\.csv: no such file"):
-        chexpert.read(config)
+        read_source(config)
     make_chexpert(tmp_path, write_image, write_rows)
     config = BuildConfig(source="chexpert", data_root=str(tmp_path), observations=("Nodule",))
     with pytest.raises(InputError, match=r"train\.csv: no column 'Nodule'.*'Edema'"):
-        chexpert.read(config)
+        read_source(config)
     text = (tmp_path / "valid.csv").read_text().replace("50,Lateral", "50,Sideways")
     (tmp_path / "valid.csv").write_text(text)
     config = BuildConfig(source="chexpert", data_root=str(tmp_path), views="frontal")
     with pytest.raises(InputError, match=r"valid\.csv line 3: view 'Sideways'; expected Frontal"):
-        chexpert.read(config)
+        read_source(config)
 
 
 def make_nih(root, write_image, header, cells="2682,2749,0.143,0.143"):
@@ -107,7 +110,7 @@ def test_chestxray14_layouts(tmp_path, write_image, header):
     names = make_nih(tmp_path, write_image, header)
     (tmp_path / "train_val_list.txt").write_text("\n".join(names[:3]))
     (tmp_path / "test_list.txt").write_text(names[3] + "\n")
-    source = chestxray14.read(BuildConfig(source="chestxray14", data_root=str(tmp_path)))
+    source = read_source(BuildConfig(source="chestxray14", data_root=str(tmp_path)))
     assert source.observations == tuple(PAPER_POLICY)
     assert source.records["split"].tolist() == ["train"] * 3 + ["test"]
     assert source.records["patient"].tolist() == ["1", "1", "2", "3"]
@@ -123,7 +126,7 @@ def test_chestxray14_without_lists_and_with_other_observations(tmp_path, write_i
         data_root=str(tmp_path),
         observations=("Any finding=!No Finding", "Effusion", "Hernia"),
     )
-    source = chestxray14.read(config)
+    source = read_source(config)
     assert source.observations == ("Any finding", "Pleural Effusion", "Hernia")
     np.testing.assert_array_equal(source.raw, [[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]])
     assert set(source.records["split"]) == {""}
@@ -134,19 +137,19 @@ def test_chestxray14_errors(tmp_path, write_image):
     config = BuildConfig(source="chestxray14", data_root=str(tmp_path))
     (tmp_path / "train_val_list.txt").write_text("\n".join(names[:3]))
     with pytest.raises(InputError, match=r"test_list\.txt: no such file"):
-        chestxray14.read(config)
+        read_source(config)
     (tmp_path / "test_list.txt").write_text(names[0])
     with pytest.raises(InputError, match=r"test_list\.txt line 1: image 00000001_000.png is in"):
-        chestxray14.read(config)
+        read_source(config)
     (tmp_path / "test_list.txt").write_text("none.png")
     with pytest.raises(InputError, match=r"image none\.png is not in"):
-        chestxray14.read(config)
+        read_source(config)
     for name in ("train_val_list.txt", "test_list.txt"):
         (tmp_path / name).unlink()
     table_file = tmp_path / "Data_Entry_2017.csv"
     table_file.write_text(table_file.read_text().replace("Hernia|", "Hernja|"))
     with pytest.raises(InputError, match=r"line 5, column 'Finding Labels': 'Hernja\|Effusion'"):
-        chestxray14.read(config)
+        read_source(config)
 
 
 def make_mura(root, write_image):
@@ -167,23 +170,23 @@ def make_mura(root, write_image):
 
 def test_mura_without_header(tmp_path, write_image):
     root = make_mura(tmp_path / "m", write_image)
-    source = mura.read(BuildConfig(source="mura", data_root=str(root)))
+    source = read_source(BuildConfig(source="mura", data_root=str(root)))
     assert source.observations == ("Abnormal",)
     assert source.raw.ravel().tolist() == [1, 0, 0, 1]
     assert source.records["split"].tolist() == ["train"] * 3 + ["test"]
     assert all((root / path).is_file() for path in source.records["path_0"])
-    every = mura.read(BuildConfig(source="mura", data_root=str(root), body_part="all"))
+    every = read_source(BuildConfig(source="mura", data_root=str(root), body_part="all"))
     assert every.records["patient"].tolist().count("patient00001") == 3
     with pytest.raises(InputError, match="no image of --body_part=hand"):
-        mura.read(BuildConfig(source="mura", data_root=str(root), body_part="hand"))
+        read_source(BuildConfig(source="mura", data_root=str(root), body_part="hand"))
     (root / "train_image_paths.csv").write_text("path\n")
     with pytest.raises(InputError, match=r"train_image_paths\.csv line 1: path 'path'; expected"):
-        mura.read(BuildConfig(source="mura", data_root=str(root)))
+        read_source(BuildConfig(source="mura", data_root=str(root)))
 
 
-def read_table(path, **options):
-    options = {"observations": ("a", "c=!b"), **options}
-    return table.read(BuildConfig(source="table", table=str(path), **options))
+def read_table(path, **flags):
+    flags = {"observations": ("a", "c=!b"), **flags}
+    return read_source(BuildConfig(source="table", table=str(path), **flags))
 
 
 def test_table_splits_renaming_and_channels(tmp_path, write_rows, capsys):
@@ -216,6 +219,77 @@ def test_table_refuses_repeated_images_and_empty_patients(tmp_path, write_rows):
         read_table(path, patient_column="who")
 
 
+def two_patients(root, write_image, write_rows, source):
+    """A download of the source with two patients, as small as it can be; returns the flags."""
+    if source == "chexpert":
+        for split, patient in (("train", "patient00001"), ("valid", "patient64541")):
+            path = f"{split}/{patient}/study1/view1_frontal.jpg"
+            write_image(root / path)
+            rows = [("Path", *PAPER_POLICY), (f"CheXpert-v1.0/{path}", 1, "-1.0", "", 0, 0)]
+            write_rows(root / f"{split}.csv", rows)
+    elif source == "chestxray14":
+        rows = [("Image Index", "Finding Labels", "Patient ID")]
+        for name, findings in (("1_0.png", "Edema|Effusion"), ("2_0.png", "No Finding")):
+            write_image(root / "images" / name)
+            rows.append((name, findings, name[0]))
+        write_rows(root / "Data_Entry_2017.csv", rows)
+    elif source == "mura":
+        studies = {"train": "patient1/study1_positive", "valid": "patient2/study1_negative"}
+        for split, study in studies.items():
+            path = f"{split}/XR_SHOULDER/{study}/image1.png"
+            write_image(root / path)
+            write_rows(root / f"{split}_image_paths.csv", [(f"MURA-v1.1/{path}",)])
+    elif source == "table":
+        rows = [("path", "patient", "label"), ("a.png", "x", 1), ("b.png", "y", "")]
+        for row in rows[1:]:
+            write_image(root / row[0])
+        table = write_rows(root / "labels.csv", rows)
+        return [f"--table={table}", "--observations=label", "--patient_column=patient"]
+    elif source == "phantom":  # draws its own; one patient of each split
+        return [f"--data_root={root}", "--phantom_images=4", "--limit=1"]
+    else:
+        pytest.fail(f"write a tiny download of the source {source} here")
+    return [f"--data_root={root}"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_is_read_and_built(tmp_path, write_image, write_rows, run_build, source):
+    entry = SOURCES[source]
+    flags = two_patients(tmp_path / "download", write_image, write_rows, source)
+    status, output, folder = run_build(f"--source={source}", *flags)
+    assert status == 0, output
+    info = DatasetInfo.load(folder)
+    assert info.source == source
+    assert sum(info.patients.values()) == 2
+    assert info.blank_policy == entry.blank_policy
+    if entry.observations:
+        assert info.observations == entry.observations
+    assert info.observations
+    status, output, _ = run_build("--help")
+    assert f"{source}: {entry.title}" in output
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_source_takes_its_own_options_and_refuses_those_of_others(source):
+    fields = {field.name: field for field in dataclasses.fields(BuildConfig)}
+    own = SOURCES[source].option_names()
+    assert set(own) <= set(fields)
+    others = {name for entry in SOURCES.values() for name in entry.option_names()} - set(own)
+    required = {"data_root": "x", "table": "x"}
+    base = {"source": source} | {name: required[name] for name in required if name in own}
+    options.check(BuildConfig(**base))
+    for name in others:
+        value = {str: "x", int: 3}.get(type(fields[name].default), ("x",))
+        with pytest.raises(InputError, match=rf"--{name} is for --source=.*, not for {source}$"):
+            options.check(BuildConfig(**base, **{name: value}))
+
+
+def test_a_phantom_of_too_few_images_names_the_flag(tmp_path):
+    config = BuildConfig(source="phantom", data_root=str(tmp_path), phantom_images=3)
+    with pytest.raises(InputError, match=r"--phantom_images=3: expected at least 4"):
+        read_source(config)
+
+
 def test_phantom_is_chexpert_and_deterministic(tmp_path):
     def make(name, images=10, seed=3):
         config = phantom.PhantomConfig(
@@ -231,7 +305,7 @@ def test_phantom_is_chexpert_and_deterministic(tmp_path):
     make("a")  # a second time changes nothing
     with pytest.raises(InputError, match="choose another folder"):
         make("a", seed=9)
-    source = chexpert.read(BuildConfig(source="chexpert", data_root=str(tmp_path / "a")))
+    source = read_source(BuildConfig(source="chexpert", data_root=str(tmp_path / "a")))
     assert len(source.records) == 10
     assert (source.records["split"] == "test").sum() == 2
 
@@ -240,7 +314,7 @@ def test_phantom_has_every_kind_of_cell(tmp_path):
     rows = []
     for patient in range(1, 200):
         rng = np.random.default_rng([0, patient, 1])
-        rows += [phantom._cell(rng, name, "train").text for name in phantom.FINDINGS]
+        rows += [phantom._draw_label(rng, name, "train").cell for name in phantom.FINDINGS]
     shares = {text: rows.count(text) / len(rows) for text in set(rows)}
     assert shares["-1.0"] == pytest.approx(0.08, abs=0.03)
     assert 0.03 < shares[""] < 0.12

@@ -9,7 +9,7 @@ import pytest
 from medcolor_tf.data import schema
 from medcolor_tf.evaluate import main
 from medcolor_tf.evaluation import roc_auc
-from medcolor_tf.evaluation.pictures import gray_picture, side_by_side, to_picture
+from medcolor_tf.evaluation.visualize import gray_picture, side_by_side, to_picture
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training.trainer import train
 

@@ -60,7 +60,7 @@ def test_mean_std_leaves_nan_out_and_counts_it_out():
 def test_paired_t_test_is_scipys(seed, repeats):
     a, b = np.random.default_rng(seed).uniform(0.6, 0.9, (2, repeats))
     found, expected = paired_t_test(a, b), stats.ttest_rel(a, b)
-    assert (found.t, found.p) == pytest.approx((expected.statistic, expected.pvalue))
+    assert (found.statistic, found.pvalue) == pytest.approx((expected.statistic, expected.pvalue))
     assert (found.difference, found.pairs) == (pytest.approx(np.mean(a) - np.mean(b)), repeats)
 
 
@@ -68,7 +68,7 @@ def test_paired_t_test_leaves_incomplete_pairs_out():
     found = paired_t_test([0.7, NAN, 0.8, 0.75, 0.5], [0.6, 0.1, 0.77, 0.7, NAN])
     assert found == paired_t_test([0.7, 0.8, 0.75], [0.6, 0.77, 0.7])
     assert found.pairs == 3
-    assert 0 < found.p < 1
+    assert 0 < found.pvalue < 1
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_paired_t_test_is_undefined_without_variance(a, b, difference, pairs):
     found = paired_t_test(a, b)
     assert found.difference == pytest.approx(difference, nan_ok=True)
     assert found.pairs == pairs
-    assert np.isnan([found.t, found.p]).all()
+    assert np.isnan([found.statistic, found.pvalue]).all()
 
 
 def test_paired_t_test_takes_small_variance_for_variance():
-    assert paired_t_test([0.8, 0.9, 0.7 + 1e-9], [0.7, 0.8, 0.6]).p < 1e-6
+    assert paired_t_test([0.8, 0.9, 0.7 + 1e-9], [0.7, 0.8, 0.6]).pvalue < 1e-6
 
 
 def test_benjamini_hochberg_by_hand():
@@ -145,7 +145,7 @@ def test_bootstrap_is_that_of_repeated_patients():
     labels[::5, 0] = NAN
     labels[:, 1] = patient == 7  # absent from a third of the resamples
     names = np.array([f"patient {7 * number % 12}" for number in patient])
-    options = {"samples": 100, "confidence": 0.9, "seed": 3}
+    options = {"n_resamples": 100, "confidence_level": 0.9, "seed": 3}
     resampled = [by_repetition(labels, scores, names, 100, 3) for scores in (a, b)]
     usable = (~np.isnan(resampled[0])).sum(axis=0)
     assert 40 < usable[1] < 85
@@ -170,22 +170,22 @@ def test_bootstrap_is_that_of_repeated_patients():
 
 def test_bootstrap_repeats_with_its_seed_whatever_the_blocks(monkeypatch):
     labels, a, _, patient = cohort()
-    found = bootstrap_auc(labels, a, patient, samples=50, seed=1).interval
-    assert (bootstrap_auc(labels, a, patient, samples=50, seed=2).interval != found).any()
+    found = bootstrap_auc(labels, a, patient, n_resamples=50, seed=1).interval
+    assert (bootstrap_auc(labels, a, patient, n_resamples=50, seed=2).interval != found).any()
     monkeypatch.setattr(statistics, "BLOCK_CELLS", 7 * len(labels))
-    again = bootstrap_auc(labels, a, [("p", number) for number in patient], samples=50, seed=1)
+    again = bootstrap_auc(labels, a, [("p", number) for number in patient], n_resamples=50, seed=1)
     np.testing.assert_array_equal(again.interval, found)
 
 
 def test_bootstrap_without_a_class():
     labels, a, _, patient = cohort(observations=3)
     labels[:, 1] = np.where(patient < 5, NAN, 0)
-    found = bootstrap_auc(labels, a, patient, samples=50)
+    found = bootstrap_auc(labels, a, patient, n_resamples=50)
     assert np.isnan(found.interval).tolist() == [[False] * 2, [True] * 2, [False] * 2]
     assert found.usable.tolist() == [50, 0, 50]
-    expected = bootstrap_auc(labels[:, [0, 2]], a[:, [0, 2]], patient, samples=50)
+    expected = bootstrap_auc(labels[:, [0, 2]], a[:, [0, 2]], patient, n_resamples=50)
     np.testing.assert_array_equal(found.mean_interval, expected.mean_interval)
-    nothing = bootstrap_auc(np.zeros(3), np.ones(3), [1, 2, 3], samples=5)
+    nothing = bootstrap_auc(np.zeros(3), np.ones(3), [1, 2, 3], n_resamples=5)
     assert np.isnan(nothing.mean_interval).all()
     assert nothing.mean_usable == 0
 
@@ -194,10 +194,10 @@ def test_images_of_a_patient_stay_together():
     """Nine copies of each patient's image tell no more than one does."""
     labels, a, _, patient = cohort(images=1)
     copies = [np.repeat(array, 9, axis=0) for array in (labels, a, patient)]
-    one = bootstrap_auc(labels, a, patient, samples=300)
-    nine = bootstrap_auc(*copies, samples=300)
+    one = bootstrap_auc(labels, a, patient, n_resamples=300)
+    nine = bootstrap_auc(*copies, n_resamples=300)
     np.testing.assert_allclose(nine.interval, one.interval)
-    apart = bootstrap_auc(*copies[:2], np.arange(len(copies[0])), samples=300)
+    apart = bootstrap_auc(*copies[:2], np.arange(len(copies[0])), n_resamples=300)
     assert np.ptp(one.interval, axis=1) == pytest.approx(
         3 * np.ptp(apart.interval, axis=1), rel=0.2
     )
@@ -205,11 +205,11 @@ def test_images_of_a_patient_stay_together():
 
 def test_difference_cancels_what_models_share():
     labels, a, b, patient = cohort(shared=1.0)
-    a_alone, b_alone = (bootstrap_auc(labels, x, patient, samples=300) for x in (a, b))
+    a_alone, b_alone = (bootstrap_auc(labels, x, patient, n_resamples=300) for x in (a, b))
     apart = np.hypot(np.ptp(a_alone.mean_interval), np.ptp(b_alone.mean_interval))
-    paired = bootstrap_difference(labels, a, b, patient, samples=300)
+    paired = bootstrap_difference(labels, a, b, patient, n_resamples=300)
     assert np.ptp(paired.mean_interval) < 0.7 * apart
-    same = bootstrap_difference(labels, a, a * 2, patient, samples=30)
+    same = bootstrap_difference(labels, a, a * 2, patient, n_resamples=30)
     assert (same.interval == 0).all()
 
 
@@ -231,7 +231,7 @@ def test_delong_by_hand():
 
 
 def test_clustered_delong_by_hand():
-    found = delong_interval(HAND_LABELS, HAND_SCORES, patient=list("abcabc"))
+    found = delong_interval(HAND_LABELS, HAND_SCORES, groups=list("abcabc"))
     # Patients' x + y: (5 - 7, -1 + 2, -4 + 5)/54; all three have both kinds: 3/2 * 6/54².
     assert found.standard_error == pytest.approx(1 / 18)
 
@@ -273,7 +273,7 @@ def test_delong_is_the_definition(seed):
         assert found.standard_error == pytest.approx(error)
         assert (found.auc_a, found.auc_b) == pytest.approx(tuple(v10.mean(axis=1)))
         assert found.difference == pytest.approx(found.auc_a - found.auc_b)
-        assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.difference) / error))
+        assert found.pvalue == pytest.approx(2 * stats.norm.sf(abs(found.difference) / error))
         interval = delong_interval(labels, b, clusters)
         assert interval.standard_error == pytest.approx(covariance[1, 1] ** 0.5)
     # With a patient an image, Obuchowski's is DeLong's: no factor between them.
@@ -286,20 +286,25 @@ def test_models_that_order_alike_have_p_1():
     scores = np.array(HAND_SCORES, float)
     for other in (scores, np.exp(scores)):
         found = delong_test(HAND_LABELS, scores, other)
-        assert (found.difference, found.standard_error, found.z, found.p) == (0, 0, 0, 1)
-    assert delong_test(HAND_LABELS, scores, [4, 2, 1, 3, 1.5, 0]).p < 1
+        assert (found.difference, found.standard_error, found.statistic, found.pvalue) == (
+            0,
+            0,
+            0,
+            1,
+        )
+    assert delong_test(HAND_LABELS, scores, [4, 2, 1, 3, 1.5, 0]).pvalue < 1
 
 
 def test_delong_undefined():
     opposite = delong_test([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1])
     assert (opposite.difference, opposite.standard_error) == (1, 0)
-    assert np.isnan([opposite.z, opposite.p]).all()
+    assert np.isnan([opposite.statistic, opposite.pvalue]).all()
     absent = delong_test([1, NAN, 1], [1, 2, 3], [3, 2, 1])
-    assert np.isnan([absent.auc_a, absent.difference, absent.standard_error, absent.p]).all()
+    assert np.isnan([absent.auc_a, absent.difference, absent.standard_error, absent.pvalue]).all()
     # Two positives, but of one patient.
     single = delong_test([1, 1, 0, 0], [4, 1, 2, 0], [1, 2, 3, 4], list("aabc"))
     assert (single.auc_a, single.auc_b) == (0.75, 0)
-    assert np.isnan([single.standard_error, single.p]).all()
+    assert np.isnan([single.standard_error, single.pvalue]).all()
     perfect = delong_interval([0, 0, 1, 1], [1, 2, 3, 4])
     assert (perfect.auc, perfect.standard_error) == (1, 0)
     assert np.isnan([perfect.low, perfect.high]).all()
@@ -314,11 +319,11 @@ def test_coverage_needs_the_patients():
         labels, a, b, patient = cohort(seed, patients=60, images=4, observations=1, shared=2**0.5)
         column = labels[:, 0], a[:, 0]
         clustered, apart = delong_interval(*column, patient), delong_interval(*column)
-        low, high = bootstrap_auc(*column, patient, samples=200).interval[0]
+        low, high = bootstrap_auc(*column, patient, n_resamples=200).interval[0]
         held["delong"] += clustered.low < truth < clustered.high
         held["apart"] += apart.low < truth < apart.high
         held["bootstrap"] += low < truth < high
-        rejected += delong_test(*column, b[:, 0], patient).p < 0.05
+        rejected += delong_test(*column, b[:, 0], patient).pvalue < 0.05
     assert 183 <= held["delong"] <= 198
     assert 178 <= held["bootstrap"] <= 198
     assert held["apart"] < 160
@@ -341,10 +346,13 @@ def test_coverage_needs_the_patients():
         (lambda: bootstrap_auc([1, 0], [1, 0], ["a", None]), "id, got None for image 1"),
         (lambda: bootstrap_auc([1, 0], [1, 0], [["a"], "b"]), "id, got .'a'. for image 0"),
         (lambda: bootstrap_auc([], [], []), r"N > 0, got \(0,\)"),
-        (lambda: bootstrap_auc([1, 0], [1, 0], [1, 2], samples=0), "samples >= 1 .* got 0"),
-        (lambda: bootstrap_difference([1], [1], [1], [1], confidence=95), "confidence .* 95"),
+        (lambda: bootstrap_auc([1, 0], [1, 0], [1, 2], n_resamples=0), "n_resamples >= 1 .* got 0"),
+        (
+            lambda: bootstrap_difference([1], [1], [1], [1], confidence_level=95),
+            "confidence_level .* 95",
+        ),
         (lambda: delong_test([[1, 0]], [[1, 0]], [[1, 0]]), r"\(N,\) .* got \(1, 2\)"),
-        (lambda: delong_interval([1, 0], [1, 0], confidence=95), "between 0 and 1, got 95"),
+        (lambda: delong_interval([1, 0], [1, 0], confidence_level=95), "between 0 and 1, got 95"),
     ],
 )
 def test_bad_input(call, message):

@@ -1,16 +1,23 @@
 """Backbones by name and from files; downloads are replaced, nothing touches the network."""
 
 import functools
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from keras import ops
 from safetensors.numpy import save_file
 
+from medcolor_tf.catalog import BACKBONES
 from medcolor_tf.errors import InputError
-from medcolor_tf.models import backbone_names, build_backbone, load_torch_resnet18
+from medcolor_tf.models import (
+    backbone_names,
+    build_backbone,
+    load_torch_resnet18,
+)
 from medcolor_tf.models.torch_weights import _RESNET_NAMES, torch_variables
+
+ops: Any = keras.ops  # not annotated in Keras
 
 
 def _image(*shape):
@@ -41,6 +48,37 @@ def _resnet_state(seed=0):
 
 def _equal(first, second):
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# The project's own
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_entry_of_the_catalog_is_a_backbone(name, tmp_path, monkeypatch):
+    entry = BACKBONES[name]
+    assert entry.title
+    assert not hasattr(keras.applications, name), "Keras has it already"
+    assert name in backbone_names()
+    first = build_backbone(name.upper(), weights=None, seed=0)
+    assert first.name == "backbone"
+    assert first.input_shape == (None, None, None, 3)
+    assert len(first.output_shape) == 4
+    assert all(v.path.startswith("backbone/") for v in first.weights)
+    assert _equal(first.get_weights(), build_backbone(name, None, seed=0).get_weights())
+    asked = []
+
+    def download(*where):
+        asked.append(where)
+        save_file({"no such tensor": np.zeros(1)}, tmp_path / "w.safetensors")
+        return str(tmp_path / "w.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(InputError, match=r"missing: .*; unexpected: no such tensor"):
+        build_backbone(name)
+    assert asked == [(entry.repository, entry.file)]
+    assert all(part in entry.url for part in asked[0])
+    with pytest.raises(InputError, match=rf"expected {entry.title} weights .*{entry.tensor_names}"):
+        build_backbone(name, weights=__file__)
 
 
 # ResNet18

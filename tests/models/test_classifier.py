@@ -1,14 +1,25 @@
 """The whole model: raw gray images in, logits out."""
 
+import warnings
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.models import build_classifier, build_colorizer, colorize_model, set_bn_momentum
+from medcolor_tf.models import (
+    build_classifier,
+    build_colorizer,
+    classify_and_colorize,
+    colorize_model,
+    set_bn_momentum,
+)
 
-PIXELS = {"pixel_mean": 0.5, "pixel_std": 0.25}
+ops: Any = keras.ops  # not annotated in Keras
+
+PIXELS: dict[str, Any] = {"pixel_mean": 0.5, "pixel_std": 0.25}
+SILENT: dict[str, Any] = {"verbose": 0}  # a text to type checkers, as Keras' default is one
 
 
 def _gray(*shape, dtype="uint8"):
@@ -46,7 +57,7 @@ def test_every_numeric_type_gives_the_same_logits(dtype, tiny_backbone):
     model = build_classifier("none", tiny_backbone(), 2, **PIXELS)
     x = _gray(1, 16, 16, 1)
     np.testing.assert_array_equal(_run(model, x.astype(dtype)), _run(model, x))
-    predicted = model.predict(x.astype(dtype), verbose=0)
+    predicted = model.predict(x.astype(dtype), **SILENT)
     np.testing.assert_allclose(predicted, _run(model, x), atol=1e-5)
 
 
@@ -122,7 +133,7 @@ def test_bn_momentum_takes_effect_in_training(momentum, tiny_backbone):
     x = _gray(4, 16, 16, 1)
     mean = ops.convert_to_numpy(features(colorize_model(model)(x))).mean((0, 1, 2))
     model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
-    model.fit(x, np.zeros((4, 2)), batch_size=4, epochs=1, verbose=0)
+    model.fit(x, np.zeros((4, 2)), batch_size=4, epochs=1, **SILENT)
     got = ops.convert_to_numpy(norm.moving_mean)
     np.testing.assert_allclose(got, (1 - momentum) * mean, atol=1e-4)
 
@@ -205,8 +216,11 @@ def test_frozen_parts_leave_the_others_trainable(tiny_backbone):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": 0}, "labels: expected a positive integer"),
-        ({"labels": True}, "labels: expected a positive integer"),
+        ({"num_labels": 0}, "num_labels: expected a positive integer, received 0"),
+        ({"num_labels": True}, "num_labels: expected a positive integer"),
+        ({"num_labels": None}, "num_labels: expected a positive integer, received None"),
+        ({"num_labels": None, "labels": -1}, "num_labels: expected a positive integer"),
+        ({"labels": 2}, "expected one of them, received num_labels=2 and labels=2"),
         ({"pixel_std": 0.0}, "pixel_std: expected positive"),
         ({"pixel_std": float("nan")}, "pixel_std: expected positive"),
         ({"pixel_mean": [0.1, 0.2]}, "expected one number or 1"),
@@ -219,9 +233,35 @@ def test_frozen_parts_leave_the_others_trainable(tiny_backbone):
     ],
 )
 def test_bad_arguments(change, message, tiny_backbone):
-    arguments = {"colorizer": "deconv", "backbone": tiny_backbone(), "labels": 2, **PIXELS}
+    arguments = {"colorizer": "deconv", "backbone": tiny_backbone(), "num_labels": 2, **PIXELS}
     with pytest.raises(InputError, match=message):
         build_classifier(**{**arguments, **change})
+
+
+def test_labels_is_the_old_name_of_num_labels(tiny_backbone):
+    for name in ("num_labels", "labels"):
+        model = build_classifier("none", tiny_backbone(), **{name: 5}, **PIXELS)
+        assert model.output_shape == (None, 5)
+
+
+def test_random_backbones_are_named_none():
+    """As --backbone_weights=none says it; anything else would download."""
+    first, again = (
+        build_classifier("none", "ResNet18", 1, backbone_weights=weights, seed=0, **PIXELS)
+        for weights in ("none", None)
+    )
+    for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("make", [lambda model: model, classify_and_colorize, colorize_model])
+def test_every_model_is_called_with_what_it_was_built_from(make, tiny_backbone):
+    """Keras warns otherwise, on every first call ("The structure of `inputs` doesn't match")."""
+    model = make(build_classifier("color_u", tiny_backbone(), 2, **PIXELS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(_gray(1, 16, 16, 1))
+        model.predict_on_batch(_gray(1, 16, 16, 1))
 
 
 def test_parts_that_do_not_fit_are_refused(tiny_backbone):

@@ -1,21 +1,25 @@
 """The fused batch normalisation does what keras.layers.BatchNormalization does."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import ops
 
+from medcolor_tf.catalog import FROZEN_BN
 from medcolor_tf.models import backbones as backbones_module
 from medcolor_tf.models import build_backbone, build_classifier, build_colorizer, set_bn_momentum
 from medcolor_tf.models import classifier as classifier_module
 from medcolor_tf.models import torch_layers as torch_layers_module
 from medcolor_tf.models.fast.batch_norm import FusedBatchNormalization
-from medcolor_tf.models.fast_layers import use_fast_layers
+from medcolor_tf.models.fast.replace import use_fast_layers
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.training import strategies
 
-PIXELS = {"pixel_mean": 0.5, "pixel_std": 0.25}
+ops: Any = keras.ops  # not annotated in Keras
+
+PIXELS: dict[str, Any] = {"pixel_mean": 0.5, "pixel_std": 0.25}
 SHAPES = [(3, 5, 7, 4), (2, 1, 1, 3), (16, 8, 8, 1), (1, 33, 17, 5)]
 KERNELS = {"FusedBatchNormV3", "FusedBatchNormGradV3"}
 
@@ -140,7 +144,7 @@ def test_the_kernel_is_used_where_it_should_be():
             with tf.GradientTape() as tape:
                 tape.watch(x)
                 y = layer(x, training=training)
-            return tape.gradient(y, x, output_gradients=dy)
+            return tape.gradient([y], x, output_gradients=[dy])
 
         return KERNELS & set(_operations(step.get_concrete_function(x)))
 
@@ -327,7 +331,7 @@ def test_saved_and_exported(tiny_backbone, tmp_path):
     gray = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1)).astype("float32")
     expected = model(gray, training=False)
     model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded: Any = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(loaded(gray, training=False), expected, atol=1e-6)
     assert {type(layer) for layer in _norms(loaded)} == {FusedBatchNormalization}
     model.export(tmp_path / "exported", verbose=False)
@@ -344,7 +348,7 @@ def test_momentum_is_set_in_fused_layers(tiny_backbone):
     np.testing.assert_allclose(norm.moving_mean, np.mean(features, (0, 1, 2)), atol=1e-5)
 
 
-@pytest.mark.parametrize("frozen_bn", strategies.FROZEN_BN)
+@pytest.mark.parametrize("frozen_bn", FROZEN_BN)
 def test_frozen_backbone(frozen_bn, tiny_backbone, monkeypatch):
     """ "batch" uses and updates batch statistics in frozen parts, "moving" does neither."""
     fused = build_classifier("none", tiny_backbone(), 2, seed=0, **PIXELS)

@@ -1,5 +1,8 @@
 """A folded part gives what the part gives, and takes its weights as they are."""
 
+import warnings
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -9,9 +12,9 @@ from medcolor_tf.models import build_classifier
 from medcolor_tf.models.fast.folding import fold_batch_norm
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import strategies
-from medcolor_tf.training.session import training_model
+from medcolor_tf.training.build import training_model
 
-PIXELS = {"pixel_mean": 0.5, "pixel_std": 0.25}
+PIXELS: dict[str, Any] = {"pixel_mean": 0.5, "pixel_std": 0.25}
 
 
 def _norm(name):
@@ -97,6 +100,18 @@ def test_bfloat16_keeps_half_the_bytes():
     np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
 
 
+def test_a_sequential_model():
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(4, 3), _norm("a")])
+    _randomize(model)
+    folded = fold_batch_norm(model)
+    assert [type(layer).__name__ for layer in folded.layers] == ["InputLayer", "Conv2D"]
+    x = np.random.default_rng(1).normal(size=(1, 6, 5, 3)).astype("float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Keras', where inputs are not what a model was built from
+        found = folded(x)
+    np.testing.assert_allclose(found, model(x, training=False), rtol=2e-5, atol=2e-5)
+
+
 def test_other_models_come_back_as_they_are():
     class Own(keras.Model):
         def call(self, x):
@@ -107,6 +122,7 @@ def test_other_models_come_back_as_they_are():
 
 
 @pytest.mark.parametrize("name", ["ResNet18", "DenseNet121"])
+@pytest.mark.slow
 def test_backbones(name):
     model = build_classifier("none", name, 2, backbone_weights=None, seed=0, **PIXELS)
     backbone = model.get_layer("backbone")

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from medcolor_tf.models import build_classifier, build_colorizer
+from medcolor_tf.models.fast.replace import use_fast_layers
 from medcolor_tf.models.fast.stem import StemConv2D, is_stem
-from medcolor_tf.models.fast_layers import use_fast_layers
 
 
 def _run(layer, x):

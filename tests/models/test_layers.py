@@ -1,11 +1,11 @@
 """Each layer against a plain numpy loop with PyTorch's definition."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
-from medcolor_tf.models.initializers import ICNR, layer_seed, torch_uniform
 from medcolor_tf.models.layers import (
     CopyChannels,
     DepthwiseConv2DTranspose,
@@ -14,7 +14,9 @@ from medcolor_tf.models.layers import (
     PixelShuffle,
     ReplicatePadAveragePool,
 )
-from medcolor_tf.models.torch_layers import TorchLayers
+from medcolor_tf.models.torch_layers import ICNR, TorchLayers, layer_seed, torch_uniform
+
+ops: Any = keras.ops  # not annotated in Keras
 
 
 def _random(*shape, seed=0):
@@ -23,6 +25,10 @@ def _random(*shape, seed=0):
 
 def _numpy(tensor):
     return ops.convert_to_numpy(tensor)
+
+
+def _conv(filters, initializer, **arguments):
+    return keras.layers.Conv2D(filters, 1, kernel_initializer=initializer, **arguments)
 
 
 def _torch_conv(x, kernel, stride, padding):
@@ -127,7 +133,7 @@ def test_blur_has_the_transposed_gradient():
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = ReplicatePadAveragePool()(x)
-    gradient = tape.gradient(y, x, output_gradients=dy)
+    gradient = tape.gradient([y], x, output_gradients=[dy])
     basis = np.eye(35, dtype="float32").reshape(35, 5, 7, 1)
     columns = _numpy(ReplicatePadAveragePool()(basis)).reshape(35, 35)  # row i: blur of pixel i
     expected = np.einsum("ij,bjc->bic", columns, _numpy(dy).reshape(2, 35, 3)).reshape(dy.shape)
@@ -171,7 +177,7 @@ def test_normalize_per_channel():
         ReplicatePadAveragePool(),
         PaddedMaxPool2D(5, 3, 2),
         DepthwiseConv2DTranspose(8, 4, kernel_initializer=torch_uniform(64, 1)),
-        keras.layers.Conv2D(8, 1, kernel_initializer=ICNR(2, seed=3)),
+        _conv(8, ICNR(2, seed=3)),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -195,7 +201,7 @@ def test_icnr_repeats_each_sub_kernel():
 
 
 def test_icnr_makes_the_shuffled_image_piecewise_constant():
-    conv = keras.layers.Conv2D(48, 1, kernel_initializer=ICNR(4, seed=0), use_bias=False)
+    conv = _conv(48, ICNR(4, seed=0), use_bias=False)
     image = _numpy(PixelShuffle(4)(conv(_random(1, 2, 3, 64))))
     np.testing.assert_allclose(image, np.kron(image[:, ::4, ::4], np.ones((1, 4, 4, 1))))
 
@@ -208,5 +214,5 @@ def test_icnr_refuses_filters_it_cannot_divide():
 def test_layer_seeds_differ_by_name_and_seed():
     seeds = {layer_seed(seed, name) for seed in (0, 1) for name in ("a", "b")}
     assert len(seeds) == 4
-    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert all(seed is not None and 0 <= seed < 2**31 for seed in seeds)
     assert layer_seed(None, "a") is None

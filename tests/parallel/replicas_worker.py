@@ -75,10 +75,11 @@ def train(run_dir: Path, base: TrainConfig, **change) -> None:
 def watch(folder: Path) -> None:
     """Keeps every loss and the first checkpoint; the LR finder takes fewer steps."""
     trainer.find_lr = functools.partial(trainer.find_lr, steps=8, low=0.002, high=0.02)
-    checkpoint, point = trainer._checkpoint, callbacks.LossCurve.on_train_batch_end
+    point = callbacks.LossCurve.on_train_batch_end
+    save_checkpoint = trainer.Trainer.save_checkpoint
 
-    def checkpoint_and_copy(session, log, step, *rest):
-        checkpoint(session, log, step, *rest)
+    def save_and_copy(self, step, *rest):
+        save_checkpoint(self, step, *rest)
         if step == 2:
             shutil.copytree(folder / name, folder / f"{name}-half")
 
@@ -86,7 +87,8 @@ def watch(folder: Path) -> None:
         losses.setdefault(name, []).append(float(logs["loss"]))
         point(self, batch, logs)
 
-    trainer._checkpoint, callbacks.LossCurve.on_train_batch_end = checkpoint_and_copy, keep_loss
+    trainer.Trainer.save_checkpoint = save_and_copy
+    callbacks.LossCurve.on_train_batch_end = keep_loss
 
 
 def backbone(folder: Path) -> str:

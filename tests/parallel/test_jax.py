@@ -12,13 +12,14 @@ from pathlib import Path
 import keras
 import pytest
 
-from medcolor_tf.evaluation.evaluate import evaluate
 from medcolor_tf.files import read_json
 from medcolor_tf.runs import folder
 from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.serving.evaluate_run import evaluate_run
 from medcolor_tf.training import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 
 
 class Killed(BaseException):
@@ -49,14 +50,14 @@ def test_a_run_begun_on_tensorflow_goes_on_alike_on_jax(small_dataset, tmp_path,
         evaluate=("test",),
     )
 
-    def die_after_two(session, log, step, *others):
-        keep(session, log, step, *others)
+    def die_after_two(self, step, *others):
+        save_checkpoint(self, step, *others)
         if step == 2:
             raise Killed
 
-    keep = trainer._checkpoint
+    save_checkpoint = trainer.Trainer.save_checkpoint
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_checkpoint", die_after_two)
+        patch.setattr(trainer.Trainer, "save_checkpoint", die_after_two)
         with pytest.raises(Killed):
             trainer.train(config)
     other = dataclasses.replace(config, run_dir=str(tmp_path / "jax"))
@@ -87,5 +88,5 @@ def test_a_run_begun_on_tensorflow_goes_on_alike_on_jax(small_dataset, tmp_path,
         assert step == other_step
         assert other_loss == pytest.approx(loss, rel=1e-4)
     on_jax = read_json(Path(other.run_dir) / "evaluation-test.json")
-    on_tensorflow = evaluate(other.run_dir, other.data_dir, out=str(tmp_path / "again"))
+    on_tensorflow = evaluate_run(other.run_dir, other.data_dir, out=str(tmp_path / "again"))
     assert on_jax["observations"] == on_tensorflow["observations"]

@@ -19,6 +19,7 @@ from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

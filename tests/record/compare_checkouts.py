@@ -3,8 +3,9 @@
     python -m tests.record.compare_checkouts BEFORE AFTER --work=FOLDER
 
 Weights, logs, shards, predictions, pictures and the report's tables must be the same byte for byte;
-in JSON files what names versions, times or this machine's folders is left out. It takes some
-ten minutes on two cores; --only=train,report runs a part. Exit status 1 where anything differs.
+in JSON files, and in the metadata of safetensors files, what names versions, times or this
+machine's folders is left out. It takes some ten minutes on two cores; --only=train,report runs a
+part. Exit status 1 where anything differs.
 """
 
 import argparse
@@ -214,16 +215,39 @@ def compare(before: Path, after: Path) -> list[str]:
     lines = [f"only before: {name}" for name in sorted(old.keys() - new.keys())]
     lines += [f"only after: {name}" for name in sorted(new.keys() - old.keys())]
     for name in sorted(old.keys() & new.keys()):
-        if content(old[name], before) != content(new[name], after):
+        expected = content(old[name], before)
+        if expected != without_new_flags(content(new[name], after), expected):
             lines.append(f"differs: {name}")
     return lines
+
+
+def without_new_flags(value, before):
+    """Returns a JSON value without the options that BEFORE does not have: new ones are allowed."""
+    if isinstance(value, dict) and isinstance(before, dict):
+        flags = {"flags"} & value.keys() & before.keys()
+        known = {k: {f: v for f, v in value[k].items() if f in before[k]} for k in flags}
+        return {k: without_new_flags(v, before.get(k)) for k, v in (value | known).items()}
+    if isinstance(value, list) and isinstance(before, list) and len(value) == len(before):
+        return [without_new_flags(item, b) for item, b in zip(value, before, strict=True)]
+    return value
 
 
 def content(path: Path, root: Path):
     """Returns what of a file is compared."""
     if path.suffix == ".json":
         return without(json.loads(path.read_text()), root)
+    if path.suffix == ".safetensors":
+        return safetensors_content(path.read_bytes(), root)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def safetensors_content(data: bytes, root: Path):
+    """Returns a weights file's metadata without what differs, its tensors' places, their hash."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    places = json.loads(data[8:end])
+    texts = places.pop("__metadata__", {})
+    metadata = {name: without(json.loads(text), root) for name, text in texts.items()}
+    return metadata, list(places.items()), hashlib.sha256(data[end:]).hexdigest()
 
 
 def without(value, root: Path):

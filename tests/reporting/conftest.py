@@ -1,4 +1,4 @@
-"""A page with everything in it, and a real browser to open pages in."""
+"""A report with everything in it, and a real browser to open pages in."""
 
 import json
 import re
@@ -118,28 +118,28 @@ def _open(binary, scratch, path, width, height, anchor, script) -> Opened:
 
 @pytest.fixture(scope="session")
 def pictures():
-    """An SVG of three panels and a PNG montage, drawn by our own functions."""
-    from medcolor_tf.reporting import figures
+    """An SVG of three panels and a PNG of rows of images, drawn by our own functions."""
+    from medcolor_tf.reporting.figures.charts import Line, line_panels
+    from medcolor_tf.reporting.figures.image_grid import image_grid
 
     x = np.linspace(0, 1, 30)
-    panels = {name: [figures.Line("Baseline", x, x**0.4)] for name in ("Edema", EVIL)}
+    panels = {name: [Line("Baseline", x, x**0.4)] for name in ("Edema", EVIL)}
     gray = [np.full((64, 64, 3), 90 * n, np.uint8) for n in range(3)]
     return (
-        figures.curves(panels | {"Fracture": []}, "False positive rate", "True positive rate"),
-        figures.montage([("Gray", gray), ("ColorU, Color Module", gray)]),
+        line_panels(panels | {"Fracture": []}, "False positive rate", "True positive rate"),
+        image_grid([("Gray", gray), ("ColorU, Color Module", gray)]),
     )
 
 
 @pytest.fixture(scope="session")
-def full_page(pictures):
-    """A page with every kind of block, text that must be escaped, and Details in Details."""
-    from medcolor_tf.reporting.page import (
+def full_report(pictures):
+    """A report with every kind of content, and text that must be escaped."""
+    from medcolor_tf.reporting.contents import (
         Cell,
-        Code,
-        Details,
+        Commands,
         Figure,
         Note,
-        Page,
+        Report,
         Section,
         Table,
     )
@@ -152,25 +152,34 @@ def full_page(pictures):
         rows=(
             ("-", "Baseline", "78.4 ± 0.5", *["-"] * 9),
             (EVIL, "All", Cell("89.6 ± 0.2", link="runs-1", strong=True), *["1.0"] * 9),
-            ("ColorU", "All", Cell("88", link="table-inner"), *["1.0"] * 9),
+            ("ColorU", "All", Cell("88", link="table-folded"), *["1.0"] * 9),
         ),
         caption=f"Mean and deviation. {EVIL}",
         row_headers=2,
         groups=("Backbone: ResNet18", "Backbone: ResNet18", f"Backbone: {EVIL}"),
     )
-    inner = Table("inner", "Runs", ("Run", "Words"), (("/a/b c", "many words"),))
+    folded = Table(
+        name="folded",
+        title="Tests",
+        header=("Row A", "Row B", "p"),
+        rows=(("/a/b c", "many words", "0.5"),),
+        row_headers=2,
+        summary=f"Folded {EVIL}",
+        stacked=True,
+    )
     long = "/data/" + "very_long_name_without_a_place_to_break/" * 6
-    runs = (Code(f"python -m x --data={long} {EVIL}"), Details("Deeper", "deeper", (inner,)))
     first = (
         f"A paragraph. {EVIL} {long}",
         Note("warning", f"Few images. {EVIL}"),
         Note("info", "Two data sets."),
         wide,
         Figure("roc", f"ROC {EVIL}", svg, f"Curves {EVIL}", f"Caption {EVIL}"),
-        Figure("montage", "What the backbone sees", png, "Rows of images"),
+        Figure("images", "What the backbone sees", png, "Rows of images", summary="Images"),
+        folded,
     )
+    run = (f"Run 1 {EVIL}", f"python -m x --data={long} {EVIL}", f'{{"options": "{EVIL}"}}')
     sections = (
         Section(f"Results {EVIL}", "results", first),
-        Section("Runs", "runs", (Details(f"Run {EVIL} {long}", "runs-1", runs),)),
+        Section("Runs", "runs", (Commands(f"Commands {EVIL} {long}", "runs-1", (run,)),)),
     )
-    return Page(f"Report {EVIL}", f"Lead {EVIL}", sections)
+    return Report(f"Report {EVIL}", f"Lead {EVIL}", sections)

@@ -4,27 +4,26 @@ import html
 import io
 import re
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from medcolor_tf.reporting.figures import (
+from medcolor_tf.reporting.figures.charts import (
     Line,
-    SizeLine,
-    curves,
-    label_counts,
+    bar_panels,
     learning_curves,
-    montage,
-    size_curves,
-    size_differences,
+    line_panels,
+    size_chart,
 )
-from medcolor_tf.reporting.figures.drawing import looks
+from medcolor_tf.reporting.figures.drawing import line_styles
+from medcolor_tf.reporting.figures.image_grid import image_grid
 
 NAN = float("nan")
 X = [0, 0.25, 0.5, 1]
-SIZES = ([224, 2243, 22431], [0.1, 1, 10])
+PERCENTS = {224: 0.1, 2243: 1, 22431: 10}
 
 
 def ids(svg, start):
@@ -52,23 +51,30 @@ def assert_linear(drawn, given):
 
 
 def size_line(label, mean, std=(0.01, 0.02, 0.03)):
-    return SizeLine(label, *SIZES, mean, std)
+    mean, std = np.array(mean), np.array(std)
+    return Line(label, list(PERCENTS), mean, mean - std, mean + std)
+
+
+def sizes(*lines, y_label="mean AUC", zero=""):
+    return size_chart(lines, PERCENTS, y_label, zero)
 
 
 FIGURES = {
-    "curves": lambda: curves({"Edema": [Line("A", X, X)], "Mass": []}, "x", "y", diagonal=True),
+    "panels": lambda: line_panels(
+        {"Edema": [Line("A", X, X)], "Mass": []}, "x", "y", diagonal=True
+    ),
     "learning": lambda: learning_curves([Line("A", [1, 2, 3], [0.5, 0.6, 0.7])]),
-    "sizes": lambda: size_curves([size_line("A", [0.6, 0.7, 0.8])]),
-    "differences": lambda: size_differences([size_line("A", [0.1, 0.0, -0.1])], "B"),
-    "counts": lambda: label_counts({"all": {"Edema": {"positive": 3, "negative": 4}}}),
-    "montage": lambda: montage([("Gray", [np.zeros((9, 9, 3), np.uint8)])]),
+    "sizes": lambda: sizes(size_line("A", [0.6, 0.7, 0.8])),
+    "differences": lambda: sizes(size_line("A", [0.1, 0.0, -0.1]), zero="B"),
+    "counts": lambda: bar_panels({"all": {"Edema": {"positive": 3, "negative": 4}}}),
+    "images": lambda: image_grid([("Gray", [np.zeros((9, 9, 3), np.uint8)])]),
 }
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 def test_same_bytes_whatever_the_users_style(draw):
     first = draw()
-    theirs = {"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "none"}
+    theirs: Any = {"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "none"}
     with matplotlib.rc_context(theirs):
         before = dict(matplotlib.rcParams)
         assert draw() == first
@@ -78,7 +84,7 @@ def test_same_bytes_whatever_the_users_style(draw):
         assert "<text" not in first  # paths: the same everywhere, whatever fonts there are
 
 
-@pytest.mark.parametrize("name", ["curves", "learning", "sizes", "differences", "counts"])
+@pytest.mark.parametrize("name", ["panels", "learning", "sizes", "differences", "counts"])
 def test_type_of_nine_points_at_least(name):
     scales = re.findall(r"scale\(([\d.]+) -", FIGURES[name]())
     assert len(scales) > 5
@@ -90,7 +96,7 @@ def test_curves_hold_every_line():
         "Edema": [Line("A", X, [0, 0.5, 0.7, 1]), Line("B", X, [0, 0.6, 0.9, 1])],
         "Mass": [Line("B", X, X)],
     }
-    svg = curves(panels, "False positive rate", "True positive rate", diagonal=True)
+    svg = line_panels(panels, "False positive rate", "True positive rate", diagonal=True)
     lines = ids(svg, "line-")
     assert len(lines) == 3
     given = [line for found in panels.values() for line in found]
@@ -104,7 +110,7 @@ def test_curves_hold_every_line():
 
 
 def test_curves_without_diagonal_at_most_three_columns():
-    svg = curves({str(n): [Line("A", X, X)] for n in range(7)}, "x", "y")
+    svg = line_panels({str(n): [Line("A", X, X)] for n in range(7)}, "x", "y")
     assert not ids(svg, "diagonal")
     panels = [points(next(iter(panel))) for panel in ids(svg, "panel-")]
     corners = np.round([panel.min(axis=0) for panel in panels], 1)
@@ -114,41 +120,41 @@ def test_curves_without_diagonal_at_most_three_columns():
 
 
 def test_panels_say_why_they_are_empty():
-    svg = curves(
+    svg = line_panels(
         {
             "Mass": [],
             "Edema": [Line("A", [0, 1], [NAN, NAN])],
-            "Hernia": "no $predictions",
             "None": [Line("A", [], [])],
         },
         "x",
         "y",
     )
     assert not ids(svg, "line-")
-    assert {"one class only", "no values", "no $predictions"} < set(texts(svg))
+    assert {"one class only", "no values"} < set(texts(svg))
 
 
-def test_bands_and_notes():
-    band = Line("A", X, X, low=[0, 0.1, NAN, 1], high=[0, 0.4, NAN, 1], note="0.89")
-    svg = curves({"Edema": [band, Line("B", X, X)]}, "x", "y")
+def test_bands():
+    band = Line("A", X, X, low=[0, 0.1, NAN, 1], high=[0, 0.4, NAN, 1])
+    svg = line_panels({"Edema": [band, Line("B", X, X)]}, "x", "y")
     assert len(ids(svg, "band-")) == 1
-    assert texts(svg).count("0.89") == 1
 
 
 def test_lines_of_few_points_are_marked():
     few, many = np.linspace(0, 1, 10), np.linspace(0, 1, 200)
-    marked, plain = (ids(curves({"": [Line("A", x, x)]}, "", ""), "line-")[0] for x in (few, many))
+    marked, plain = (
+        ids(line_panels({"": [Line("A", x, x)]}, "", ""), "line-")[0] for x in (few, many)
+    )
     assert len([e for e in marked.iter() if e.tag.endswith("use")]) == 10
     assert not [e for e in plain.iter() if e.tag.endswith("use")]
-    (single,) = ids(curves({"": [Line("A", [0.5], [0.5])]}, "", ""), "line-")
+    (single,) = ids(line_panels({"": [Line("A", [0.5], [0.5])]}, "", ""), "line-")
     assert [e for e in single.iter() if e.tag.endswith("use")]
 
 
 def test_nan_is_a_gap():
-    svg = curves({"": [Line("A", X, [0, NAN, 0.5, 1])]}, "", "")
+    svg = line_panels({"": [Line("A", X, [0, NAN, 0.5, 1])]}, "", "")
     (line,) = ids(svg, "line-")
     assert len(points(line)) == 3
-    path = next(e for e in line.iter() if e.tag.endswith("path")).get("d")
+    path = next(e for e in line.iter() if e.tag.endswith("path")).get("d", "")
     assert path.split()[::3] == ["M", "M", "L"]  # nothing leads to the second point drawn
     assert len([e for e in line.iter() if e.tag.endswith("use")]) == 3
 
@@ -156,11 +162,11 @@ def test_nan_is_a_gap():
 @pytest.mark.parametrize("name", ["_private $x", "a$b$ <&>", "%--% " + "ä" * 60])
 def test_names_are_taken_literally(name, recwarn):
     svgs = [
-        curves({name: [Line(name, X, X, note=name)]}, "x", "y"),
+        line_panels({name: [Line(name, X, X)]}, "x", "y"),
         learning_curves([Line(name, X, X)]),
-        size_curves([size_line(name, [0.6, 0.7, 0.8])], y_label=name),
-        size_differences([size_line("A", [0.6, 0.7, 0.8])], name),
-        label_counts({name: {name: {"positive": 1}}}),
+        sizes(size_line(name, [0.6, 0.7, 0.8]), y_label=name),
+        sizes(size_line("A", [0.6, 0.7, 0.8]), zero=name),
+        bar_panels({name: {name: {"positive": 1}}}),
     ]
     assert not recwarn.list  # of a layout that fails, a formula that is none
     start = name[:10].replace("--", "- -")  # two dashes would end the comment
@@ -170,7 +176,7 @@ def test_names_are_taken_literally(name, recwarn):
 
 def test_long_legends_make_the_figure_higher():
     def height(lines):
-        return float(ET.fromstring(learning_curves(lines)).get("height")[:-2])
+        return float(ET.fromstring(learning_curves(lines)).get("height", "")[:-2])
 
     few = height([Line("Baseline", X, X)])
     many = height([Line(f"{n} " + "long " * 30, X, X) for n in range(20)])
@@ -188,7 +194,7 @@ def test_learning_curves_share_a_legend_entry():
     assert_linear(points(lines[2])[:, 0], steps)
     assert_linear(
         np.concatenate([points(line)[:, 1] for line in lines[:3]]),
-        [y for line in repeats for y in line.y],
+        np.concatenate([np.asarray(line.y) for line in repeats]),
     )
 
 
@@ -198,12 +204,12 @@ def test_size_curves():
         size_line("All", [0.65, 0.75, 0.78], std=[0.01, NAN, NAN]),
         size_line("Alone", [0.7, NAN, 0.8], std=[NAN] * 3),
     ]
-    svg = size_curves(lines, baseline_label="Baseline")
+    svg = sizes(*lines)
     drawn = ids(svg, "line-")
     assert len(drawn) == 3
-    assert_linear(points(drawn[0])[:, 0], np.log(SIZES[0]))
+    assert_linear(points(drawn[0])[:, 0], np.log(list(PERCENTS)))
     both = np.concatenate([points(line)[:, 1] for line in drawn[:2]])
-    assert_linear(both, [*lines[0].mean, *lines[1].mean])
+    assert_linear(both, np.concatenate([np.asarray(line.y) for line in lines[:2]]))
     bars = [len([e for e in group.iter() if e.tag.endswith("path")]) for group in ids(svg, "err")]
     assert bars[:2] == [3, 1]
     assert sum(bars) == 4
@@ -218,8 +224,8 @@ def test_size_curves():
 
 
 def test_size_names_that_would_overlap_are_left_out():
-    images = [1000, 1010, 5000]
-    svg = size_curves([SizeLine("A", images, [10, 10.1, 50], [0.5, 0.6, 0.7], [NAN] * 3)])
+    percents = {1000: 10, 1010: 10.1, 5000: 50}
+    svg = size_chart([Line("A", list(percents), [0.5, 0.6, 0.7])], percents, "mean AUC")
     shown = "\n".join(texts(svg))
     assert "5,000" in shown
     assert "1,010" in shown
@@ -227,24 +233,24 @@ def test_size_names_that_would_overlap_are_left_out():
 
 
 def test_one_size():
-    svg = size_curves([SizeLine("A", [500], [100], [0.7], [0.1])])
+    svg = size_chart([Line("A", [500], [0.7], [0.6], [0.8])], {500: 100}, "mean AUC")
     assert "500" in "\n".join(texts(svg))
     assert len(ids(svg, "line-")) == 1
 
 
 def test_size_differences():
-    svg = size_differences([size_line("All", [0.1, 0.05, 0.0])], "Baseline All")
+    svg = sizes(size_line("All", [0.1, 0.05, 0.0]), zero="Baseline All")
     (zero,), (line,) = ids(svg, "zero"), ids(svg, "line-")
     assert points(line)[2, 1] == pytest.approx(points(zero)[0, 1], abs=0.01)
     assert points(line)[0, 1] > points(zero)[0, 1]
     assert {"All", "Baseline All"} < set(texts(svg))
 
 
-def test_looks_are_shared_and_differ():
+def test_line_styles_are_shared_and_differ():
     order = [f"strategy {n}" for n in range(35)]
-    every = looks(order)
-    assert len({(colour, dash) for colour, dash, _ in every.values()}) == 35
-    some = looks(["new", order[7], order[3], order[7]], order)
+    every = line_styles(order)
+    assert len({(style["color"], style["linestyle"]) for style in every.values()}) == 35
+    some = line_styles(["new", order[7], order[3], order[7]], order)
     assert list(some) == [order[3], order[7], "new"]
     assert some[order[7]] == every[order[7]]
 
@@ -255,7 +261,7 @@ def test_label_counts():
         "Mass": {"positive": 100, "negative": 130000, "uncertain": 0},
     }
     subset = {name: {kind: n // 1000 for kind, n in row.items()} for name, row in full.items()}
-    svg = label_counts({"100 %": full, "0.1 %": subset})
+    svg = bar_panels({"100 %": full, "0.1 %": subset})
     assert len(ids(svg, "bar-")) == 2 * 2 * 3  # no bars for blank, which does not occur
     widths = {}
     for bar in ids(svg, "bar-")[:6]:
@@ -271,22 +277,21 @@ def test_label_counts():
 
 
 def test_label_counts_of_one_half_and_other_observations():
-    svg = label_counts({"a": {"Edema": {"positive": 5}}, "b": {"Mass": {"blank": 7}}})
+    svg = bar_panels({"a": {"Edema": {"positive": 5}}, "b": {"Mass": {"blank": 7}}})
     assert {"Edema", "Mass", "positive", "blank", "5", "7"} < set(texts(svg))
-    assert len(ids(label_counts({"all": {"Edema": {"positive": 5}}}), "bar-")) == 1
+    assert len(ids(bar_panels({"all": {"Edema": {"positive": 5}}}), "bar-")) == 1
 
 
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: curves({}, "x", "y"),
+        lambda: line_panels({}, "x", "y"),
         lambda: learning_curves([]),
-        lambda: size_curves([]),
-        lambda: size_differences([], "Baseline All"),
-        lambda: label_counts({}),
-        lambda: label_counts({"all": {"Edema": {"maybe": 1}}}),
-        lambda: montage([]),
-        lambda: montage([("Gray", [])]),
+        lambda: size_chart([], {}, "mean AUC"),
+        lambda: bar_panels({}),
+        lambda: bar_panels({"all": {"Edema": {"maybe": 1}}}),
+        lambda: image_grid([]),
+        lambda: image_grid([("Gray", [])]),
     ],
 )
 def test_nothing_to_draw(draw):
@@ -298,12 +303,12 @@ def opened(png):
     return np.asarray(Image.open(io.BytesIO(png)))
 
 
-def test_montage_is_pixel_exact():
+def test_image_grid_is_pixel_exact():
     random = np.random.default_rng(0)
     gray, coloured = (
         [random.integers(0, 256, (50, 60, 3), np.uint8) for _ in range(4)] for _ in range(2)
     )
-    picture = opened(montage([("Gray", gray), ("ColorU, Color Module", coloured)]))
+    picture = opened(image_grid([("Gray", gray), ("ColorU, Color Module", coloured)]))
     height, width = 150, 180  # three times as large: the longer side has 128 pixels at least
     left = picture.shape[1] - (4 * width + 3 * 8)
     assert picture.shape[0] == 2 * height + 8
@@ -320,17 +325,17 @@ def test_montage_is_pixel_exact():
 @pytest.mark.parametrize(
     ("size", "shown"), [((64, 64), 128), ((127, 100), 254), ((200, 9), 200), ((640, 320), 256)]
 )
-def test_montage_sizes(size, shown):
+def test_image_grid_sizes(size, shown):
     image = np.full((*size[::-1], 3), 128, np.uint8)
-    picture = opened(montage([("", [image])]))
+    picture = opened(image_grid([("", [image])]))
     gray = (picture == 128).all(axis=-1)
     assert gray.any(axis=0).sum() == shown
 
 
-def test_montage_rows_of_different_lengths_and_long_labels():
+def test_image_grid_rows_of_different_lengths_and_long_labels():
     image = np.zeros((128, 128, 3), np.uint8)
     label = "a label that takes " * 20
-    picture = opened(montage([("Gray", [image] * 3), (label, [image])]))
+    picture = opened(image_grid([("Gray", [image] * 3), (label, [image])]))
     left = picture.shape[1] - (3 * 128 + 2 * 8)
     height = (picture.shape[0] - 8) // 2
     assert height > 128

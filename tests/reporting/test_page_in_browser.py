@@ -2,15 +2,15 @@
 
 import pytest
 
-from medcolor_tf.reporting.page import write
+from medcolor_tf.reporting.output import write
 
 OPEN = "[...document.querySelectorAll('details[open]')].map((d) => d.id)"
 
 
 @pytest.fixture(scope="module")
-def report(full_page, tmp_path_factory):
+def report(full_report, tmp_path_factory):
     """Path of the written page."""
-    return write(full_page, tmp_path_factory.mktemp("report"))
+    return write(full_report, tmp_path_factory.mktemp("report"))
 
 
 def test_browser_would_notice(open_in_chromium, tmp_path):
@@ -44,17 +44,31 @@ def test_opens_cleanly(open_in_chromium, report, width):
       const closed = {OPEN};
       document.querySelectorAll("details").forEach((d) => {{ d.open = true; }});
       await pause();
-      const sizes = [...document.images].map((image) => [image.clientWidth, image.naturalWidth]);
+      const width = (image) => image.clientWidth;
+      const natural = [...document.images].map((image) => image.naturalWidth);
+      const room = [...document.images].map((image) => image.parentElement.clientWidth);
+      const whole = [...document.images].map(width);
+      const switches = [...document.querySelectorAll(".enlarge")].map((l) => l.offsetWidth > 0);
+      document.querySelectorAll(".enlarge input").forEach((input) => input.click());
+      await pause();
+      const enlarged = [...document.images].map(width);
       const scripts = document.scripts.length;
-      return {{ closed, sizes, scripts }};
+      return {{ closed, natural, room, whole, switches, enlarged, scripts }};
     """
     seen = open_in_chromium(report, width, script=script)
     seen.assert_clean()
     assert seen.inner_width == width
     assert seen.result["closed"] == []
     assert seen.result["scripts"] == 1  # no name has become one
-    for shown, natural in seen.result["sizes"]:
-        assert min(0.79 * natural, 704) <= shown <= natural  # type stays legible on a phone
+    natural, whole = seen.result["natural"], seen.result["whole"]
+    assert len(natural) == 2
+    for size, shown, room in zip(natural, whole, seen.result["room"], strict=True):
+        assert min(size, 0.9 * room) <= shown <= min(size, room)  # a figure is seen whole
+    assert seen.result["switches"] == [width < 1024] * 2
+    if width < 1024:  # and enlarged, its type is legible
+        assert seen.result["enlarged"] == natural
+    else:
+        assert whole == natural
 
 
 def test_wide_table_scrolls_in_its_own_region(open_in_chromium, report):
@@ -87,8 +101,9 @@ def test_wide_table_scrolls_in_its_own_region(open_in_chromium, report):
         ("", []),
         ("results", []),
         ("runs-1", ["runs-1"]),
-        ("deeper", ["runs-1", "deeper"]),
-        ("table-inner", ["runs-1", "deeper"]),
+        ("folded", ["folded"]),
+        ("table-folded", ["folded"]),
+        ("figure-images", ["images"]),
     ],
 )
 def test_anchor_opens_details(open_in_chromium, report, anchor, opened):
@@ -103,7 +118,7 @@ def test_anchor_opens_details(open_in_chromium, report, anchor, opened):
 def test_link_opens_details_again_and_again(open_in_chromium, report):
     script = f"""
       const seen = [];
-      for (const target of ["runs-1", "runs-1", "table-inner"]) {{
+      for (const target of ["runs-1", "runs-1", "table-folded"]) {{
         document.querySelectorAll("details").forEach((d) => {{ d.open = false; }});
         document.querySelector(`td a[href="#${{target}}"]`).click();
         await pause();
@@ -117,5 +132,22 @@ def test_link_opens_details_again_and_again(open_in_chromium, report):
     assert seen.result == [
         [["runs-1"], True],
         [["runs-1"], True],
-        [["runs-1", "deeper"], True],
+        [["folded"], True],
     ]
+
+
+def test_stacked_table_needs_no_scrolling_on_a_phone(open_in_chromium, report):
+    script = """
+      document.getElementById("folded").open = true;
+      await pause();
+      const region = document.querySelector("#table-folded .scroll");
+      const cell = region.querySelector("td").getBoundingClientRect();
+      const label = page.getComputedStyle(region.querySelector("td"), "::before").content;
+      return { wide: region.scrollWidth > region.clientWidth, right: cell.right, label };
+    """
+    seen = open_in_chromium(report, 360, script=script)
+    seen.assert_clean()
+    assert not seen.result["wide"]
+    assert seen.result["right"] <= 360
+    assert seen.result["label"] == '"p"'
+    assert open_in_chromium(report, 1280, script=script).result["label"] == "none"

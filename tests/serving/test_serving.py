@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_prep.images import read_image
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation import gradcam
+from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.export import ExportConfig
 from medcolor_tf.models import classify_and_colorize
@@ -23,9 +23,10 @@ from medcolor_tf.predict import PredictConfig
 from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.serving.export import export
-from medcolor_tf.serving.inputs import decode_gray, prepare
-from medcolor_tf.serving.predict import Pictures, list_items, predict
+from medcolor_tf.serving.export import decode_gray, export, prepare
+from medcolor_tf.serving.predict import Pictures, predict
+
+pytestmark = pytest.mark.slow
 
 
 def make_run(folder, channels=1, bits=8, colorizer="color_u"):
@@ -34,7 +35,12 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u"):
     # Seeded: some draws leave ReLU nothing, and then all images are alike.
     initializer = keras.initializers.GlorotUniform(seed=5)
     x = keras.layers.Conv2D(
-        4, 3, strides=2, padding="same", kernel_initializer=initializer, name="conv1"
+        4,
+        3,
+        strides=2,
+        padding="same",
+        kernel_initializer=initializer,  # pyright: ignore[reportArgumentType]
+        name="conv1",
     )(inputs)
     backbone = folder / "net.keras"
     folder.mkdir(parents=True)
@@ -76,11 +82,11 @@ def model(run_dir):
     return classify_and_colorize(runs.load_classifier(run_dir)[1])
 
 
-def pixels(*shape, seed=0, dtype=np.uint8):
+def pixels(*shape, seed=0, dtype: type = np.uint8):
     """Smooth pictures, as X-rays are: noise would make every resampling look wrong."""
     random = np.random.default_rng(seed)
     coarse = random.random((shape[0] // 8 + 1, shape[1] // 8 + 1)).astype(np.float32)
-    image = np.array(Image.fromarray(coarse).resize((shape[1], shape[0]), Image.BICUBIC))
+    image = np.array(Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
     return (np.clip(image, 0, 1) * np.iinfo(dtype).max).astype(dtype)
 
 
@@ -312,11 +318,13 @@ def test_explain_draws_grad_cam_of_every_image_that_can_be_read(run_dir, tmp_pat
     image = pixels(32, 32, seed=2)[None, ..., None]
     model = classify_and_colorize(classifier, features=True)
     logits, colorized, features = model.predict_on_batch(image)
-    maps = gradcam.grad_cam(features, classifier.get_layer("head").kernel.numpy())
-    heat = gradcam.to_heat(maps, sigmoid(logits))
+    maps = visualize.grad_cam(features, classifier.get_layer("head").kernel.numpy())
+    heat = visualize.to_heat(maps, sigmoid(logits))
     assert heat.max() > 0
     observations = ("Edema", "Pleural Effusion")
-    expected = gradcam.draw(image[0], colorized[0], heat[0], sigmoid(logits)[0], observations)
+    expected = visualize.draw_explanation(
+        image[0], colorized[0], heat[0], sigmoid(logits)[0], observations
+    )
     found = np.asarray(Image.open(rows[3]["explained"])).astype(int)
     # One probability may round to its neighbour when the batch is another.
     assert np.mean(np.abs(found - expected) > 2) < 1e-3
@@ -339,15 +347,15 @@ def test_explain_takes_some_observations_deep_images_and_models_without_colorize
         )
         assert predict(config) == (1, 0)
         widths.append(Image.open(tmp_path / f"explained{i}" / "t1.png").width)
-    assert np.diff(widths) == -(320 + gradcam.GAP)
+    assert np.diff(widths) == -(320 + visualize.GAP)
 
 
 def test_nothing_is_explained_unless_asked(run_dir, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("computed without --explain")
 
-    for name in ("grad_cam", "to_heat", "draw"):
-        monkeypatch.setattr(gradcam, name, refuse)
+    for name in ("grad_cam", "to_heat", "draw_explanation"):
+        monkeypatch.setattr(visualize, name, refuse)
     wanted = []
     monkeypatch.setattr(
         "medcolor_tf.serving.predict.classify_and_colorize",
@@ -400,23 +408,6 @@ def test_pictures_never_share_a_file_and_say_what_cannot_be_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(found)
     with pytest.raises(InputError, match=r"x+\.png: cannot be written \(File name too long\)"):
         pictures.save(["x" * 300], lambda i: picture)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ("nowhere", "no such file or folder"),
-        ("empty", "no image in this folder"),
-        ("list.csv", "no column path; it has file, label"),
-        ("none.csv", "no rows"),
-    ],
-)
-def test_inputs_that_are_not_there_are_named(tmp_path, inputs, message):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "list.csv").write_text("file,label\nx.png,1\n")
-    (tmp_path / "none.csv").write_text("path\n")
-    with pytest.raises(InputError, match=message):
-        list_items([str(tmp_path / inputs)], ("path",), 1)
 
 
 def test_runs_that_are_not_there_are_named(tmp_path, run_dir):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import medcolor_tf as mc
 from medcolor_tf import colorizer, evaluate
 from medcolor_tf import train as train_command
 from medcolor_tf.errors import InputError
@@ -17,12 +18,12 @@ from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
-from medcolor_tf.sharing import colorizer_file
-from medcolor_tf.training import strategies
-from medcolor_tf.training.session import Plan
-from medcolor_tf.training.trainer import train
+from medcolor_tf.sharing import colorizer_file, pretrained
+from medcolor_tf.training.plan import TrainPlan
+from medcolor_tf.training.trainer import Trainer, train
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,21 @@ def assert_same(first, second):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
+def test_load_colorizer_gives_the_trained_t_from_run_file_and_hub(run_dir, file, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *arguments, **more: file)
+    spec = ModelSpec.load(Path(run_dir) / runs.MODEL)
+    model, observations, loaded_spec = mc.load_run(run_dir)
+    assert (observations, loaded_spec) == (spec.observations, spec)
+    gray = np.random.default_rng(0).normal(size=(1, 16, 16, 1)).astype("float32")
+    expected = model.get_layer("colorizer")(gray)
+    for source in (run_dir, Path(run_dir), file, "hf://me/my.T"):
+        np.testing.assert_array_equal(mc.load_colorizer(source)(gray), expected)
+    with pytest.raises(InputError, match="/nowhere: no such run folder or colorizer file"):
+        mc.load_colorizer("/nowhere")
+    with pytest.raises(InputError, match=r"/nowhere/model\.json: no such file"):
+        mc.load_run("/nowhere")
+
+
 # Saving
 
 
@@ -79,7 +95,7 @@ def test_save_writes_T_of_the_best_checkpoint_and_its_card(run_dir, tmp_path, ca
     assert colorizer.main(["save", run_dir, str(tmp_path / "new" / "v1.2")]) == 0
     assert "use it with --init_from=" in capsys.readouterr().out
     path = tmp_path / "new" / "v1.2.safetensors"
-    source = strategies.open_source(str(path))
+    source = pretrained.read_parts(str(path))
     assert_same(source.arrays, best_colorizer(run_dir))
     assert (source.spec.colorizer, source.spec.backbone) == ("color_u", "")
     card = json.loads(path.with_suffix(".json").read_text())
@@ -219,8 +235,8 @@ def test_stage_two_from_a_file_starts_with_its_T(file, run_dir, other_data, tmp_
         steps=2,
         batch_size=8,
     )
-    session = Plan.of(config).build(runs.Run(tmp_path / "run"))
-    start = checkpoint.to_arrays(checkpoint.named_weights(session.classifier))
+    trainer = Trainer.build(TrainPlan.from_config(config), runs.Run(tmp_path / "run"))
+    start = checkpoint.to_arrays(checkpoint.named_weights(trainer.classifier))
     assert_same({k: start[k] for k in best_colorizer(run_dir)}, best_colorizer(run_dir))
 
 
@@ -263,7 +279,7 @@ def test_the_hub_out_of_reach(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(InputError) as error:
-        strategies.open_source("hf://me/T")
+        pretrained.read_parts("hf://me/T")
     first, second = str(error.value).splitlines()
     assert first.startswith("hf://me/T: colorizer.safetensors could not be downloaded")
     assert "ConnectionError: no route to host at all" in first
@@ -276,13 +292,13 @@ def test_offline_mode(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"hf://me/T: .* could not be downloaded"):
-        strategies.open_source("hf://me/T")
+        pretrained.read_parts("hf://me/T")
 
 
 @pytest.mark.parametrize("text", ["hf://", "hf://me", "hf://me/a/b", "hf://me/T@", "hf://me/T@a@b"])
 def test_addresses_that_are_none(text):
     with pytest.raises(InputError, match=r"expected hf://owner/name or hf://owner/name@revision"):
-        strategies.open_source(text)
+        pretrained.read_parts(text)
 
 
 class FakeApi:
@@ -307,7 +323,7 @@ class FakeApi:
         return type("Commit", (), {"oid": COMMIT})
 
 
-def on_the_hub(monkeypatch, api, token="secret"):
+def on_the_hub(monkeypatch, api, token: str | None = "secret"):
     monkeypatch.setattr(huggingface_hub, "HfApi", api)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
     return api
@@ -321,11 +337,14 @@ def test_publish_uploads_what_init_from_takes(run_dir, tmp_path, monkeypatch, ca
     assert api.calls == [("me/my-T", True, True)]
     assert set(api.files) == {"colorizer.safetensors", "colorizer.json", "README.md"}
     (tmp_path / "down.safetensors").write_bytes(api.files["colorizer.safetensors"])
-    source = strategies.open_source(str(tmp_path / "down.safetensors"))
+    source = pretrained.read_parts(str(tmp_path / "down.safetensors"))
     assert_same(source.arrays, best_colorizer(run_dir))
     assert json.loads(api.files["colorizer.json"]) == source.card
     readme = api.files["README.md"].decode()
-    assert readme.startswith("---\nlicense: cc-by-4.0\ntags:\n- medcolor_tf\n")
+    assert readme.startswith("---\n")
+    metadata = huggingface_hub.ModelCard(readme).data
+    assert (metadata["license"], metadata["library_name"]) == ("cc-by-4.0", "keras")
+    assert "medcolor_tf" in metadata["tags"]
     assert "--init_from=hf://me/my-T" in readme
     assert "| observations | Edema, Cardiomegaly, Pleural Effusion |" in readme
     for content in api.files.values():

@@ -12,9 +12,9 @@ from medcolor_tf.models import build_backbone, build_colorizer
 from medcolor_tf.models.torch_weights import _COLORIZER_NAMES, _RESNET_NAMES, torch_variables
 from medcolor_tf.runs import checkpoint, folder
 from medcolor_tf.runs.config import TrainConfig
-from medcolor_tf.sharing import colorizer_file
-from medcolor_tf.training import strategies
-from medcolor_tf.training.session import Plan
+from medcolor_tf.sharing import colorizer_file, pretrained
+from medcolor_tf.training.plan import TrainPlan
+from medcolor_tf.training.trainer import Trainer
 
 
 def torch_state(model, names, prefix):
@@ -63,9 +63,9 @@ def test_an_imported_checkpoint_brings_T_and_E(theta, small_dataset, tmp_path, c
         batch_size=8,
     )
     for strategy in ("all", "last_layer"):
-        plan = Plan.of(dataclasses.replace(config, strategy=strategy))
-        session = plan.build(folder.Run(tmp_path / "run"))
-        start = checkpoint.to_arrays(checkpoint.named_weights(session.classifier))
+        plan = TrainPlan.from_config(dataclasses.replace(config, strategy=strategy))
+        trainer = Trainer.build(plan, folder.Run(tmp_path / "run"))
+        start = checkpoint.to_arrays(checkpoint.named_weights(trainer.classifier))
         expected = named(T, "colorizer") | named(E, "backbone")
         assert_same({k: v for k, v in start.items() if not k.startswith("head/")}, expected)
     assert (plan.spec.pixel_mean, plan.spec.pixel_std) == (0.5028, 0.2902)
@@ -79,7 +79,7 @@ def test_T_alone_of_an_imported_checkpoint(theta, tmp_path):
     path, T, _ = theta
     colorizer_file.import_torch(path, str(tmp_path / "theta"))
     alone, _ = colorizer_file.save(str(tmp_path / "theta.safetensors"), str(tmp_path / "T"))
-    source = strategies.open_source(str(alone))
+    source = pretrained.read_parts(str(alone))
     assert_same(source.arrays, named(T, "colorizer"))
     assert source.spec.backbone == ""
     assert source.card["training"]["backbone"] == "ResNet18"
@@ -96,6 +96,6 @@ def test_an_unknown_backbone_stays_behind(tmp_path, capsys):
     assert "T (color_u) alone arrived: the backbone is neither" in out
     assert "(1 tensors, fire)" in out
     assert "ignored: step" in out
-    assert strategies.open_source(str(tmp_path / "out.safetensors")).spec.backbone == ""
+    assert pretrained.read_parts(str(tmp_path / "out.safetensors")).spec.backbone == ""
     assert colorizer.main(words) == 2
     assert "is there already" in capsys.readouterr().err

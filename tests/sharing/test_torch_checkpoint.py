@@ -4,11 +4,13 @@ import dataclasses
 import functools
 import pickle
 import sys
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
-from keras import ops
 from safetensors.numpy import save_file
+from torch_files import Call, Name, torch_save
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.models import build_backbone, build_colorizer
@@ -19,9 +21,10 @@ from medcolor_tf.models.torch_weights import (
     load_torch_densenet121,
     torch_variables,
 )
-from medcolor_tf.sharing import colorizer_file
+from medcolor_tf.sharing import colorizer_file, pretrained
 from medcolor_tf.sharing.torch_checkpoint import read_checkpoint
-from medcolor_tf.training import strategies
+
+ops: Any = keras.ops  # not annotated in Keras
 
 NAMES = ("deconv", "pixel_shuffle", "color_u")
 
@@ -68,7 +71,7 @@ def test_a_checkpoint_arrives_whole(name, tmp_path):
     got, channels, model = found.build_colorizer()
     assert (got, channels) == (name, 2)
     assert_same_weights(model, colorizer)
-    backbone_name, backbone = found.build_backbone()
+    backbone_name, backbone = found.build_backbone() or ("", None)
     assert backbone_name == "ResNet18"
     assert_same_weights(backbone, resnet18())
 
@@ -103,10 +106,10 @@ def import_golden(arrays, resnet18_state, tmp_path):
 
 def test_golden_backbone_through_the_import(golden, resnet18_state, tmp_path):
     reference = golden("resnet18")
-    source = strategies.open_source(import_golden(golden("color_u"), resnet18_state, tmp_path))
+    source = pretrained.read_parts(import_golden(golden("color_u"), resnet18_state, tmp_path))
     spec = dataclasses.replace(source.spec, observations=("any",))
     classifier = spec.build()
-    strategies.load_source(classifier, source)
+    pretrained.assign_parts(classifier, source)
     x = reference["input"].transpose(0, 2, 3, 1)
     features = run(classifier.get_layer("backbone"), x).transpose(0, 3, 1, 2)
     scale = np.abs(reference["features"]).max()
@@ -115,7 +118,7 @@ def test_golden_backbone_through_the_import(golden, resnet18_state, tmp_path):
 
 def densenet_state():
     """Draws DenseNet121's tensors in torchvision's names and order, as golden/README.md does."""
-    shapes = {"features.conv0.weight": (64, 3, 7, 7)}
+    shapes: dict[str, tuple[int, ...]] = {"features.conv0.weight": (64, 3, 7, 7)}
 
     def norm(name, width):
         for part in ("weight", "bias", "running_mean", "running_var"):
@@ -228,26 +231,29 @@ def test_other_files_are_refused(tmp_path, name, content, message):
         read_checkpoint(tmp_path / name)
 
 
-def test_pth_without_torch_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "t.pth").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"needs PyTorch, .*pip install torch, or convert"):
-        read_checkpoint(tmp_path / "t.pth")
-
-
-# With PyTorch, where it is installed
-
-
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("wrapper", ["none", "model", "state_dict"])
-def test_pth_as_fastai_and_others_save_it(tmp_path, wrapper):
-    torch = pytest.importorskip("torch")
+def test_pth_as_fastai_and_others_save_it(tmp_path, monkeypatch, wrapper, legacy):
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
     colorizer = build_colorizer("color_u", seed=3)
-    state = {k: torch.from_numpy(v) for k, v in authors_state(colorizer).items()}
+    state = authors_state(colorizer)
     wrapped = state if wrapper == "none" else {wrapper: state, "opt": {"param_groups": [1]}}
-    torch.save(wrapped, tmp_path / "theta.pth")
+    torch_save(wrapped, tmp_path / "theta.pth", legacy=legacy)
     found = read_checkpoint(tmp_path / "theta.pth")
     assert_same_weights(found.build_colorizer()[2], colorizer)
-    assert_same_weights(found.build_backbone()[1], resnet18())
+    _, backbone = found.build_backbone() or ("", None)
+    assert_same_weights(backbone, resnet18())
+
+
+def test_pth_in_half_precision(tmp_path):
+    colorizer = build_colorizer("color_u", seed=3)
+    state = torch_state(colorizer, _COLORIZER_NAMES)
+    half = {name: array.astype("float16") for name, array in state.items()}
+    torch_save(half, tmp_path / "half.pt")
+    model = read_checkpoint(tmp_path / "half.pt").build_colorizer()[2]
+    for weights, full in zip(model.get_weights(), colorizer.get_weights(), strict=True):
+        assert weights.dtype == np.float32
+        np.testing.assert_array_equal(weights, full.astype("float16"))
 
 
 class Code:
@@ -258,14 +264,17 @@ class Code:
 
 
 def test_a_pickle_with_more_than_tensors_is_refused_and_not_run(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save({"model": {}, "learner": Code()}, tmp_path / "zip.pth")
+    content = {"model": {}, "learner": Call(Name("sys", "exit"), (3,))}
+    torch_save(content, tmp_path / "zip.pth")
+    torch_save(content, tmp_path / "legacy.pth", legacy=True)
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Code(), protocol=2))
     (tmp_path / "cut.pth").write_bytes((tmp_path / "zip.pth").read_bytes()[:100])
-    for name in ("zip", "bare", "cut"):
+    for name in ("zip", "legacy", "bare", "cut"):
         with pytest.raises(InputError, match=f"{name}.pth: refused, .* more than tensors") as error:
             read_checkpoint(tmp_path / f"{name}.pth")
+        assert ("sys.exit" in str(error.value)) == (name != "cut")
         assert "weights_only=False" not in str(error.value)
+        assert "PyTorch is not installed" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +282,6 @@ def test_a_pickle_with_more_than_tensors_is_refused_and_not_run(tmp_path):
     [({"epoch": 3}, "received epoch"), ([1, 2], "received list"), ({"model": {}}, "received dict")],
 )
 def test_pth_without_tensors(tmp_path, content, message):
-    torch = pytest.importorskip("torch")
-    torch.save(content, tmp_path / "t.pth")
+    torch_save(content, tmp_path / "t.pth")
     with pytest.raises(InputError, match=f"no tensors by name; .*{message}"):
         read_checkpoint(tmp_path / "t.pth")

@@ -329,6 +329,7 @@ def test_each_gpu_has_one_run_at_a_time(data, tmp_path, fake_train, monkeypatch)
     assert sorted(gpu for _, gpu in fake_train()) == ["2", "5"]
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_same_command_waits_for_the_orphan_and_goes_on(
     data, tmp_path, fake_train, monkeypatch
 ):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from medcolor_tf.data.lines import Lines
+from medcolor_tf.data.packed_images import PackedImages
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import runtime
@@ -25,13 +25,14 @@ from medcolor_tf.training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE_BYTES = 24 * 40 * 32  # of the small data set's training images
+pytestmark = pytest.mark.slow
 
 
 def stored(split, block_bytes):
     """The split's images in a layer."""
-    lines = Lines.of(split)
-    channels, turned = split.info.channels, bool(lines.turned.any())
-    layer = device_cache.DeviceImages(lines.count, lines.side, channels, lines.dtype, turned)
+    lines = PackedImages.from_split(split)
+    channels, turned = split.info.channels, bool(lines.transposed.any())
+    layer = device_cache.DeviceImages(lines.rows, lines.side, channels, lines.dtype, turned)
     layer.fill(lines.blocks(block_bytes))
     return lines, layer
 
@@ -88,7 +89,8 @@ def test_images_of_several_shapes_share_the_array(tmp_path, write_small_dataset,
         ),
     )
     lines, layer = stored(split, 5000)
-    places = np.stack([lines.first + lines.slack, lines.turned], axis=1).astype("int32")
+    places = np.stack([lines.row_offsets + lines.overhang, lines.transposed], axis=1)
+    places = places.astype("int32")
     for picture, found in zip(pictures, layer(places).numpy(), strict=True):
         np.testing.assert_array_equal(found, picture[-32:, -32:])
 
@@ -173,12 +175,12 @@ def test_the_choice_follows_device_and_memory(
     small_dataset, monkeypatch, cache, free, accelerated, replicas, expected
 ):
     monkeypatch.setattr(runtime, "device", gpu(free, accelerated))
-    monkeypatch.setattr(device_cache.Fed, "load", lambda lines, model: (lines, model))
+    monkeypatch.setattr(device_cache.DeviceImageCache, "load", lambda lines, model: (lines, model))
     splits = [Split(small_dataset, name) for name in ("train", "valid")]
-    fed, why = device_cache.keep(cache, *splits, "model", replicas)
-    assert expected in why
-    assert (fed is not None) == why.startswith("cache device")
-    assert [split._resident is not None for split in splits] == [fed is None, True]
+    cached, note = device_cache.cache_images(cache, *splits, "model", replicas)
+    assert expected in note
+    assert (cached is not None) == note.startswith("cache device")
+    assert [split._ram_cache is not None for split in splits] == [cached is None, True]
 
 
 @pytest.mark.parametrize(
@@ -195,14 +197,14 @@ def test_what_the_device_cannot_hold_is_refused(
     monkeypatch.setattr(runtime, "device", gpu(free))
     splits = [Split(small_dataset, name, None, image_size) for name in ("train", "valid")]
     with pytest.raises(InputError, match=f"--cache=device: .*{message}.*expected --cache=ram"):
-        device_cache.keep("device", *splits, None, replicas)
+        device_cache.cache_images("device", *splits, None, replicas)
 
 
 def test_an_image_unlike_its_record_is_named(small_dataset):
     split = Split(small_dataset, "train")
     split.__dict__["sizes"] = np.array([[32, 40]] * 5 + [[40, 32]] + [[32, 40]] * 18)
     with pytest.raises(InputError, match=r"image traini5: \[32, 40\] pixels, expected \[40, 32\]"):
-        list(Lines.of(split).blocks())
+        list(PackedImages.from_split(split).blocks())
 
 
 def test_free_memory_of_this_machine_is_plausible():
@@ -236,24 +238,24 @@ def test_jax_tells_what_its_gpu_has_left(monkeypatch, told, free):
 def test_more_lines_than_their_type_can_number_are_refused(small_dataset):
     split = Split(small_dataset, "train")
     split.__dict__["sizes"] = np.array([[32, 2**27]] * 16 + [[32, 32]] * 8)
-    with pytest.raises(InputError, match=r"2,147,483,904 lines of pixels; expected at most"):
-        Lines.of(split)
+    with pytest.raises(InputError, match=r"2,147,483,904 rows of pixels; expected at most"):
+        PackedImages.from_split(split)
 
 
 JAX_SCRIPT = """
 import sys
 import keras, numpy as np
-from medcolor_tf.data.lines import Lines
+from medcolor_tf.data.packed_images import PackedImages
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.training.augment import RandomRotationZoom
-from medcolor_tf.training.device_cache import Fed
+from medcolor_tf.training.device_cache import DeviceImageCache
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 from medcolor_tf.training.optimizer import MomentumSGD
 assert keras.backend.backend() == "jax"
 split = Split(sys.argv[1], "train")
 stream = 8, 0, 0, 100
 
-def trained(fed):
+def trained(on_device):
     inputs = keras.Input((32, 32, 1), dtype="float32")
     x = keras.layers.Conv2D(4, 8, 8, kernel_initializer=keras.initializers.GlorotUniform(1))(
         RandomRotationZoom(seed=1)(inputs)
@@ -264,11 +266,11 @@ def trained(fed):
     model = keras.Model(inputs, x)
     model.compile(MomentumSGD(0.05), MaskedBinaryCrossentropy())
     model.optimizer.build(model.trainable_variables)
-    if fed:
-        front = Fed.load(Lines.of(split), model)
-        before = front.model.get_layer("images").lines.numpy()
+    if on_device:
+        front = DeviceImageCache.load(PackedImages.from_split(split), model)
+        before = front.model.get_layer("images").rows.numpy()
         front.model.fit(front.lines.batches(stream), epochs=2, steps_per_epoch=4, verbose=0)
-        np.testing.assert_array_equal(front.model.get_layer("images").lines.numpy(), before)
+        np.testing.assert_array_equal(front.model.get_layer("images").rows.numpy(), before)
     else:
         model.fit(split.training_batches(*stream), epochs=2, steps_per_epoch=4, verbose=0)
     assert int(model.optimizer.iterations) == 8

@@ -13,7 +13,8 @@ from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import feature_cache
-from medcolor_tf.training.trainer import train
+from medcolor_tf.training.plan import TrainPlan
+from medcolor_tf.training.trainer import Trainer, train
 
 SIDE = 32
 
@@ -90,6 +91,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("views", [0, 2])
+@pytest.mark.slow
 def test_resume_is_exact(config, tmp_path, monkeypatch, views):
     probability = 0.75 if views else 0.0
     config = dataclasses.replace(
@@ -128,7 +130,7 @@ def test_positions_are_those_of_the_batches(square):
 def test_all_views_are_used_in_turn(square):
     split = Split(square, "train")
     views = np.arange(3.0)[:, None, None] * 100 + np.arange(24.0)[:, None]
-    stored = feature_cache.Features(views, np.arange(24.0), None, None)
+    stored = feature_cache.FrozenFeatures(views, np.arange(24.0), None, None)
     batches = stored.batches(split, 8, 0, 4, 100)  # from the middle of the second epoch on
     seen = {}
     for _ in range(2 + 6):
@@ -141,11 +143,10 @@ def test_all_views_are_used_in_turn(square):
 
 def chosen(config, **changes):
     """What `auto`, or another choice, comes to."""
-    from medcolor_tf.training.session import Plan
-
     config = dataclasses.replace(config, **changes)
-    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
-    return feature_cache.choose(config, session.classifier, session.train, session.total_steps)
+    plan = TrainPlan.from_config(config)
+    trainer = Trainer.build(plan, runs.Run(Path(config.run_dir)))
+    return feature_cache.choose(config, trainer.classifier, plan.train, plan.total_steps)
 
 
 def test_auto_takes_them_once_only_where_the_result_is_the_same(config, small_dataset, tmp_path):

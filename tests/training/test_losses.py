@@ -1,11 +1,11 @@
-"""Masked binary cross-entropy: value, gradient, and what unknown labels do (nothing)."""
+"""The masked losses: value, gradient, and what unknown labels do (nothing)."""
 
 import keras
 import numpy as np
 import pytest
 from scipy.special import expit
 
-from medcolor_tf.training.losses import MaskedBinaryCrossentropy
+from medcolor_tf.training.losses import MaskedBinaryCrossentropy, MaskedFocalCrossentropy
 
 
 def reference(labels, logits):
@@ -31,10 +31,48 @@ def test_a_batch_without_known_labels_costs_nothing():
     assert float(MaskedBinaryCrossentropy()(np.float32([[np.nan]]), np.float32([[3]]))) == 0
 
 
-def test_unknown_labels_have_no_gradient():
+def drawn(unknown=True):
+    random = np.random.default_rng(1)
+    labels = random.choice([0.0, 1.0, np.nan] if unknown else [0.0, 1.0], (16, 5))
+    return labels.astype("float32"), random.normal(size=(16, 5)).astype("float32") * 3
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
+def test_focal_loss_is_keras_own_where_all_labels_are_known(gamma):
+    labels, logits = drawn(unknown=False)
+    keras_own = keras.losses.BinaryFocalCrossentropy(gamma=gamma, from_logits=True)
+    found = float(MaskedFocalCrossentropy(gamma)(labels, logits))
+    assert found == pytest.approx(float(keras_own(labels, logits)), rel=1e-5)
+
+
+def test_focal_loss_leaves_unknown_labels_out():
+    labels, logits = drawn()
+    known = ~np.isnan(labels)
+    alone = MaskedFocalCrossentropy(2.0)(labels[known][:, None], logits[known][:, None])
+    assert float(MaskedFocalCrossentropy(2.0)(labels, logits)) == pytest.approx(float(alone))
+    assert float(MaskedFocalCrossentropy()(np.float32([[np.nan]]), np.float32([[3]]))) == 0
+
+
+def test_focal_loss_without_focus_is_binary_cross_entropy():
+    labels, logits = drawn()
+    plain = MaskedBinaryCrossentropy()(labels, logits)
+    assert float(MaskedFocalCrossentropy(0.0)(labels, logits)) == float(plain)
+
+
+def test_focal_loss_stays_finite_and_in_its_configuration():
+    labels, logits = np.float32([[1, 0, 1, 0]]), np.float32([[-200, 200, 200, -200]])
+    assert float(MaskedFocalCrossentropy(2.0)(labels, logits)) == pytest.approx(100)
+    loss = keras.losses.deserialize(keras.losses.serialize(MaskedFocalCrossentropy(3.0)))
+    assert (type(loss), loss.gamma) == (MaskedFocalCrossentropy, 3.0)
+    with pytest.raises(ValueError, match="gamma >= 0, received -1"):
+        MaskedFocalCrossentropy(-1)
+
+
+@pytest.mark.parametrize("loss", [MaskedBinaryCrossentropy, MaskedFocalCrossentropy])
+def test_unknown_labels_have_no_gradient(loss):
     """Training on NaN labels leaves exactly those outputs' weights where they were."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-    model.compile(keras.optimizers.SGD(0.5), MaskedBinaryCrossentropy())
+    model.compile(keras.optimizers.SGD(0.5), loss())
     before = model.layers[0].kernel.numpy()
     labels = np.float32([[1, np.nan], [0, np.nan], [1, np.nan]])
     model.fit(np.eye(3, 2, dtype="float32"), labels, verbose=0)

@@ -1,6 +1,7 @@
 """The training loop: strategies, exact resume, run folder, LR finder, clear errors."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -17,8 +18,10 @@ from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import strategies
 from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
-from medcolor_tf.training.session import Plan
-from medcolor_tf.training.trainer import range_test, train
+from medcolor_tf.training.plan import TrainPlan
+from medcolor_tf.training.trainer import Trainer, range_test, train
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,10 @@ def stage1(small_dataset, tmp_path_factory, backbone_file):
     )
     train(config)
     return config.run_dir
+
+
+def build(config):
+    return Trainer.build(TrainPlan.from_config(config), runs.Run(Path(config.run_dir)))
 
 
 def arrays_of(run_dir, name=runs.LAST):
@@ -186,12 +193,12 @@ def test_a_whole_training_step_compiles_under_xla(config):
     losses = []
     config = dataclasses.replace(config, rotation_degrees=1e-9, max_zoom=1.0)
     for jit in (False, True):
-        session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
-        session.classifier.get_layer("backbone").get_layer("dropout").rate = 0.0
-        model = session.model
+        trainer = build(config)
+        trainer.classifier.get_layer("backbone").get_layer("dropout").rate = 0.0
+        model = trainer.model
         model.compile(model.optimizer, model.loss, jit_compile=jit)
-        told = model.fit(session.batches(0), steps_per_epoch=3, verbose=0, shuffle=False)
-        losses.append(told.history["loss"][0])
+        history = model.fit(trainer.batches(0), steps_per_epoch=3, verbose=0, shuffle=False)
+        losses.append(history.history["loss"][0])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
@@ -244,8 +251,8 @@ def test_a_strategy_moves_what_it_says_and_nothing_else(
         colorizer="" if strategy != "color_module" else "color_u",
         init_from=stage1 if needs_source else "",
     )
-    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
-    before = checkpoint.to_arrays(checkpoint.named_weights(session.classifier))
+    trainer = build(config)
+    before = checkpoint.to_arrays(checkpoint.named_weights(trainer.classifier))
     train(config)
     after = arrays_of(config.run_dir)
     expected = strategies.STRATEGIES[strategy]
@@ -263,8 +270,8 @@ def test_a_strategy_moves_what_it_says_and_nothing_else(
 
 def test_stage_two_starts_from_stage_one_with_a_new_head(config, stage1):
     config = dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="", seed=5)
-    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
-    start = checkpoint.to_arrays(checkpoint.named_weights(session.classifier))
+    trainer = build(config)
+    start = checkpoint.to_arrays(checkpoint.named_weights(trainer.classifier))
     best = arrays_of(stage1, runs.BEST)
     for key, value in start.items():
         assert np.array_equal(value, best[key]) == (not key.startswith("head/")), key
@@ -273,9 +280,9 @@ def test_stage_two_starts_from_stage_one_with_a_new_head(config, stage1):
 def test_a_colorizer_file_brings_T_alone(config, stage1):
     file = f"{stage1}/{runs.COLORIZER}"
     config = dataclasses.replace(config, strategy="last_layer", init_from=file, colorizer="")
-    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
+    trainer = build(config)
     start, best = (
-        checkpoint.to_arrays(checkpoint.named_weights(session.classifier)),
+        checkpoint.to_arrays(checkpoint.named_weights(trainer.classifier)),
         checkpoint.load(file)[0],
     )
     assert all(np.array_equal(start[key], best[key]) for key in best)
@@ -287,8 +294,8 @@ def test_normalisation_is_the_targets_or_the_sources(config, stage1, tmp_path, w
     config = dataclasses.replace(
         config, strategy="all", init_from=stage1, colorizer="", data_dir=str(tmp_path / "other")
     )
-    target = Plan.of(config).spec
-    source = Plan.of(dataclasses.replace(config, normalization="source")).spec
+    target = TrainPlan.from_config(config).spec
+    source = TrainPlan.from_config(dataclasses.replace(config, normalization="source")).spec
     assert source.pixel_mean == ModelSpec.load(f"{stage1}/{runs.MODEL}").pixel_mean
     assert target.pixel_mean != source.pixel_mean
 
@@ -325,11 +332,13 @@ def test_several_channels_of_16_bits_in_mixed_precision(config, tmp_path, write_
 
 
 def test_the_lr_finder_leaves_no_trace(config):
-    session = Plan.of(config).build(runs.Run(Path(config.run_dir)))
-    named = checkpoint.named_state(session.model, session.classifier)
-    before = checkpoint.to_arrays(named)
-    curve = find_lr(session.model, session.batches(0), steps=30)
-    after = checkpoint.to_arrays(named)
+    trainer = build(config)
+    state = functools.partial(
+        checkpoint.TrainState.capture, 0, checkpoint.Best(), trainer.classifier, trainer.model
+    )
+    before = state().arrays
+    curve = find_lr(trainer.model, trainer.batches(0), steps=30)
+    after = state().arrays
     assert before.keys() == after.keys()
     for key in before:
         np.testing.assert_array_equal(before[key], after[key], err_msg=key)
@@ -341,8 +350,8 @@ def test_auto_rate_is_found_once_and_kept(config):
     config = dataclasses.replace(config, max_lr="auto")
     result = train(config)
     folder = Path(config.run_dir)
-    assert result["max_lr"] == json.loads((folder / "lr_find.json").read_text())["suggestion"]
-    assert (folder / "lr_find.png").read_bytes().startswith(b"\x89PNG")
+    assert result["max_lr"] == json.loads((folder / runs.LR_FINDER).read_text())["suggestion"]
+    assert (folder / runs.LR_FINDER_PLOT).read_bytes().startswith(b"\x89PNG")
 
 
 def test_range_test_writes_its_curve_and_refuses_a_used_folder(config):
@@ -413,10 +422,8 @@ def test_files_that_are_no_weights(config, tmp_path, backbone_file):
 
 
 def test_weights_of_another_model_are_refused_whole(stage1, config):
-    session = Plan.of(dataclasses.replace(config, strategy="baseline", colorizer="")).build(
-        runs.Run(Path(config.run_dir))
-    )
-    named = checkpoint.named_weights(session.classifier)
+    trainer = build(dataclasses.replace(config, strategy="baseline", colorizer=""))
+    named = checkpoint.named_weights(trainer.classifier)
     before = checkpoint.to_arrays(named)
     with pytest.raises(InputError, match=r"unexpected colorizer/"):
         checkpoint.assign(named, arrays_of(stage1, runs.BEST), "elsewhere")
@@ -435,7 +442,7 @@ def test_a_moved_backbone_file_is_not_missed(stage1, tmp_path):
 
 def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
     """It runs in the model at hand; the evaluate command, with a model built anew, agrees."""
-    from medcolor_tf.evaluation.evaluate import evaluate
+    from medcolor_tf.serving.evaluate_run import evaluate_run
     from medcolor_tf.train import main
 
     words = [
@@ -446,19 +453,20 @@ def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
     assert main(words) == 0
     assert "test: 12 images" in capsys.readouterr().out
     folder = Path(config.run_dir)
-    path = folder / "evaluation-test.json"
+    files = runs.Run(folder)
+    path = files.evaluation("test")
     at_the_end = runs.read_json(path)
     best = runs.read_json(folder / runs.RESULT)
     assert at_the_end["step"] == best["best_step"]
-    valid = runs.read_json(folder / "evaluation-valid.json")
+    valid = runs.read_json(files.evaluation("valid"))
     assert valid["mean_auc"] == pytest.approx(best["best_valid_mean_auc"])
-    assert (folder / "colorized-test.png").is_file()
+    assert files.pictures("test").is_file()
 
     path.unlink()
     assert main(words) == 0  # a power cut after the training: only what is missing is made
     assert runs.read_json(path) == at_the_end
-    assert evaluate(config.run_dir, config.data_dir)["mean_auc"] == at_the_end["mean_auc"]
-    evaluate(config.run_dir, config.data_dir, mixed_precision=True)
+    assert evaluate_run(config.run_dir, config.data_dir)["mean_auc"] == at_the_end["mean_auc"]
+    evaluate_run(config.run_dir, config.data_dir, mixed_precision=True)
     assert main(words) == 0  # what is there now is not the run's own
     assert runs.read_json(path) == at_the_end
 

@@ -4,9 +4,11 @@ A marked fast path, which alone calls TensorFlow: Keras' layer runs about ten el
 over the activations and casts bfloat16 to float32 and back.
 """
 
+from typing import Any
+
 import keras
 
-from medcolor_tf.models.layers import register
+from medcolor_tf.models.layers import Tensor, ops, register
 from medcolor_tf.parallel import replicas, runtime
 
 # Where the kernel takes over: what cuDNN accepts, and what the tests compare.
@@ -24,7 +26,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Keras.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """(B,H,W,C) to the same shape in the compute dtype; see Keras' layer for the arguments."""
         if mask is not None or not self._is_fast(inputs):
             return super().call(inputs, training=training, mask=mask)
@@ -35,9 +39,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             outputs = self._by_moving_affine(inputs)
         else:
             outputs = self._by_moving(inputs)
-        return keras.ops.cast(outputs, self.compute_dtype)
+        return ops.cast(outputs, self.compute_dtype)
 
-    def _is_fast(self, inputs):
+    def _is_fast(self, inputs: Tensor) -> bool:
         return (
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4
@@ -48,20 +52,20 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             and not getattr(self, "renorm", False)
         )
 
-    def shares_statistics(self):
-        """Whether a built layer by itself normalises by the batch that several replicas share."""
-        shape = (None,) * self.input_spec.ndim
-        return self._is_fast(keras.KerasTensor(shape, self.compute_dtype))
+    def shares_statistics(self) -> bool:
+        """Says whether a built layer by itself normalises by the batch that replicas share."""
+        spec: Any = self.input_spec  # None until the layer is built
+        return self._is_fast(keras.KerasTensor((None,) * spec.ndim, self.compute_dtype))
 
-    def _scale_and_offset(self):
-        """Return gamma and beta, (C,) float32; ones and zeros where the layer has none."""
-        ops, like = keras.ops, keras.ops.convert_to_tensor(self.moving_mean)
+    def _scale_and_offset(self) -> tuple[Tensor, Tensor]:
+        """Returns gamma and beta, (C,) float32; ones and zeros where the layer has none."""
+        like = ops.convert_to_tensor(self.moving_mean)
         scale = ops.ones_like(like) if self.gamma is None else ops.convert_to_tensor(self.gamma)
         offset = ops.zeros_like(like) if self.beta is None else ops.convert_to_tensor(self.beta)
         return scale, offset
 
-    def _by_batch(self, x):
-        """Normalise by the batch's mean and biased variance; update the moving ones as Keras."""
+    def _by_batch(self, x: Tensor) -> Tensor:
+        """Normalises by the batch's mean and biased variance; updates the moving ones as Keras."""
         import tensorflow as tf
 
         scale, offset = self._scale_and_offset()
@@ -74,12 +78,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self._update_moving(mean, variance)
         return outputs
 
-    def _by_global_batch(self, x):
+    def _by_global_batch(self, x: Tensor) -> Tensor:
         """As `_by_batch`, by mean and variance of the batch that several replicas share.
 
-        One exchange of (2,C) float32 a layer, and one of their gradients.
+        One exchange of (2,C) float32 per layer, and one of their gradients.
         """
-        ops = keras.ops
         x = ops.cast(x, "float32")
         mean, variance = ops.moments(x, axes=(0, 1, 2))
         # The variance of the replicas' means is a difference of squares. Seen from the moving mean,
@@ -93,26 +96,30 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         scale, offset = self._scale_and_offset()
         return (x - mean) * (ops.rsqrt(variance + self.epsilon) * scale) + offset
 
-    def _update_moving(self, mean, variance):
-        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+    def _update_moving(self, mean: Tensor, variance: Tensor) -> None:
+        for moving, now in zip(self._moving(), (mean, variance), strict=True):
             moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
 
-    def _by_moving(self, x):
-        """Normalise by the moving statistics where no gradient is asked for.
+    def _moving(self) -> tuple[Any, Any]:
+        """Returns the variables of the moving mean and variance, which Keras declares as None."""
+        return self.moving_mean, self.moving_variance
+
+    def _by_moving(self, x: Tensor) -> Tensor:
+        """Normalises by the moving statistics where no gradient is asked for.
 
         As one kernel that TensorFlow's optimiser can merge into the convolution before it.
         """
         return _inference(x, self._moving_tensors(), self.epsilon)
 
-    def _moving_tensors(self):
-        """Return gamma, beta, moving mean and moving variance, each (C,) float32."""
+    def _moving_tensors(self) -> tuple[Tensor, ...]:
+        """Returns gamma, beta, moving mean and moving variance, each (C,) float32."""
         import tensorflow as tf
 
-        variables = *self._scale_and_offset(), self.moving_mean, self.moving_variance
+        variables = *self._scale_and_offset(), *self._moving()
         return tuple(map(tf.convert_to_tensor, variables))
 
-    def _by_moving_affine(self, x):
-        """Normalise by the moving statistics inside a training step.
+    def _by_moving_affine(self, x: Tensor) -> Tensor:
+        """Normalises by the moving statistics inside a training step.
 
         Forward as `_by_moving`. The kernel's own gradient would always sum over the activations for
         gamma and beta, which are frozen, and has no deterministic form on GPUs; this one is a
@@ -135,7 +142,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return normalize(x, *moving_affine(self))
 
 
-def _inference(x, tensors, epsilon):
+def _inference(x: Tensor, tensors: tuple[Tensor, ...], epsilon: float) -> Tensor:
     import tensorflow as tf
 
     scale, offset, mean, variance = tensors
@@ -150,23 +157,27 @@ def _inference(x, tensors, epsilon):
     )[0]
 
 
-def moving_affine(layer):
-    """Return (scale, shift), each (C,) float32: the layer's inference is x * scale + shift."""
-    scale = keras.ops.rsqrt(layer.moving_variance + layer.epsilon)
+def moving_affine(layer: Any) -> tuple[Tensor, Tensor]:
+    """Returns (scale, shift), each (C,) float32, of a built layer's inference x * scale + shift.
+
+    Args:
+        layer: Keras' BatchNormalization or a subclass, whose variables Keras declares as None.
+    """
+    scale = ops.rsqrt(layer.moving_variance + layer.epsilon)
     scale = scale if layer.gamma is None else scale * layer.gamma
     shift = -layer.moving_mean * scale
     return scale, shift if layer.beta is None else shift + layer.beta
 
 
-def batch_normalization(**arguments):
-    """Make the layer that suits the backend: fused on TensorFlow, Keras' own elsewhere."""
+def batch_normalization(**arguments: Any) -> keras.layers.BatchNormalization:
+    """Makes the layer that suits the backend: fused on TensorFlow, Keras' own elsewhere."""
     if keras.backend.backend() == "tensorflow":
         return FusedBatchNormalization(**arguments)
     return keras.layers.BatchNormalization(**arguments)
 
 
-def is_plain_batch_norm(layer):
-    """Say whether a layer is exactly Keras' own, built, and one that the kernel can stand for."""
+def is_plain_batch_norm(layer: keras.Layer) -> bool:
+    """Says whether a layer is exactly Keras' own, built, and one that the kernel can stand for."""
     return (
         type(layer) is keras.layers.BatchNormalization
         and layer.built

@@ -6,19 +6,21 @@ bias and the ReLU behind it become one kernel. Only keras, so that it works on e
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
 from medcolor_tf.models.fast.batch_norm import moving_affine
+from medcolor_tf.models.fast.replace import is_graph
 from medcolor_tf.models.fast.stem import StemConv2D
-from medcolor_tf.models.fast_layers import is_graph
+from medcolor_tf.models.layers import ops
 
 _CONVOLUTIONS = (keras.layers.Conv2D, StemConv2D, keras.layers.DepthwiseConv2D)
 
 
-def fold_batch_norm(model):
-    """Return a frozen twin of `model` that computes its inference in fewer passes.
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """Returns a frozen twin of `model` that computes its inference in fewer passes.
 
     Args:
         model: a functional or Sequential model; nested ones are followed.
@@ -31,19 +33,21 @@ def fold_batch_norm(model):
     if not is_graph(model):
         return model
     if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     norm_of = _pairs(model)
     folded = {id(model.get_layer(name)) for name in norm_of.values()}
     copies = []
 
-    def twin_of(layer):
-        if type(layer) not in _CONVOLUTIONS or not layer.built:
+    def twin_of(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, keras.Model):
             return fold_batch_norm(layer)
-        norm = norm_of.get(layer.name)
-        copies.append(_Copy(layer, norm and model.get_layer(norm), _frozen_twin(layer, bool(norm))))
+        if type(layer) not in _CONVOLUTIONS or not layer.built:
+            return layer
+        norm = model.get_layer(norm_of[layer.name]) if layer.name in norm_of else None
+        copies.append(_Copy(layer, norm, _frozen_twin(layer, norm is not None)))
         return copies[-1].twin
 
-    def call(layer, *args, **kwargs):
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         return args[0] if id(layer) in folded else layer(*args, **kwargs)
 
     twins = {id(layer): twin_of(layer) for layer in model.layers}
@@ -64,10 +68,11 @@ class _Copy:
     norm: keras.layers.Layer | None
     twin: keras.layers.Layer
 
-    def fill(self):
+    def fill(self) -> None:
+        """Sets the twin's weights from the convolution's and the normalisation's."""
         kernel, *bias = (np.asarray(w, np.float32) for w in self.source.get_weights())
         if self.norm is not None:
-            scale, shift = (keras.ops.convert_to_numpy(v) for v in moving_affine(self.norm))
+            scale, shift = (ops.convert_to_numpy(v) for v in moving_affine(self.norm))
             bias = [shift + (bias[0] * scale if bias else 0)]
             # (h, w, in, out), or depthwise (h, w, in, multiplier) with in * multiplier outputs.
             depthwise = isinstance(self.source, keras.layers.DepthwiseConv2D)
@@ -75,8 +80,8 @@ class _Copy:
         self.twin.set_weights([kernel, *bias])
 
 
-def _frozen_twin(layer, folded):
-    """Make the convolution anew, with a bias where it takes over a shift."""
+def _frozen_twin(layer: Any, folded: bool) -> keras.Layer:
+    """Makes the convolution anew, with a bias where it takes over a shift."""
     config = layer.get_config()
     config["dtype"] = layer.compute_dtype
     config["use_bias"] = layer.use_bias or folded
@@ -88,8 +93,8 @@ def _frozen_twin(layer, folded):
     return type(layer).from_config(config)
 
 
-def _pairs(model):
-    """Return {name of a convolution: name of the batch normalisation that alone reads it}."""
+def _pairs(model: keras.Model) -> dict[str, str]:
+    """Returns {name of a convolution: name of the batch normalisation that alone reads it}."""
     calls, outputs = _graph(model)
     readers = {}
     for name, nodes in calls.items():
@@ -107,8 +112,8 @@ def _pairs(model):
     return pairs
 
 
-def _graph(model):
-    """Return {layer: for each call of it, the layers that it reads}, and the output layers."""
+def _graph(model: keras.Model) -> tuple[dict[str, list[list[str]]], list[str]]:
+    """Returns {layer: for each call of it, the layers that it reads}, and the output layers."""
     config = model.get_config()
     calls = {
         entry["name"]: [_read(n) for n in entry["inbound_nodes"]] for entry in config["layers"]
@@ -118,8 +123,8 @@ def _graph(model):
     return calls, [name for name, *_ in outputs]
 
 
-def _read(node):
-    """Name the layers whose outputs occur anywhere in a call's serialised arguments."""
+def _read(node: Any) -> list[str]:
+    """Names the layers whose outputs occur anywhere in a call's serialised arguments."""
     if isinstance(node, dict):
         if "keras_history" in node:
             return [node["keras_history"][0]]
@@ -129,7 +134,7 @@ def _read(node):
     return [name for value in node for name in _read(value)]
 
 
-def _can_fold(layer):
+def _can_fold(layer: keras.Layer) -> bool:
     return (
         isinstance(layer, keras.layers.BatchNormalization)
         and layer.built
@@ -138,7 +143,7 @@ def _can_fold(layer):
     )
 
 
-def _can_take(layer):
+def _can_take(layer: Any) -> bool:
     return (
         type(layer) in _CONVOLUTIONS
         and layer.built

@@ -1,14 +1,15 @@
 """The first convolution of a backbone, with a gradient for its input that suits CPUs.
 
-A marked fast path for TensorFlow on a CPU, like `fused`. T learns through the gradient of E's
+A marked fast path for TensorFlow on a CPU, like `batch_norm`. T learns through the gradient of E's
 input, whose three channels leave a CPU's vector units empty: backwards, the 7x7 stride 2
 convolution of ResNet18 reaches 41 GFLOP/s where its 3x3 ones reach 225 (AVX-512, float32).
 """
 
-import keras
-from keras import ops
+from typing import Any
 
-from medcolor_tf.models.layers import register
+import keras
+
+from medcolor_tf.models.layers import Tensor, ops, register
 
 MAX_CHANNELS = 4
 
@@ -21,7 +22,7 @@ class StemConv2D(keras.layers.Conv2D):
     four times the channels, a kernel of half the sides.
     """
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """(B,H,W,C) and (k,k,C,F) to (B,h,w,F)."""
         if not _is_fast():
             return super().convolution_op(inputs, kernel)
@@ -46,8 +47,8 @@ class StemConv2D(keras.layers.Conv2D):
         return convolve(inputs, tf.convert_to_tensor(ops.convert_to_tensor(kernel)))
 
 
-def is_stem(layer):
-    """Say whether a layer is a plain strided convolution of few channels that StemConv2D can be."""
+def is_stem(layer: keras.Layer) -> bool:
+    """Says whether a layer is a plain strided convolution of few channels, as StemConv2D can be."""
     return (
         type(layer) is keras.layers.Conv2D
         and layer.built
@@ -55,11 +56,15 @@ def is_stem(layer):
         and (layer.padding, layer.groups) == ("valid", 1)
         and tuple(layer.strides) == (2, 2)
         and tuple(layer.dilation_rate) == (1, 1)
-        and layer.kernel.shape[2] <= MAX_CHANNELS
+        and _input_channels(layer) <= MAX_CHANNELS
     )
 
 
-def _is_fast():
+def _input_channels(conv: Any) -> int:
+    return conv.kernel.shape[2]
+
+
+def _is_fast() -> bool:
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -67,8 +72,8 @@ def _is_fast():
     return not tf.config.list_logical_devices("GPU")
 
 
-def _input_gradient(shape, kernel, dy):
-    """Return the gradient (B,H,W,C) of the input, from the kernel (k,l,C,F) and dy (B,h,w,F)."""
+def _input_gradient(shape: Tensor, kernel: Tensor, dy: Tensor) -> Tensor:
+    """Returns the gradient (B,H,W,C) of the input, from the kernel (k,l,C,F) and dy (B,h,w,F)."""
     import tensorflow as tf
 
     rows, columns, channels, filters = kernel.shape

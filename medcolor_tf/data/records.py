@@ -1,0 +1,163 @@
+"""The encoded records of a split's shards: checked, read in order or shuffled, decoded."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from medcolor_tf.data import schema
+from medcolor_tf.data.image_ops import decode_image
+from medcolor_tf.data.labels import UNCERTAIN
+from medcolor_tf.errors import InputError
+
+SHARDS_OPEN = 16
+READ_BUFFER_BYTES = 8 * 2**20
+
+
+class RecordReader:
+    """Reads the records of a split, or of a subset of it, from its shards.
+
+    Args:
+        folder: the data set's.
+        shards: of the split, from :func:`check_shards`.
+        index: of the split.
+        rows: ascending row numbers of the subset's records; None for all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shards: Sequence[schema.Shard],
+        index: schema.SplitIndex,
+        rows: np.ndarray | None = None,
+    ):
+        self._folder, self._shards = folder, shards
+        self._first_rows = np.cumsum([0] + [shard.records for shard in self._shards])[:-1]
+        self._is_subset = rows is not None
+        if rows is None:
+            rows = np.arange(len(index.index))
+        else:
+            used = np.unique(np.searchsorted(self._first_rows, rows, side="right") - 1)
+            self._shards = [shards[number] for number in used]
+            self._first_rows = self._first_rows[used]
+        self._count = len(rows)
+        # By a record's own number: whether it is in the subset.
+        self._selected = np.zeros(int(index.index[-1]) + 1, bool)
+        self._selected[index.index[rows]] = True
+        # Row of the split -> position in the subset, -1 for the others.
+        self._position = np.full(len(index.index), -1)
+        self._position[rows] = np.arange(len(rows))
+
+    @property
+    def encoded_bytes(self) -> float:
+        """What the records take, encoded; estimated from the shards that hold them."""
+        share = self._count / sum(shard.records for shard in self._shards)
+        return share * sum(shard.bytes for shard in self._shards)
+
+    def records(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
+        """Returns the encoded records; shards are read in parallel.
+
+        Args:
+            seed: () int64, shuffles the shards and mixes their records; None keeps the order.
+        """
+        reader = self._interleave(self._records_of, seed, tf.data.AUTOTUNE, deterministic=True)
+        if not self._is_subset:
+            return reader
+        selected = tf.constant(self._selected)
+        spec = {"index": tf.io.FixedLenFeature([], tf.int64)}
+        return reader.filter(
+            lambda record: selected[tf.io.parse_single_example(record, spec)["index"]]
+        )
+
+    def positions(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
+        """Returns where the records of :meth:`records` stand in order, and reads none of them.
+
+        Interleaving does not look at what it moves, so positions come out as the records would.
+        """
+        reader = self._interleave(self._rows_of, seed)
+        if not self._is_subset:
+            return reader
+        position = tf.constant(self._position)
+        return reader.map(lambda row: position[row]).filter(lambda position: position >= 0)
+
+    def _interleave(
+        self,
+        items_of: Callable,
+        seed: tf.Tensor | None,
+        parallel_calls: int | None = None,
+        deterministic: bool | None = None,
+    ) -> tf.data.Dataset:
+        shards = tf.range(len(self._shards), dtype=tf.int64)
+        if seed is not None:
+            key = tf.stack([seed, tf.constant(1, tf.int64)])
+            random = tf.random.experimental  # pyright: ignore[reportAttributeAccessIssue]
+            shards = random.stateless_shuffle(shards, seed=key)
+        return tf.data.Dataset.from_tensor_slices(shards).interleave(
+            items_of,
+            cycle_length=1 if seed is None else min(SHARDS_OPEN, len(self._shards)),
+            num_parallel_calls=parallel_calls,
+            deterministic=deterministic,
+        )
+
+    def _records_of(self, shard) -> tf.data.Dataset:
+        names = tf.constant([str(self._folder / shard.file) for shard in self._shards])
+        return tf.data.TFRecordDataset(names[shard], buffer_size=READ_BUFFER_BYTES)
+
+    def _rows_of(self, shard) -> tf.data.Dataset:
+        first = tf.constant(self._first_rows)[shard]
+        records = tf.constant([shard.records for shard in self._shards], tf.int64)
+        return tf.data.Dataset.range(first, first + records[shard])
+
+
+def check_shards(folder: Path, info: schema.DatasetInfo, split: str) -> tuple[schema.Shard, ...]:
+    """Returns the shards of a split that hold records.
+
+    A shard that is missing or cut is found here, before training starts, not hours into it.
+
+    Raises:
+        InputError: no such split, or a shard that is missing or of another size.
+    """
+    shards = info.split_shards(split)
+    if not shards or not sum(shard.records for shard in shards):
+        present = [name for name in schema.SPLITS if info.images.get(name)]
+        raise InputError(f"{folder}: no images in split {split!r}; it has {', '.join(present)}")
+    for shard in shards:
+        path = folder / shard.file
+        if not path.is_file():
+            raise InputError(f"{path}: listed in {schema.DATASET_JSON} but not there")
+        if path.stat().st_size != shard.bytes:
+            raise InputError(
+                f"{path}: {path.stat().st_size} bytes, expected {shard.bytes}: the file is cut or "
+                "changed; `python -m data_prep.verify` tells more"
+            )
+    return tuple(shard for shard in shards if shard.records)
+
+
+def decode_record(record, info: schema.DatasetInfo):
+    """Parses one record and decodes its image.
+
+    Returns:
+        Image (H, W, C) uint8 or uint16, raw label (L,) float32, image id and patient.
+    """
+    example = tf.io.parse_single_example(record, schema.feature_spec(info))
+    image = decode_image(example["image"], example["size"], info)
+    return image, example["raw_label"], example["image_id"], example["patient"]
+
+
+def label_tensor(raw, apply: Callable[[np.ndarray], np.ndarray], columns: Sequence[int]):
+    """Returns raw labels (L,) with the policy applied, as a tensor (K,).
+
+    ``apply`` is the policy for arrays (N, L) -> (N, K): what it makes of an uncertain and of a
+    blank label is looked up, so that the rule stands in one place
+    (:func:`medcolor_tf.data.labels.apply_policy`).
+
+    Args:
+        raw: (L,) float32 tensor.
+        apply: policy and choice of columns.
+        columns: the K chosen observations.
+    """
+    uncertain, blank = (apply(np.full((1, raw.shape[0]), code))[0] for code in (UNCERTAIN, np.nan))
+    raw = tf.gather(raw, columns)
+    label = tf.where(raw == UNCERTAIN, uncertain, raw)
+    return tf.where(tf.math.is_nan(raw), blank, label)

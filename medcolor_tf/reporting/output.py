@@ -1,0 +1,142 @@
+"""Writes a report: one HTML file that asks the network for nothing, Markdown, CSV, figures.
+
+What the templates print is escaped unless it is a template's own: by jinja2 in report.html.j2, by
+:func:`markdown_text` in report.md.j2. The same report gives the same bytes.
+"""
+
+import base64
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup, escape
+
+from medcolor_tf.files import write_atomically
+from medcolor_tf.reporting.contents import Figure, Report, Table
+
+_INVALID = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def write(report: Report, folder: str | Path) -> Path:
+    """Writes index.html, report.md, NAME.csv of every table and figures/NAME of every figure.
+
+    index.html comes last: where it is new, all of it is. Files of an earlier report with other
+    names stay.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        ValueError: see :func:`to_html`.
+    """
+    folder = Path(folder)
+    html, markdown = to_html(report), to_markdown(report)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for content in (content for section in report.sections for content in section.contents):
+        if isinstance(content, Table):
+            write_atomically(folder / f"{content.name}.csv", to_csv(content))
+        elif isinstance(content, Figure):
+            write_atomically(folder / "figures" / content.file, content.data)
+    write_atomically(folder / "report.md", markdown)
+    write_atomically(folder / "index.html", html)
+    return folder / "index.html"
+
+
+def to_csv(table: Table) -> str:
+    """A table as CSV: header and rows of plain text, preceded by a column of groups if any."""
+    rows = [table.header, *([cell.text for cell in row] for row in table.cells)]
+    if table.groups:
+        groups = ("group", *table.groups)
+        rows = [[group, *row] for group, row in zip(groups, rows, strict=True)]
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([[_clean(text) for text in r] for r in rows])
+    return file.getvalue()
+
+
+def to_html(report: Report) -> str:
+    """The report as HTML5, its pictures and style inside.
+
+    A content security policy has the browser refuse all requests and foreign scripts.
+
+    Raises:
+        ValueError: an anchor or a name that occurs twice, or a link to an anchor that there is not.
+    """
+    html = _render("report.html.j2", report, _clean)
+    # Names are files too, and some disks do not tell upper from lower case.
+    anchors = re.findall(r'\sid="([^"]*)"', html)
+    folded = [anchor.casefold() for anchor in anchors]
+    twice = [anchor for anchor in anchors if folded.count(anchor.casefold()) > 1]
+    if twice:
+        raise ValueError(f"the anchor or name {twice[-1]!r} occurs twice")
+    missing = set(re.findall(r'\shref="#([^"]*)"', html)) - set(anchors)
+    if missing:
+        raise ValueError(f"link to {min(missing)!r}, which is no anchor of the page")
+    return html
+
+
+def to_markdown(report: Report) -> str:
+    """The report as GitHub-flavoured Markdown, its pictures in the folder figures."""
+    return _render("report.md.j2", report, lambda text: Markup(markdown_text(text)))
+
+
+def _render(template: str, report: Report, prepare: Callable[[str], str]) -> str:
+    """Fills a template; text goes through ``prepare`` and, unless it is Markup then, is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_resource),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: value if isinstance(value, Markup) else prepare(str(value)),
+    )
+    environment.filters |= {
+        "base64": lambda data: base64.b64encode(data).decode(),
+        "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+        "paragraph": lambda text: Markup(_paragraph(text)),
+        "code": lambda text: Markup(_code(text)),
+        "html": lambda text: escape(_line(text)),
+    }
+    return environment.get_template(template).render(report=report).lstrip()
+
+
+def _resource(name: str) -> str:
+    return resources.files("medcolor_tf.reporting").joinpath(name).read_text(encoding="utf-8")
+
+
+def _clean(text: str) -> str:
+    """Text that is valid in UTF-8, HTML and XML.
+
+    Paths may hold bytes that are no UTF-8 (as lone surrogates), and output of programs anything.
+    """
+    return _INVALID.sub("\ufffd", text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _line(text: str) -> str:
+    """Clean text without line breaks."""
+    return " ".join(_clean(text).split())
+
+
+def markdown_text(text: str) -> str:
+    """Plain text as Markdown that reads the same, on one line."""
+    text = _line(text).replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"([\\`*\[\]|~$#])", r"\\\1", text)
+    # An underscore between letters is one; elsewhere it could start or end emphasis.
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+
+
+def _paragraph(text: str) -> str:
+    """Text whose first characters would make it a list or quotation, escaped too."""
+    return re.sub(r"^(\d*)([-+>=.)])", r"\1\\\2", markdown_text(text))
+
+
+def _code(text: str) -> str:
+    """Fenced by more backticks than the text has in a row."""
+    text = _clean(text).rstrip()
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,152 @@
+"""A trained run on one split of a data set: numbers, predictions and pictures as files."""
+
+import functools
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+from PIL import Image
+
+from medcolor_tf.data.pipeline import Selection, Split
+from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.evaluate import evaluate, first_pictures, write_predictions
+from medcolor_tf.evaluation.inference import Predict, predict_batch, predictor
+from medcolor_tf.evaluation.visualize import colorized_strip
+from medcolor_tf.files import read_json, write_atomically, write_json
+from medcolor_tf.models import colorize_model
+from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.parallel.multihost import ALONE, Processes
+from medcolor_tf.runs import folder as runs
+
+
+def evaluate_run(
+    run_dir: str,
+    data_dir: str,
+    split: str = "test",
+    weights: str = "best",
+    uncertain_policy: str = "",
+    batch_size: int = 32,
+    out: str = "",
+    mixed_precision: bool = False,
+) -> dict:
+    """Evaluates a run and writes ``evaluation-``, ``predictions-`` and ``colorized-SPLIT``.
+
+    Args:
+        run_dir: the run's folder.
+        data_dir: a prepared data set.
+        split: "train", "valid" or "test".
+        weights: "best" or "last".
+        uncertain_policy: another policy than the data set's.
+        batch_size: images per batch.
+        out: folder for the files; "" for the run's.
+        mixed_precision: compute T and E in bfloat16.
+
+    Returns:
+        The JSON file's content.
+
+    Raises:
+        InputError: no such run, or a data set that does not fit it.
+    """
+    spec, classifier, step = runs.load_predictor(run_dir, weights, mixed_precision)
+    opened = Split(data_dir, split, Selection(spec.observations, uncertain_policy), spec.image_size)
+    origin = origin_of(run_dir, weights, step, mixed_precision)
+    return evaluate_model(spec, classifier, opened, batch_size, origin, out or run_dir)
+
+
+def evaluate_model(
+    spec: ModelSpec,
+    classifier: keras.Model,
+    split: Split,
+    batch_size: int,
+    origin: Mapping,
+    out: str | Path,
+    colorize: Predict | None = None,
+    processes: Processes = ALONE,
+) -> dict:
+    """Evaluates a model that is built already; see :func:`evaluate_run`.
+
+    Args:
+        spec: of the model.
+        classifier: raw images to logits.
+        split: images and labels.
+        batch_size: images per batch.
+        origin: of :func:`origin_of`, stored with the result.
+        out: folder for the files.
+        colorize: of :func:`colorizer_of`, where the caller has it already.
+        processes: that share the images; the main one of them writes the files.
+    """
+    _check_input(spec, split, origin["run_dir"])
+    predict = predictor(classifier, batch_size)
+    result, predictions = evaluate(
+        predict, split, batch_size, processes.part, processes.gather_rows
+    )
+    result |= origin
+    if not processes.is_main_process:
+        return result
+    files = runs.Run(Path(out))
+    files.folder.mkdir(parents=True, exist_ok=True)
+    # The summary last: where it is, the others are complete.
+    write_predictions(files.predictions(split.split), spec.observations, predictions)
+    if spec.has_colorizer:
+        pictures = first_pictures(colorize or colorizer_of(classifier), split)
+        _write_png(files.pictures(split.split), colorized_strip(*pictures))
+    write_json(files.evaluation(split.split), result)
+    return result
+
+
+def origin_of(run_dir: str, weights: str, step: int, mixed_precision: bool) -> dict:
+    """Returns what an evaluation says of the model: see :func:`evaluate_run`, and its step."""
+    return {
+        "run_dir": run_dir,
+        "weights": weights,
+        "step": step,
+        "mixed_precision": mixed_precision,
+    }
+
+
+def colorizer_of(classifier: keras.Model) -> Predict:
+    """Returns the function from raw images (B, S, S, C) to T's output (B, S, S, 3)."""
+    return functools.partial(predict_batch, colorize_model(classifier))
+
+
+def evaluate_once(run_dir: str, split: Split, batch_size: int, mixed_precision: bool) -> dict:
+    """Reads the evaluation of a run's best weights, or makes it where it is missing or another's.
+
+    Args:
+        run_dir: the folder of a finished run.
+        split: of the run's image size and observations, with the wanted label policy.
+        batch_size: images per batch.
+        mixed_precision: as in :func:`evaluate_run`.
+    """
+    options = {
+        "weights": "best",
+        "uncertain_policy": dict(split.policy),
+        "mixed_precision": mixed_precision,
+    }
+    path = runs.Run(Path(run_dir)).evaluation(split.split)
+    if path.is_file():
+        result = read_json(path)
+        if all(result.get(name) == value for name, value in options.items()):
+            return result
+    spec, classifier, step = runs.load_predictor(run_dir, "best", mixed_precision)
+    origin = origin_of(run_dir, "best", step, mixed_precision)
+    return evaluate_model(spec, classifier, split, batch_size, origin, run_dir)
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    write_atomically(path, file.getvalue())
+
+
+def _check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:
+    for what, expected, received in (
+        ("bits a pixel", spec.bits, split.info.bits),
+        ("input channels", spec.input_channels, split.info.channels),
+    ):
+        if expected != received:
+            raise InputError(
+                f"{split.folder}: {received} {what}, the model of {run_dir} takes {expected}"
+            )

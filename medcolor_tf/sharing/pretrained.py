@@ -1,0 +1,100 @@
+"""Reads T and E from where --init_from points, and assigns them to a new classifier."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from medcolor_tf.errors import InputError
+from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.runs import checkpoint, folder
+from medcolor_tf.runs.config import data_name
+from medcolor_tf.sharing import hub
+
+
+@dataclass(frozen=True)
+class PretrainedParts:
+    """Parts that were trained before: of a run folder, or of a colorizer file here or on the hub.
+
+    Attributes:
+        origin: the path, or hf://owner/name@commit.
+        spec: of the model there; a colorizer file's has no backbone ("").
+        arrays: weights by name, those of T and, from a run or an imported checkpoint, of E.
+        card: what a colorizer file says of its training, see
+            :mod:`medcolor_tf.sharing.colorizer_file`.
+    """
+
+    origin: str
+    spec: ModelSpec
+    arrays: Mapping[str, np.ndarray]
+    card: Mapping = field(default_factory=dict)
+
+    def origin_record(self) -> dict:
+        """Returns where it came from, for config.json: a report tells transfers apart by it."""
+        path = Path(self.origin)
+        record = {"path": self.origin, "strategy": None, "data_fingerprint": None}
+        if path.is_dir() and (path / folder.CONFIG).is_file():
+            config = folder.read_json(path / folder.CONFIG)
+            record["strategy"] = config["flags"]["strategy"]
+            record["data_fingerprint"] = config["data_fingerprint"]
+            record["data_source"] = config.get("data_source")
+            earlier = config.get("init_from") or {}
+            record["backbone"] = config["flags"]["backbone"] or earlier.get("backbone")
+            record["data_name"] = data_name(config["flags"]["data_dir"])
+        elif self.card:
+            record["strategy"] = self.card.get("training", {}).get("strategy")
+            record["data_fingerprint"] = self.card.get("data", {}).get("fingerprint")
+        return record
+
+    def of_part(self, part: str) -> dict[str, np.ndarray]:
+        """Returns the weights of one part, "colorizer" or "backbone"; empty without it."""
+        return {k: v for k, v in self.arrays.items() if k.startswith(part + "/")}
+
+
+def read_parts(init_from: str) -> PretrainedParts:
+    """Reads T and, if it is there, E.
+
+    Args:
+        init_from: a run folder (its best checkpoint), a colorizer file, or hf://owner/name.
+
+    Raises:
+        InputError: neither a run folder with weights nor a colorizer file; or no download.
+    """
+    path, origin, metadata = Path(init_from), init_from, {}
+    if hub.is_address(init_from):
+        path, origin = hub.download(init_from)
+    if path.is_dir():
+        arrays, _ = checkpoint.load(path / folder.BEST)
+        spec = ModelSpec.load(path / folder.MODEL)
+    elif path.is_file():
+        arrays, metadata = checkpoint.load(path)
+        spec = ModelSpec.from_dict(metadata.get("model", {}), str(path))
+    else:
+        raise InputError(
+            f"--init_from={init_from}: no such run folder or colorizer file; expected the "
+            "--run_dir of an earlier run, a colorizer file, or hf://owner/name"
+        )
+    arrays = {name: array for name, array in arrays.items() if not name.startswith("head/")}
+    return PretrainedParts(origin, spec, arrays, metadata.get("card", {}))
+
+
+def assign_parts(classifier: keras.Model, parts: PretrainedParts) -> None:
+    """Assigns the T and E there are to a new classifier's; C keeps its new weights.
+
+    Raises:
+        InputError: the weights do not fit the model.
+    """
+    named = checkpoint.named_weights(classifier)
+    for part in ("colorizer", "backbone"):
+        arrays = parts.of_part(part)
+        if arrays:
+            own = {k: v for k, v in named.items() if k.startswith(part + "/")}
+            checkpoint.assign(own, arrays, parts.origin)
+
+
+def colorizer_spec(spec: ModelSpec) -> ModelSpec:
+    """Returns the description that goes with a colorizer file: no backbone, no labels."""
+    return dataclasses.replace(spec, backbone="", observations=())

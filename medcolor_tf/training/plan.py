@@ -1,0 +1,144 @@
+"""The plan of a run: what is trained on what, checked before anything is built or written."""
+
+from dataclasses import dataclass
+
+from medcolor_tf.catalog import STRATEGIES
+from medcolor_tf.data.labels import count_labels
+from medcolor_tf.data.pipeline import Selection, Split
+from medcolor_tf.errors import InputError
+from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.parallel.replicas import Devices
+from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.sharing.pretrained import PretrainedParts, read_parts
+from medcolor_tf.training import feature_cache, strategies
+
+PAPER_CHECKPOINT_STEPS = 4800
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Options, data and source of a run, opened and checked against each other.
+
+    Attributes:
+        config: options.
+        source: what --init_from holds, or None.
+        train, valid: training and validation images.
+        evaluated: the splits of --evaluate, whole.
+        spec: of the model.
+        devices: that share each batch.
+    """
+
+    config: TrainConfig
+    source: PretrainedParts | None
+    train: Split
+    valid: Split
+    evaluated: tuple[Split, ...]
+    spec: ModelSpec
+    devices: Devices
+
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> "TrainPlan":
+        """Opens the data and the source.
+
+        Raises:
+            InputError: options, data and source do not fit each other.
+        """
+        feature_cache.check(config)
+        devices = Devices.choose(config)  # before anything else makes TensorFlow start
+        source = read_parts(config.init_from) if config.init_from else None
+        parts = strategies.choose_parts(config, source)
+        selection = Selection(
+            config.observations, config.uncertain_policy, config.train_fraction, config.subset_seed
+        )
+        train, valid = (_split(config, name, selection) for name in ("train", "valid"))
+        train.steps_per_epoch(config.batch_size)
+        # Opened now, so that a missing test split is found before the training, not after it.
+        whole = Selection(config.observations, config.uncertain_policy)
+        evaluated = tuple(_split(config, name, whole) for name in config.evaluate)
+        spec = _spec(config, source, train, parts)
+        return cls(config, source, train, valid, evaluated, spec, devices)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return self.train.steps_per_epoch(self.config.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the whole run."""
+        if self.config.steps:
+            return self.config.steps
+        return max(1, self.config.min_steps, round(self.config.epochs * self.steps_per_epoch))
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Steps between checkpoints."""
+        default = min(PAPER_CHECKPOINT_STEPS, self.steps_per_epoch)
+        return min(self.config.checkpoint_every or default, self.total_steps)
+
+    def describe(self, spec: ModelSpec, parameters: int, max_lr: float) -> list[str]:
+        """Says in lines of text what is about to be trained on what.
+
+        Args:
+            spec: the model's, with the path of the backbone that is used.
+            parameters: how many are trained.
+            max_lr: peak learning rate.
+        """
+        config, train = self.config, self.train
+        trained = ", ".join(STRATEGIES[config.strategy].trains)
+        lines = [
+            f"strategy {config.strategy}: trains {trained} ({parameters:,} parameters); "
+            f"colorizer {spec.colorizer}, backbone {spec.backbone}"
+        ]
+        if config.backbone_weights == "none" and not config.init_from:
+            lines.append("the backbone starts from RANDOM weights, not from ImageNet's")
+        lines.append(
+            f"{len(train):,} training and {len(self.valid):,} validation images of "
+            f"{spec.image_size} px; {self.total_steps:,} steps of {config.batch_size}, "
+            f"checkpoint every {self.checkpoint_interval:,}; peak learning rate {max_lr:.3g}"
+        )
+        return lines
+
+    def one_sided_labels(self) -> list[str]:
+        """Warns of observations that cannot be learned, a line each."""
+        counts = count_labels(self.train.labels, self.spec.observations)
+        return [
+            f"warning: {name} has only one class in the training images: {count}"
+            for name, count in counts.items()
+            if not count["positive"] or not count["negative"]
+        ]
+
+
+def _split(config: TrainConfig, name: str, selection: Selection) -> Split:
+    return Split(config.data_dir, name, selection, config.image_size or None)
+
+
+def _spec(
+    config: TrainConfig,
+    source: PretrainedParts | None,
+    train: Split,
+    parts: tuple[str, str, str],
+) -> ModelSpec:
+    """The model's description; ``parts`` are colorizer, its initialisation and backbone."""
+    info = train.info
+    if source and source.spec.input_channels != info.channels:
+        raise InputError(
+            f"{source.origin} takes {source.spec.input_channels} input channels, "
+            f"--data_dir={config.data_dir} has {info.channels}"
+        )
+    normal = source.spec if source and config.normalization == "source" else info
+    colorizer, colorizer_init, backbone = parts
+    return ModelSpec(
+        colorizer=colorizer,
+        colorizer_init=colorizer_init,
+        backbone=backbone,
+        observations=tuple(train.observations),
+        image_size=train.image_size,
+        short_side=info.short_side,
+        input_channels=info.channels,
+        bits=info.bits,
+        pixel_mean=normal.pixel_mean,
+        pixel_std=normal.pixel_std,
+        bn_momentum=config.bn_momentum,
+        head=config.head,
+    )

@@ -1,0 +1,58 @@
+"""What predict is given: files, folders and tables, read by data preparation's own readers."""
+
+import pytest
+
+from data_prep.images import IMAGE_SUFFIXES
+from data_prep.tables import read_table
+from medcolor_tf.errors import InputError
+from medcolor_tf.serving.inputs import list_inputs
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("nowhere", "no such file or folder"),
+        ("empty", "no image in this folder"),
+        ("list.csv", r"no column 'path'; the file has 'file', 'label' \(--path_column names it\)"),
+        ("none.csv", "no rows"),
+        ("twice.csv", "2 columns are called 'path'"),
+        ("wide.csv", "line 3: expected 2 cells as in the header, got 3"),
+        ("latin1.csv", "not a UTF-8 text file .*; save it as UTF-8"),
+    ],
+)
+def test_inputs_that_are_not_there_are_named(tmp_path, inputs, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.csv").write_text("file,label\nx.png,1\n")
+    (tmp_path / "none.csv").write_text("path\n")
+    (tmp_path / "twice.csv").write_text("path,path\na.png,b.png\n")
+    (tmp_path / "wide.csv").write_text("path,who\na.png,x\nb.png,x,y\n")
+    (tmp_path / "latin1.csv").write_bytes("path,who\na.png,M\xfcller\n".encode("latin-1"))
+    with pytest.raises(InputError, match=message):
+        list_inputs([str(tmp_path / inputs)], ("path",), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("comma.csv", b'who,path\nx,"sub/a, b.png"\n'),
+        ("semicolon.csv", b"who;path\r\nx;sub/a, b.png\r\n"),
+        ("tab.tsv", b"who\tpath\nx\tsub/a, b.png\n"),
+        ("tab.tab", b"who\tpath\nx\tsub/a, b.png\n"),
+        ("mark.csv", b'\xef\xbb\xbfpath,who\n"sub/a, b.png",x\n'),
+    ],
+)
+def test_tables_are_read_as_data_preparation_reads_them(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    (listed,) = list_inputs([str(tmp_path / name)], ("path",), 1)
+    assert listed.name == "sub/a, b.png"
+    assert listed.files == (tmp_path / "sub/a, b.png",)
+    assert listed.picture == "sub_a, b"
+    assert read_table(tmp_path / name, ("path",)).columns["path"].tolist() == [listed.name]
+
+
+def test_folders_are_searched_for_every_format_that_is_read(tmp_path):
+    for suffix in IMAGE_SUFFIXES:
+        (tmp_path / f"x{suffix.upper()}").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no image")
+    listed = list_inputs([str(tmp_path)], ("path",), 1)
+    assert sorted(item.files[0].suffix.lower() for item in listed) == sorted(IMAGE_SUFFIXES)
