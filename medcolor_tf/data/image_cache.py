@@ -3,10 +3,8 @@
 The accelerator's memory is :mod:`medcolor_tf.training.device_cache`' part.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +13,7 @@ from tqdm import tqdm
 
 from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
+from medcolor_tf.parallel.runtime import available_memory
 
 if TYPE_CHECKING:  # a split holds its cache
     from medcolor_tf.data.pipeline import Split
@@ -161,31 +160,6 @@ def minimum_bytes(split: "Split", enlarged: bool = False) -> int:
 
 def _pixel_bytes(split: "Split") -> int:
     return split.info.channels * split.info.bits // 8
-
-
-def available_memory() -> int:
-    """Returns the bytes of memory that this process can still take.
-
-    The kernel's estimate, or what the container's limit leaves where that is less.
-    """
-    try:
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    container = _container_memory()
-    return free if container is None else min(free, container)
-
-
-def _container_memory() -> int | None:
-    """Returns what a container's limit (cgroup v2) leaves, or None without one."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return max(0, limit - used + int(stat["inactive_file"]))  # file pages are given back
-    except (OSError, KeyError, ValueError):  # ValueError: the limit is the word "max"
-        return None
 
 
 def format_bytes(count: float) -> str:

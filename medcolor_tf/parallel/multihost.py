@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import functools
 import io
 import json
@@ -22,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -33,14 +32,36 @@ from medcolor_tf.parallel.watch import LastWords, Watch, coordination_client
 if TYPE_CHECKING:
     import keras
 
-    from medcolor_tf.runs.config import TrainConfig
-
 # A shared file system may show a new file late: NFS caches a folder for up to a minute.
 SHARED_SECONDS = 75.0
 # Beginning of the name of a file that shows whether a folder is the same everywhere.
 MARK = ".shared-"
 # Machines may see the data elsewhere. One that sees the run elsewhere is told by check_shared.
 _MAY_DIFFER = {"hosts", "host_number", "hosts_timeout", "data_dir", "run_dir", "cache"}
+
+
+class Options(Protocol):
+    """What is read here of a run's options, a dataclass whose fields are flags."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """--hosts."""
+        ...
+
+    @property
+    def host_number(self) -> int:
+        """--host_number."""
+        ...
+
+    @property
+    def hosts_timeout(self) -> float:
+        """--hosts_timeout, seconds."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """--batch_size, of all processes together."""
+        ...
 
 
 class Processes:
@@ -168,7 +189,7 @@ ALONE = Processes()
 
 
 @contextlib.contextmanager
-def joined(config: TrainConfig) -> Iterator[Processes]:
+def joined(config: Options) -> Iterator[Processes]:
     """Meets the other processes of --hosts and parts from them at the end.
 
     Raises:
@@ -251,12 +272,12 @@ def check_same(processes: Processes, own: dict) -> None:
             )
 
 
-def _check_options(processes: Processes, config: TrainConfig) -> None:
-    flags = dataclasses.asdict(config)
+def _check_options(processes: Processes, config: Options) -> None:
+    flags = vars(config)
     check_same(processes, {f"--{name}": flags[name] for name in sorted(flags.keys() - _MAY_DIFFER)})
 
 
-def _check_devices(processes: Processes, config: TrainConfig) -> None:
+def _check_devices(processes: Processes, config: Options) -> None:
     import jax
 
     local = processes.all_gather(len(jax.local_devices()))

@@ -11,15 +11,12 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
 from medcolor_tf.errors import InputError
-
-if TYPE_CHECKING:
-    from medcolor_tf.runs.config import TrainConfig
 
 ops: Any = keras.ops  # Keras does not say what its operations return
 
@@ -38,19 +35,22 @@ class Devices:
     note: str = ""
 
     @classmethod
-    def choose(cls, config: "TrainConfig") -> "Devices":
+    def choose(cls, number: int | None, batch_size: int) -> "Devices":
         """Finds the devices of --devices and, where there are several, makes their strategy.
 
         Called before anything else uses TensorFlow, which takes no logical devices afterwards.
+
+        Args:
+            number: of devices; None for all GPUs of this machine.
+            batch_size: images per step on all of them.
 
         Raises:
             InputError: not that many devices, a batch that they cannot share evenly, another
                 backend, or TensorFlow has started already.
         """
-        number = config.device_count()
         if number == 1:
             return cls()
-        flag = f"--devices={config.devices}"
+        flag = f"--devices={'all' if number is None else number}"
         if (backend := keras.backend.backend()) != "tensorflow":
             raise InputError(f"{flag}: only Keras' TensorFlow backend can, this is {backend}")
         import tensorflow as tf
@@ -61,15 +61,15 @@ class Devices:
         number = number or len(gpus)
         if gpus and number > len(gpus):
             raise InputError(f"{flag}: expected at most {len(gpus)}, the GPUs of this machine")
-        if config.batch_size % number:
+        if batch_size % number:
             raise InputError(
-                f"--batch_size={config.batch_size}: {number} devices share each batch evenly; "
+                f"--batch_size={batch_size}: {number} devices share each batch evenly; "
                 f"expected a multiple of {number}"
             )
         if not gpus:
             _make_logical(number)
         kind = "GPU" if gpus else "CPU"
-        return cls(_mirrored(kind, number), _note(number, kind, config.batch_size // number))
+        return cls(_mirrored(kind, number), _note(number, kind, batch_size // number))
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Returns the context in which the model, its optimizer and so its variables are made."""

@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 
@@ -123,11 +124,32 @@ def device() -> Device:
     accelerator = {"tensorflow": _tensorflow_gpu, "jax": _jax_accelerator}.get(
         backend, lambda: None
     )()
-    if accelerator:
-        return accelerator
-    from medcolor_tf.data.image_cache import available_memory
+    return accelerator or Device("CPU", available_memory(), False)
 
-    return Device("CPU", available_memory(), False)
+
+def available_memory() -> int:
+    """Returns the bytes of memory that this process can still take.
+
+    The kernel's estimate, or what the container's limit leaves where that is less.
+    """
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    container = _container_memory()
+    return free if container is None else min(free, container)
+
+
+def _container_memory() -> int | None:
+    """Returns what a container's limit (cgroup v2) leaves, or None without one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(stat["inactive_file"]))  # file pages are given back
+    except (OSError, KeyError, ValueError):  # ValueError: the limit is the word "max"
+        return None
 
 
 def _tensorflow_gpu() -> Device | None:

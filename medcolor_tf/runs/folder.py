@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json, write_atomically, write_json
+from medcolor_tf.parallel.multihost import MARK
 from medcolor_tf.runs.config import changed_options
 
 if TYPE_CHECKING:
@@ -112,8 +113,6 @@ class Run:
         Raises:
             InputError: the folder holds another run, or something else.
         """
-        from medcolor_tf.parallel.multihost import MARK
-
         if (self.folder / CONFIG).is_file():
             if (self.started or self.finished) and (changed := self.differences(record)):
                 raise InputError(

@@ -12,11 +12,12 @@ import keras
 import numpy as np
 
 from medcolor_tf.catalog import DEFAULT_HEAD, STRATEGIES
-from medcolor_tf.data.image_cache import AUTO_SHARE, available_memory
+from medcolor_tf.data.image_cache import AUTO_SHARE
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.inference import predict_full, sigmoid
 from medcolor_tf.parallel import replicas
+from medcolor_tf.parallel.runtime import available_memory
 from medcolor_tf.runs.config import AUTO, TrainConfig
 from medcolor_tf.training.augment import RandomRotationZoom
 

@@ -44,7 +44,8 @@ class TrainPlan:
             InputError: options, data and source do not fit each other.
         """
         feature_cache.check(config)
-        devices = Devices.choose(config)  # before anything else makes TensorFlow start
+        # Before anything else makes TensorFlow start.
+        devices = Devices.choose(config.device_count(), config.batch_size)
         source = read_parts(config.init_from) if config.init_from else None
         parts = strategies.choose_parts(config, source)
         selection = Selection(

@@ -6,6 +6,7 @@ import pytest
 from medcolor_tf.data import image_cache
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
+from medcolor_tf.parallel import runtime
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +109,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(small_dataset, mon
 
 
 def test_free_memory_is_plausible():
-    assert 2**26 < image_cache.available_memory() < 2**50
+    assert 2**26 < runtime.available_memory() < 2**50
 
 
 def test_another_cache_is_not_another_run():

@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,9 +32,7 @@ name = ""
 
 def main(data: str, folder: Path) -> None:
     watch(folder)
-    devices = Devices.choose(
-        TrainConfig(data_dir="-", run_dir="-", steps=1, batch_size=6, devices="2")
-    )
+    devices = Devices.choose(2, 6)
     seen = {"note": devices.note, **predict(devices), **normalize(devices)}
     base = TrainConfig(
         data_dir=data,
@@ -78,12 +77,12 @@ def watch(folder: Path) -> None:
     point = callbacks.LossCurve.on_train_batch_end
     save_checkpoint = trainer.Trainer.save_checkpoint
 
-    def save_and_copy(self, step, *rest):
-        save_checkpoint(self, step, *rest)
+    def save_and_copy(self, step, loss, auc):
+        save_checkpoint(self, step, loss, auc)
         if step == 2:
             shutil.copytree(folder / name, folder / f"{name}-half")
 
-    def keep_loss(self, batch, logs=None):
+    def keep_loss(self, batch, logs: Any = None):
         losses.setdefault(name, []).append(float(logs["loss"]))
         point(self, batch, logs)
 
@@ -140,7 +139,7 @@ def normalize(devices: Devices) -> dict:
     results = {}
     for name, one in (("one", True), ("two", False)):
         with contextlib.nullcontext() if one else devices.scope():
-            layer = FusedBatchNormalization(epsilon=1e-3)
+            layer: Any = FusedBatchNormalization(epsilon=1e-3)
             layer.build((None, 4, 4, 3))
         layer.moving_mean.assign([100.0] * 3)  # as after some training
 

@@ -170,26 +170,26 @@ def two_gpus(monkeypatch):
 
 
 def test_all_gpus_train_and_xla_is_not_lost_silently(two_gpus):
-    chosen = Devices.choose(config(devices="all"))
+    chosen = Devices.choose(None, 8)
     assert chosen.strategy == ("GPU", 2)
     assert "2 GPUs, 4 images of each step on each; WITHOUT XLA" in chosen.note
 
 
 def test_more_gpus_than_there_are(two_gpus):
     with pytest.raises(InputError, match="--devices=4: expected at most 2, the GPUs of this"):
-        Devices.choose(config(devices="4"))
+        Devices.choose(4, 8)
 
 
 def test_a_batch_is_shared_evenly(two_gpus):
     message = "--batch_size=7: 2 devices share each batch evenly; expected a multiple of 2"
     with pytest.raises(InputError, match=message):
-        Devices.choose(config(devices="2", batch_size=7))
+        Devices.choose(2, 7)
 
 
 def test_other_backends_cannot(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(InputError, match=r"--devices=2: only Keras' TensorFlow backend .* is jax"):
-        Devices.choose(config(devices="2"))
+        Devices.choose(2, 8)
 
 
 def test_logical_devices_need_a_process_that_has_not_started():
@@ -197,11 +197,11 @@ def test_logical_devices_need_a_process_that_has_not_started():
 
     tf.config.list_logical_devices()
     with pytest.raises(InputError, match="--devices=2: TensorFlow has already started with 1 CPU"):
-        Devices.choose(config(devices="2"))
+        Devices.choose(2, 8)
 
 
 @pytest.mark.parametrize("number", ["", "1", "all"])
 def test_one_device_needs_no_strategy(number):
-    chosen = Devices.choose(config(devices=number))
+    chosen = Devices.choose(config(devices=number).device_count(), 8)
     assert chosen.strategy is None
     assert ("GPUs on this machine: 0" in chosen.note) == (number == "all")

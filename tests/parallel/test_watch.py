@@ -8,7 +8,7 @@ import pytest
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import watch
-from medcolor_tf.parallel.watch import Watch
+from medcolor_tf.parallel.watch import LastWords, Watch
 
 NAMES = ["process 0 (a)", "process 1 (b)", "process 2 (c)"]
 
@@ -37,14 +37,14 @@ class Service:
             return [item for item in self.values.items() if item[0].startswith(folder)]
 
 
-class Words:
+class Words(LastWords):
     """Keeps what a child process would say."""
 
     def __init__(self):
         self.text = ""
 
-    def change(self, text):
-        self.text = text
+    def change(self, words):
+        self.text = words
 
     def cancel(self):
         self.text = ""
