@@ -198,14 +198,10 @@ def _from_environment(environment: Mapping[str, str]) -> Cluster:
     if address:
         host, port = split_address(address, f"{COORDINATOR}={address}")
         address = f"{host}:{port}"
-    count = _number(environment, PROCESSES)
-    name = PROCESS if environment.get(PROCESS) else KUBERNETES_INDEX
-    number = _number(environment, name)
-    if count is not None and count < 1:
-        raise InputError(f"{PROCESSES}={count}: expected 1 or more processes")
-    if count is not None and number is not None and number >= count:
-        raise InputError(f"{name}={number}: expected 0 to {count - 1}, since {PROCESSES}={count}")
-    return Cluster(address or None, count, number)
+    number = _number(environment, PROCESS)
+    if number is None:
+        number = _number(environment, KUBERNETES_INDEX)
+    return Cluster(address or None, _number(environment, PROCESSES), number)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

@@ -17,11 +17,8 @@ import json
 import os
 import socket
 import sys
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,36 +29,8 @@ from medcolor_tf.parallel.watch import LastWords, Watch, coordination_client
 if TYPE_CHECKING:
     import keras
 
-# A shared file system may show a new file late: NFS caches a folder for up to a minute.
-SHARED_SECONDS = 75.0
-# Beginning of the name of a file that shows whether a folder is the same everywhere.
-MARK = ".shared-"
-# Machines may see the data elsewhere. One that sees the run elsewhere is told by check_shared.
+# Machines may see the data elsewhere. One that sees the run elsewhere is told by Run.check_shared.
 _MAY_DIFFER = {"hosts", "host_number", "hosts_timeout", "data_dir", "run_dir", "cache"}
-
-
-class Options(Protocol):
-    """What is read here of a run's options, a dataclass whose fields are flags."""
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """--hosts."""
-        ...
-
-    @property
-    def host_number(self) -> int:
-        """--host_number."""
-        ...
-
-    @property
-    def hosts_timeout(self) -> float:
-        """--hosts_timeout, seconds."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """--batch_size, of all processes together."""
-        ...
 
 
 class Processes:
@@ -128,6 +97,22 @@ class Processes:
                 rows[number :: self.count] = share
         return rows
 
+    def check_same(self, own: dict) -> None:
+        """Checks that all have the same JSON values; InputError in all where one has not."""
+        main, *others = self.all_gather(own)
+        for number, other in enumerate(others, start=1):
+            names = sorted(main.keys() | other.keys())
+            pairs = [
+                f"{name}={other.get(name)} (there: {main.get(name)})"
+                for name in names
+                if other.get(name) != main.get(name)
+            ]
+            if pairs:
+                raise InputError(
+                    f"process {number} was started with {', '.join(pairs)}, another value than "
+                    "process 0; expected the same everywhere"
+                )
+
     def distribution(self) -> contextlib.AbstractContextManager:
         """Returns a context in which Keras makes variables for all processes and splits batches.
 
@@ -189,8 +174,11 @@ ALONE = Processes()
 
 
 @contextlib.contextmanager
-def joined(config: Options) -> Iterator[Processes]:
+def joined(config: Any) -> Iterator[Processes]:
     """Meets the other processes of --hosts and parts from them at the end.
+
+    Args:
+        config: options of a run, a dataclass whose fields are the flags.
 
     Raises:
         InputError: another backend than JAX, no coordinator, options that differ, or a batch that
@@ -226,8 +214,9 @@ def joined(config: Options) -> Iterator[Processes]:
     names = [processes.name(number) for number in range(processes.count)]
     watch = processes.watch = Watch(processes.number, names, words, coordination_client())
     try:
-        _check_options(processes, config)
-        _check_devices(processes, config)
+        flags = {f"--{k}": value for k, value in vars(config).items() if k not in _MAY_DIFFER}
+        processes.check_same(flags)
+        _check_devices(processes, config.batch_size)
         with contextlib.ExitStack() as quiet:
             if processes.is_main_process:
                 print(f"{processes.count} processes: {', '.join(names)}")
@@ -258,26 +247,7 @@ def _exit_without_the_others(error: BaseException) -> None:
     atexit.register(leave)  # registered after JAX' own, called before it
 
 
-def check_same(processes: Processes, own: dict) -> None:
-    """Checks that all have the same values; InputError in all of them where one has not."""
-    first, *others = processes.all_gather(own)
-    for number, other in enumerate(others, start=1):
-        names = sorted(first.keys() | other.keys())
-        differing = [name for name in names if other.get(name) != first.get(name)]
-        if differing:
-            pairs = ", ".join(f"{n}={other.get(n)} (there: {first.get(n)})" for n in differing)
-            raise InputError(
-                f"process {number} was started with {pairs}, another value than process 0; "
-                "expected the same everywhere"
-            )
-
-
-def _check_options(processes: Processes, config: Options) -> None:
-    flags = vars(config)
-    check_same(processes, {f"--{name}": flags[name] for name in sorted(flags.keys() - _MAY_DIFFER)})
-
-
-def _check_devices(processes: Processes, config: Options) -> None:
+def _check_devices(processes: Processes, batch_size: int) -> None:
     import jax
 
     local = processes.all_gather(len(jax.local_devices()))
@@ -286,56 +256,11 @@ def _check_devices(processes: Processes, config: Options) -> None:
             f"the processes have {', '.join(map(str, local))} devices; expected equally many, "
             "since each takes an equal part of every batch"
         )
-    if config.batch_size % sum(local):
+    if batch_size % sum(local):
         raise InputError(
-            f"--batch_size={config.batch_size}: expected a multiple of {sum(local)}, the number of "
+            f"--batch_size={batch_size}: expected a multiple of {sum(local)}, the number of "
             f"devices of {processes.count} processes"
         )
-
-
-def check_shared(processes: Processes, folder: Path, last_step: Callable[[], int]) -> None:
-    """Checks that all processes see the same run folder.
-
-    Args:
-        processes: all of them.
-        folder: of the run; it need not be there yet.
-        last_step: returns that of the last checkpoint that this process sees there; 0 for none.
-
-    Raises:
-        InputError: in all processes, when one sees another folder or an older state.
-    """
-    if processes.count == 1:
-        return
-    if processes.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / processes.broadcast_from_main(lambda: f"{MARK}{uuid.uuid4().hex}")
-    if processes.is_main_process:
-        mark.touch()
-    processes.all_gather(None)
-    deadline = time.monotonic() + SHARED_SECONDS
-    while not (seen := mark.name in _names(folder)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    views = processes.all_gather([seen, last_step() if seen else 0])
-    if processes.is_main_process:
-        for name in filter(lambda name: name.startswith(MARK), _names(folder)):
-            (folder / name).unlink()
-        with contextlib.suppress(OSError):  # as it was, should nothing come of the run
-            folder.rmdir()
-    for number, (seen, step) in enumerate(views):
-        if not seen or step != views[0][1]:
-            what = f"a last checkpoint of step {step}" if seen else "another folder of that name"
-            raise InputError(
-                f"--run_dir={folder}: process {number} sees {what}, process 0 one with step "
-                f"{views[0][1]} as the last; expected a folder on a file system that all machines "
-                "share"
-            )
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [path.name for path in folder.iterdir()]
-    except OSError:
-        return []
 
 
 def placed_like(variable: keras.Variable, value: np.ndarray) -> Any:

@@ -21,6 +21,7 @@ No other module knows these names. Studies and reports ask for them, so importin
 imports no Keras; what needs it is imported where it is used.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -28,17 +29,19 @@ import json
 import os
 import platform
 import shutil
+import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json, write_atomically, write_json
-from medcolor_tf.parallel.multihost import MARK
 from medcolor_tf.runs.config import changed_options
 
 if TYPE_CHECKING:
     from medcolor_tf.models.spec import ModelSpec
+    from medcolor_tf.parallel.multihost import Processes
 
 CONFIG, MODEL, LOG, RESULT = "config.json", "model.json", "log.csv", "result.json"
 LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safetensors"
@@ -46,6 +49,11 @@ LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_
 TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
 # Of a split.
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
+
+# Beginning of the name of a file that shows whether several processes see the same folder.
+MARK = ".shared-"
+# A shared file system may show a new file late: NFS caches a folder for up to a minute.
+SHARED_SECONDS = 75.0
 
 
 def record(config, command: str, train, source=None) -> dict:
@@ -126,6 +134,46 @@ class Run:
                 f"--run_dir={self.folder}: not empty and no run; expected a new folder, or one "
                 "that this command made"
             )
+
+    def check_shared(self, processes: "Processes") -> None:
+        """Checks that all processes see the same folder; it need not be there yet.
+
+        Raises:
+            InputError: in all processes, when one sees another folder or an older state.
+        """
+        if processes.count == 1:
+            return
+        if processes.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        mark = self.folder / processes.broadcast_from_main(lambda: f"{MARK}{uuid.uuid4().hex}")
+        if processes.is_main_process:
+            mark.touch()
+        processes.all_gather(None)
+        deadline = time.monotonic() + SHARED_SECONDS
+        while not (seen := mark.name in self._names()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        views = processes.all_gather([seen, self.last_step if seen else 0])
+        if processes.is_main_process:
+            for name in filter(lambda name: name.startswith(MARK), self._names()):
+                (self.folder / name).unlink()
+            with contextlib.suppress(OSError):  # as it was, should nothing come of the run
+                self.folder.rmdir()
+        for number, (seen, step) in enumerate(views):
+            if not seen or step != views[0][1]:
+                view = (
+                    f"a last checkpoint of step {step}" if seen else "another folder of that name"
+                )
+                raise InputError(
+                    f"--run_dir={self.folder}: process {number} sees {view}, process 0 one with "
+                    f"step {views[0][1]} as the last; expected a folder on a file system that all "
+                    "machines share"
+                )
+
+    def _names(self) -> list[str]:
+        try:
+            return [path.name for path in self.folder.iterdir()]
+        except OSError:
+            return []
 
     def differences(self, record: dict) -> list[str]:
         """Compares the run in the folder with another one's record, as text per difference.

@@ -386,7 +386,7 @@ class Trainer:
         """Evaluates the best weights on the splits of --evaluate, in the model at hand."""
         config, run, processes = self.plan.config, self.run, self.processes
         metadata = checkpoint.load_parts(self.classifier, run.folder / runs.BEST)
-        multihost.check_same(processes, {"the best weights of step": metadata["step"]})
+        processes.check_same({"the best weights of step": metadata["step"]})
         origin = origin_of(config.run_dir, "best", metadata["step"], config.mixed_precision)
         return [
             evaluate_model(
@@ -412,8 +412,8 @@ def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
     command = command_line("medcolor_tf.train", plan.config)
     record = runs.record(plan.config, command, plan.train, plan.source)
     run.check(record)
-    multihost.check_same(processes, {"data": record["data_fingerprint"], "of": record["init_from"]})
-    multihost.check_shared(processes, run.folder, lambda: run.last_step)
+    processes.check_same({"data": record["data_fingerprint"], "of": record["init_from"]})
+    run.check_shared(processes)
     processes.advise(run.resume_advice)
     return record
 

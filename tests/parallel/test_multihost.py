@@ -86,7 +86,7 @@ class Twin(multihost.Processes):
 
 
 def test_a_mark_that_a_crash_left_does_not_make_a_folder_somebody_elses(tmp_path):
-    (tmp_path / f"{multihost.MARK}1234").touch()
+    (tmp_path / f"{runs.MARK}1234").touch()
     runs.Run(tmp_path).check({})
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(InputError, match="not empty and no run"):
@@ -94,29 +94,29 @@ def test_a_mark_that_a_crash_left_does_not_make_a_folder_somebody_elses(tmp_path
 
 
 def test_a_run_folder_that_is_not_shared(tmp_path, monkeypatch):
-    monkeypatch.setattr(multihost, "SHARED_SECONDS", 0.1)
-    multihost.check_shared(Twin(), tmp_path / "run", lambda: 0)
+    monkeypatch.setattr(runs, "SHARED_SECONDS", 0.1)
+    runs.Run(tmp_path / "run").check_shared(Twin())
     assert not (tmp_path / "run").exists(), "as it was"
 
     def sees(answer):
         return Twin(lambda value: answer if isinstance(value, list) else value)
 
     with pytest.raises(InputError, match=r"process 1 sees another folder .* machines share"):
-        multihost.check_shared(sees([False, 0]), tmp_path / "run", lambda: 0)
+        runs.Run(tmp_path / "run").check_shared(sees([False, 0]))
+    monkeypatch.setattr(runs.Run, "last_step", 6)
     (tmp_path / "config.json").touch()
-    (tmp_path / f"{multihost.MARK}left-by-a-crash").touch()
+    (tmp_path / f"{runs.MARK}left-by-a-crash").touch()
     with pytest.raises(InputError, match=r"process 1 sees a last checkpoint of step 3, .* step 6"):
-        multihost.check_shared(sees([True, 3]), tmp_path, lambda: 6)
+        runs.Run(tmp_path).check_shared(sees([True, 3]))
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 @needs_jax
 def test_a_batch_that_the_devices_cannot_share():
-    config = TrainConfig(data_dir="d", run_dir="r", steps=1, batch_size=7)
     with pytest.raises(InputError, match="--batch_size=7: expected a multiple of 2, the number"):
-        multihost._check_devices(Twin(), config)
+        multihost._check_devices(Twin(), 7)
     with pytest.raises(InputError, match="the processes have 1, 4 devices; expected equally many"):
-        multihost._check_devices(Twin(lambda count: 4), config)
+        multihost._check_devices(Twin(lambda count: 4), 8)
 
 
 # Real processes on the JAX backend.
