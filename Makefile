@@ -61,7 +61,7 @@ test: static
 static: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath=$(BIN)/python
+	$(BIN)/pyright --project=pyproject.toml --pythonpath=$(BIN)/python
 
 # Side by side with PyTorch, which only these need. The quick benchmark leaves out the one variant
 # that takes minutes to compile; the results say so.

@@ -33,6 +33,16 @@ def make_dataset(
     the order and the crops of the k-th epoch of the endless one. Both are functions of (seed, k)
     alone, whatever TensorFlow's global seed is.
 
+    With ``masked_labels`` no loss is NaN: labels have 0 in place of NaN, and weights are 1 where a
+    label is known and 0 where not. They weigh single labels, so they need a loss that does not
+    average over the labels first: ``axis=()``, as in the example. With the reduction
+    "mean_with_sample_weight" it is the mean over the known labels of a batch, 0 without any, the
+    same as :class:`medcolor_tf.training.losses.MaskedBinaryCrossentropy` on labels with NaN; with
+    Keras' default reduction, that times the share of the labels that are known. Keras' default
+    ``axis=-1`` gives one loss per image, in which an unknown label would count as negative. It does
+    not fit the weights, and Keras refuses it (for a batch of exactly L images it cannot tell). With
+    one observation any axis will do.
+
     Args:
         folder: made by ``python -m data_prep.build``.
         split: "train", "valid" or "test".
@@ -44,43 +54,37 @@ def make_dataset(
             only, and the few images that are left over are other ones in each epoch; else the last
             batch may be short. None: as ``training``.
         repeat: whether it is endless, epoch after epoch. None: as ``training``.
-        masked_labels: give (images, labels, weights), see below.
+        masked_labels: give (images, labels with 0 for unknown, weights).
         **selection: ``observations``, ``uncertain_policy``, ``train_fraction`` and
             ``subset_seed``, as in :class:`medcolor_tf.data.pipeline.Selection`.
 
     Returns:
         Batches (images (B, S, S, C) uint8 or uint16, labels (B, L) float32 with 0, 1, and NaN for
-        unknown). The cardinality is the number of batches, or ``tf.data.INFINITE_CARDINALITY``;
-        ``fit`` on an endless one needs ``steps_per_epoch``.
-
-        With ``masked_labels`` (images, labels, weights): labels have 0 in place of NaN and weights
-        (B, L) float32 are 1 where a label is known and 0 where not, so that no loss is NaN. They
-        weigh single labels, so they need a loss that does not average over the labels first::
-
-            keras.losses.BinaryCrossentropy(
-                from_logits=True, axis=(), reduction="mean_with_sample_weight"
-            )
-
-        This is the mean over the known labels of a batch, 0 without any: the same as
-        :class:`medcolor_tf.training.losses.MaskedBinaryCrossentropy` on labels with NaN. With
-        Keras' default reduction it is that times the share of the labels that are known. Keras'
-        default ``axis=-1`` gives one loss per image, in which an unknown label would count as
-        negative: it does not fit the weights, and Keras refuses it (for a batch of exactly L
-        images it cannot tell). With one observation any axis will do.
+        unknown), or (images, masked labels, weights (B, L) float32). The cardinality is the number
+        of batches, or ``tf.data.INFINITE_CARDINALITY``; ``fit`` on an endless one needs
+        ``steps_per_epoch``.
 
     Raises:
         InputError: no such data set, split, observation or policy; a shard that is missing or cut;
             fewer images than a batch of training.
 
     Example:
-        >>> from medcolor_tf.data import make_dataset
-        >>> batches = make_dataset(data_dir, "valid", batch_size=4)
-        >>> images, labels = next(iter(batches))
+        >>> import keras
+        >>> import medcolor_tf as mc
+        >>> valid = mc.make_dataset(data_dir, "valid", batch_size=4)
+        >>> images, labels = next(iter(valid))
         >>> images.dtype.name, images.shape[0], labels.dtype.name, labels.shape[0]
         ('uint8', 4, 'float32', 4)
-        >>> train = make_dataset(data_dir, "train", 4, training=True, repeat=False)
+        >>> train = mc.make_dataset(data_dir, "train", 4, training=True, repeat=False)
         >>> len(list(train)) == int(train.cardinality())
         True
+        >>> masked = mc.make_dataset(data_dir, "train", masked_labels=True)
+        >>> loss = keras.losses.BinaryCrossentropy(
+        ...     from_logits=True, axis=(), reduction="mean_with_sample_weight"
+        ... )
+        >>> images, labels, weights = next(iter(masked))
+        >>> round(float(loss(labels, 0 * labels, weights)), 4)  # of logits 0: log 2
+        0.6931
     """
     opened = Split(folder, split, Selection(**selection), image_size)
     shuffle = training if shuffle is None else shuffle

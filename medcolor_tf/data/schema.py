@@ -179,7 +179,8 @@ class SplitIndex:
         """Reads the file; InputError when it is missing or damaged."""
         path = cls.path(folder, split)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            # NumPy leaves a damaged file open that it opened itself.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return cls(arrays["index"], arrays["raw_labels"], arrays["patient"])
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: cannot be read as a split's index ({error})") from None

@@ -1,5 +1,6 @@
 """The layers that Keras lacks: channels-last, and of keras.ops alone."""
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import keras
@@ -121,13 +122,13 @@ def _mean_of_four(x: Tensor) -> Tensor:
 
 
 @ops.custom_gradient
-def _blur(x):
+def _blur(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
     padded = ops.concatenate([x[:, :1], x], axis=1)
     padded = ops.concatenate([padded[:, :, :1], padded], axis=2)
 
     # The gradient of a mean of four is one too, with zeros beyond the end; the first row and column
     # were read twice. TensorFlow's own for the pooling takes four times as long on a CPU.
-    def gradient(dy):
+    def gradient(dy: Tensor) -> Tensor:
         height, width = ops.shape(dy)[1:3]
         for size, shape in ((height, (1, -1, 1, 1)), (width, (1, 1, -1, 1))):
             times = ops.where(ops.arange(size) == 0, 2, 1)

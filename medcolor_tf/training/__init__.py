@@ -1,4 +1,4 @@
-"""Strategies, schedule, loop."""
+"""Training: plan, trainer, strategies, schedule, optimizer, losses, augmentation, caches."""
 
 
 def __getattr__(name):

@@ -69,23 +69,23 @@ class DeviceImageCache:
     """The training images on the device, and the training model behind them.
 
     Attributes:
-        lines: where each image lies.
+        images: where each image lies.
         model: row offsets (B, 2) to logits; its weights and its optimizer are the training model's
             own, which knows nothing of the images, so that checkpoints do not hold them.
     """
 
-    lines: PackedImages
+    images: PackedImages
     model: keras.Model
 
     @classmethod
-    def load(cls, lines: PackedImages, model: keras.Model) -> "DeviceImageCache":
+    def load(cls, images: PackedImages, model: keras.Model) -> "DeviceImageCache":
         """Copies all images to the device and puts them before the compiled training model."""
-        channels, transposed = lines.split.info.channels, bool(lines.transposed.any())
+        channels, transposed = images.split.info.channels, bool(images.transposed.any())
         layer = DeviceImages(
-            lines.rows, lines.side, channels, lines.dtype, transposed, name="images"
+            images.rows, images.side, channels, images.dtype, transposed, name="images"
         )
-        layer.fill(lines.blocks())
-        lines.split.release_records()
+        layer.fill(images.blocks())
+        images.split.release_records()
         row_offsets = keras.Input((2,), dtype="int32")
         outputs = model(layer(row_offsets))
         whole = keras.Model(row_offsets, outputs, name="training_from_device_images")
@@ -95,7 +95,15 @@ class DeviceImageCache:
             steps_per_execution=model.steps_per_execution,
             jit_compile=model.jit_compile,
         )
-        return cls(lines, whole)
+        return cls(images, whole)
+
+    def batches(self, *stream: int):
+        """Row offsets (B, 2) and labels (B, L) of the images of :meth:`Split.training_batches`.
+
+        Args:
+            stream: batch_size, seed, start_step and shuffle_buffer.
+        """
+        return self.images.batches(stream)
 
 
 def cache_images(
@@ -133,11 +141,10 @@ def cache_images(
             raise InputError(f"--cache=device: {reason}; expected --cache=ram, none or auto")
         note = host_cache.cache_splits(cache, (train, valid), sharers)
         return None, f"{note}; not on {device.name}: {reason}"
-    lines = PackedImages.from_split(train)
-    device_images = DeviceImageCache.load(lines, model)
+    device_images = DeviceImageCache.load(PackedImages.from_split(train), model)
     free = "" if device.free is None else f", {host_cache.format_bytes(device.free)} were free"
     memory = "" if device.accelerator else " (no accelerator: the machine's own memory)"
-    size = host_cache.format_bytes(lines.bytes)
+    size = host_cache.format_bytes(device_images.images.bytes)
     return device_images, (
         f"cache device: {len(train):,} training images, {size} decoded, on {device.name}"
         f"{memory}{free}; validation: {host_cache.cache_splits('auto', (valid,), sharers)}"

@@ -75,6 +75,7 @@ def train(config: TrainConfig) -> dict | None:
         trainer.claim_folder(record)
         with processes.distribution():
             trainer.restore(state)
+            del state  # as large as the model and its optimizer
             trainer.fit()
             result = trainer.finish() | {"evaluations": trainer.evaluate()}
     return result if processes.is_main_process else None
@@ -139,7 +140,7 @@ class Trainer:
         if self.frozen_features is not None:
             return self.frozen_features.batches(train, *stream)
         if self.device_images is not None:
-            return self.device_images.lines.batches(stream)
+            return self.device_images.batches(*stream)
         return unsharded(train.training_batches(*stream, self.processes.part))
 
     def _cache_data(self) -> None:

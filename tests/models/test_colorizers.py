@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from medcolor_tf.catalog import COLORIZERS
 from medcolor_tf.errors import InputError
 from medcolor_tf.models import build_colorizer, check_image_size, load_torch_colorizer
 from medcolor_tf.models.torch_weights import _COLORIZER_NAMES, torch_state, torch_variables
 
 ops: Any = keras.ops  # not annotated in Keras
 
-NAMES = ("deconv", "pixel_shuffle", "color_u")
+NAMES = tuple(COLORIZERS)
 PARAMETERS = {"deconv": 596_611, "pixel_shuffle": 599_440, "color_u": 192_659}
 each = pytest.mark.parametrize("name", NAMES)
 
@@ -277,6 +278,6 @@ def test_check_image_size_without_colorizer():
 @each
 def test_smallest_sizes_keep_the_size(name):
     model = _built(name)
-    step = 8 if name == "color_u" else 4
+    step = COLORIZERS[name].multiple
     for size in (step, 3 * step):
         assert model(_image(1, size, size + step, 1)).shape == (1, size, size + step, 3)

@@ -202,6 +202,7 @@ def start(commands, waited=None):
         for child in children:
             child.kill()
             child.wait()
+            child.stdout.close()
 
 
 @needs_jax

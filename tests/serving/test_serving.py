@@ -279,7 +279,8 @@ def test_predict_goes_on_after_a_bad_file_and_draws_pictures(run_dir, tmp_path, 
     names = sorted(path.name for path in (tmp_path / "colours").iterdir())
     assert names == ["a.png", "b.png", "sub_a.png"]
     assert [Path(row["colorized"]).name for row in rows] == ["a.png", "b.png", "", "", "sub_a.png"]
-    assert Image.open(tmp_path / "colours" / "a.png").size == (64, 32)
+    with Image.open(tmp_path / "colours" / "a.png") as picture:
+        assert picture.size == (64, 32)
     assert predict_main(arguments) == 2
     assert "exists; expected a new file" in capsys.readouterr().err
 
@@ -346,7 +347,8 @@ def test_explain_takes_some_observations_deep_images_and_models_without_colorize
             explain_observations=chosen,
         )
         assert predict(config) == (1, 0)
-        widths.append(Image.open(tmp_path / f"explained{i}" / "t1.png").width)
+        with Image.open(tmp_path / f"explained{i}" / "t1.png") as picture:
+            widths.append(picture.width)
     assert np.diff(widths) == -(320 + visualize.GAP)
 
 

@@ -175,7 +175,9 @@ def test_the_choice_follows_device_and_memory(
     small_dataset, monkeypatch, cache, free, accelerated, replicas, expected
 ):
     monkeypatch.setattr(runtime, "device", gpu(free, accelerated))
-    monkeypatch.setattr(device_cache.DeviceImageCache, "load", lambda lines, model: (lines, model))
+    monkeypatch.setattr(
+        device_cache.DeviceImageCache, "load", lambda images, model: SimpleNamespace(images=images)
+    )
     splits = [Split(small_dataset, name) for name in ("train", "valid")]
     cached, note = device_cache.cache_images(cache, *splits, "model", replicas)
     assert expected in note
@@ -269,7 +271,7 @@ def trained(on_device):
     if on_device:
         front = DeviceImageCache.load(PackedImages.from_split(split), model)
         before = front.model.get_layer("images").rows.numpy()
-        front.model.fit(front.lines.batches(stream), epochs=2, steps_per_epoch=4, verbose=0)
+        front.model.fit(front.batches(*stream), epochs=2, steps_per_epoch=4, verbose=0)
         np.testing.assert_array_equal(front.model.get_layer("images").rows.numpy(), before)
     else:
         model.fit(split.training_batches(*stream), epochs=2, steps_per_epoch=4, verbose=0)

@@ -135,7 +135,11 @@ def test_resume_is_exact(config, tmp_path, monkeypatch, killed_at, max_lr):
         with pytest.raises(Killed):
             train(config)
     assert not runs.Run(Path(config.run_dir)).finished
-    train(config)
+    read, load = [], checkpoint.load
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load", lambda path: read.append(Path(path).name) or load(path))
+        train(config)
+    assert read.count(runs.LAST) == 1
     for name in (runs.LAST, runs.BEST):
         one, two = arrays_of(whole.run_dir, name), arrays_of(config.run_dir, name)
         assert one.keys() == two.keys()

@@ -4,6 +4,7 @@ A marked fast path, which alone calls TensorFlow: Keras' layer runs about ten el
 over the activations and casts bfloat16 to float32 and back.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -130,8 +131,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         tensors = self._moving_tensors()  # not inside: it would ask for gradients of variables
 
         @tf.custom_gradient
-        def normalize(x, scale, shift):
-            def gradient(dy):
+        def normalize(
+            x: Tensor, scale: Tensor, shift: Tensor
+        ) -> tuple[Tensor, Callable[[Tensor], Any]]:
+            def gradient(dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 dx = dy * tf.cast(scale, dy.dtype)
                 dy = tf.cast(dy, "float32")
                 product = dy * tf.cast(x, "float32")

@@ -5,6 +5,7 @@ input, whose three channels leave a CPU's vector units empty: backwards, the 7x7
 convolution of ResNet18 reaches 41 GFLOP/s where its 3x3 ones reach 225 (AVX-512, float32).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -31,8 +32,8 @@ class StemConv2D(keras.layers.Conv2D):
         plain = super().convolution_op
 
         @tf.custom_gradient
-        def convolve(x, kernel):
-            def gradient(dy):
+        def convolve(x: Tensor, kernel: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+            def gradient(dy: Tensor) -> tuple[Tensor, Tensor]:
                 dkernel = tf.raw_ops.Conv2DBackpropFilter(
                     input=x,
                     filter_sizes=kernel.shape,

@@ -87,7 +87,7 @@ def colorized(group: EvaluationSet) -> Iterator[Figure]:
         path = Run(runs["folder"].iloc[0]).pictures(group.split)
         if not path.is_file():
             continue
-        strips = np.split(np.asarray(Image.open(path).convert("RGB")), 2)
+        strips = np.array_split(np.asarray(Image.open(path).convert("RGB")), 2)
         side, width, _ = strips[0].shape
         gray, colours = (np.split(strip, range(side, width, side), axis=1) for strip in strips)
         rows = rows or [("Gray", gray)]
