@@ -57,8 +57,9 @@ class Variant:
         if not stdin or not stdout or not stderr:
             raise AssertionError("subprocess.PIPE opens all three")
         self._stdin = stdin
-        threading.Thread(target=self._listen, args=(stdout,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(stdout,), daemon=True)
         self._reader = threading.Thread(target=self._read_errors, args=(stderr,), daemon=True)
+        self._listener.start()
         self._reader.start()
         self._tell(json.dumps(spec))
 
@@ -105,14 +106,18 @@ class Variant:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        for thread in (self._listener, self._reader):
+            thread.join(timeout=10)  # each closes its pipe at the end
 
     def _listen(self, stdout: IO[str]) -> None:
-        for line in stdout:
-            self._answers.put(line)
+        with stdout:
+            for line in stdout:
+                self._answers.put(line)
         self._answers.put("")  # the end
 
     def _read_errors(self, stderr: IO[str]) -> None:
-        self._said.extend(line.strip() for line in stderr if line.strip())
+        with stderr:
+            self._said.extend(line.strip() for line in stderr if line.strip())
 
     def _tell(self, line: str) -> None:
         # A worker that has ended says so, or why, in what it answered before.

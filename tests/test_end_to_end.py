@@ -71,7 +71,8 @@ def test_from_xray_files_to_an_exported_two_stage_model(tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [str(file) for file in files]
     assert len(list(colours.iterdir())) == 3
-    assert Image.open(next(colours.iterdir())).size == (64, 32)
+    with Image.open(next(colours.iterdir())) as picture:
+        assert picture.size == (64, 32)
 
     saved = tmp_path / "saved_model"
     assert command("medcolor_tf.export", *use, f"--out={saved}") == 0

@@ -348,7 +348,8 @@ def test_postscript_is_never_opened(tmp_path, monkeypatch, name):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: ran.append(args))
     path = tmp_path / name
     path.write_bytes(POSTSCRIPT)
-    assert Image.open(path).format == "EPS"
+    with Image.open(path) as image:
+        assert image.format == "EPS"
     with pytest.raises(ImageError, match="not an image file: expected DICOM, PNG, JPEG, TIFF"):
         read_image(path)
     assert not ran

@@ -53,6 +53,9 @@ def test_models_import_no_backend():
         text = path.read_text(encoding="utf-8")
         if path.name in ("batch_norm.py", "stem.py"):  # TensorFlow inside their functions
             text = re.sub(r"^ +(?:import|from) tensorflow.*", "", text, flags=re.M)
+        if path.name == "restricted_pickle.py":  # the numbers of opcodes, never its unpickler
+            assert not re.search(r"pickle\.(?:loads?|_?Unpickler|_loads?)\b", text)
+            text = text.replace("import pickle\n", "")
         found = re.findall(r"^\s*(?:import|from) (?:tensorflow|jax|torch|pickle)\b", text, re.M)
         assert not found, f"{path.name}: {found}"
         assert "layers.Lambda" not in text, path.name
