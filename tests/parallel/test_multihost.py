@@ -200,9 +200,8 @@ def start(commands, waited=None):
         ]
     finally:
         for child in children:
-            child.kill()
-            child.wait()
-            child.stdout.close()
+            with child:  # closes its pipe and waits
+                child.kill()
 
 
 @needs_jax
