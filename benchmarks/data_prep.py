@@ -97,9 +97,9 @@ def plain(path: Path, short_side: int, resampling) -> bytes:
     """One picture as a script with Pillow does it."""
     image = Image.open(path).convert("L")
     scale = short_side / min(image.size)
-    size = tuple(round(side * scale) for side in image.size)
+    width, height = (round(side * scale) for side in image.size)
     buffer = io.BytesIO()
-    image.resize(size, resampling).save(buffer, "PNG")
+    image.resize((width, height), resampling).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -107,7 +107,8 @@ def thumbnail(path: Path, short_side: int) -> bytes:
     """One picture by Pillow's own short cut, for those who know it; it loses more."""
     image = Image.open(path)
     scale = short_side / min(image.size)
-    image.thumbnail(tuple(round(side * scale) for side in image.size), BILINEAR)
+    width, height = (round(side * scale) for side in image.size)
+    image.thumbnail((width, height), BILINEAR)
     buffer = io.BytesIO()
     image.convert("L").save(buffer, "PNG")
     return buffer.getvalue()
@@ -204,7 +205,7 @@ def accuracy(config: BenchConfig) -> None:
 
 def _errors(path: Path, pixels: np.ndarray, short_side: int, margins: dict) -> Iterator[tuple]:
     """Yields (margin, scale, mean and max of |x - full|, PSNR to the picture, its max error)."""
-    height, width = target_size(*pixels.shape, short_side)
+    height, width = target_size(pixels.shape[0], pixels.shape[1], short_side)
     exact = Image.fromarray(pixels.astype(np.float32)).resize((width, height), BILINEAR)
     kept, full = images.REDUCED_MARGIN, None
     try:
@@ -266,4 +267,4 @@ def _many_files(folder: Path, count: int) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(BenchConfig, bench, __doc__))
+    sys.exit(commandline.run(BenchConfig, bench, __doc__ or ""))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -79,7 +80,7 @@ def training_steps(model: keras.Model, images: np.ndarray, labels: np.ndarray) -
     batch = tf.data.Dataset.from_tensors((tf.constant(images), tf.constant(labels)))
     iterator = iter(batch.repeat())
     model.make_train_function()  # what fit calls for each step
-    train_step = model.train_function
+    train_step: Any = model.train_function  # Keras says None, which it was before
 
     def run(steps: int) -> None:
         for _ in range(steps):

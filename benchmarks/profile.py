@@ -108,7 +108,8 @@ class Profile:
     @classmethod
     def of(cls, seconds: float, calls: Iterable[Call], steps: int) -> "Profile":
         """Sums the calls of some steps."""
-        kinds, flops = collections.Counter(), 0.0
+        kinds: dict[str, float] = collections.defaultdict(float)
+        flops = 0.0
         for call in calls:
             kinds[call.kind] += call.milliseconds / steps
             flops += call.flops / steps if call.kind == "convolution" else 0.0

@@ -6,6 +6,9 @@ graph. Inference that is compiled has its weights frozen into the graph (torch's
 so that normalisation is folded into the convolutions and weights are laid out once.
 """
 
+# PyTorch is an optional dependency (the extra "bench"), absent where types are checked.
+# pyright: reportMissingImports=false
+
 import contextlib
 import math
 from collections.abc import Callable

@@ -4,6 +4,9 @@ PixelShuffle colorizer (599,440 parameters), ResNet18 or DenseNet121 without its
 (11,176,512 and 6,953,856), one linear layer. torchvision is not needed, and its weights would fit.
 """
 
+# PyTorch is an optional dependency (the extra "bench"), absent where types are checked.
+# pyright: reportMissingImports=false
+
 import itertools
 from collections import OrderedDict
 

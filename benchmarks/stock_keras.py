@@ -4,6 +4,8 @@ Plain BatchNormalization and ZeroPadding2D, a pixel shuffle of Reshape and Permu
 keras.applications'. Layers have the project's names, so that weights can be carried over.
 """
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -131,8 +133,9 @@ def _basic_block(x, name, width, stride):
 
 def densenet121() -> keras.Model:
     """E: keras.applications', as it is."""
+    options: Any = {"weights": None}  # random; Keras declares a str
     model = keras.applications.DenseNet121(
-        include_top=False, weights=None, input_shape=(None, None, 3)
+        include_top=False, input_shape=(None, None, 3), **options
     )
     return keras.Model(model.inputs[0], model.outputs[0], name="backbone")
 

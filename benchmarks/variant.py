@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from functools import cached_property
+from typing import IO
 
 from medcolor_tf.commandline import ENVIRONMENT
 
@@ -52,8 +53,12 @@ class Variant:
         )
         self._answers: queue.Queue[str] = queue.Queue()
         self._said: collections.deque[str] = collections.deque(maxlen=20)
-        threading.Thread(target=self._listen, daemon=True).start()
-        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        if not stdin or not stdout or not stderr:
+            raise AssertionError("subprocess.PIPE opens all three")
+        self._stdin = stdin
+        threading.Thread(target=self._listen, args=(stdout,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read_errors, args=(stderr,), daemon=True)
         self._reader.start()
         self._tell(json.dumps(spec))
 
@@ -94,25 +99,25 @@ class Variant:
     def close(self) -> None:
         """Ends the process."""
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._stdin.close()
         try:
             self._process.wait(timeout=60 if not self.problem else 0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
-    def _listen(self) -> None:
-        for line in self._process.stdout:
+    def _listen(self, stdout: IO[str]) -> None:
+        for line in stdout:
             self._answers.put(line)
         self._answers.put("")  # the end
 
-    def _read_errors(self) -> None:
-        self._said.extend(line.strip() for line in self._process.stderr if line.strip())
+    def _read_errors(self, stderr: IO[str]) -> None:
+        self._said.extend(line.strip() for line in stderr if line.strip())
 
     def _tell(self, line: str) -> None:
         # A worker that has ended says so, or why, in what it answered before.
         with contextlib.suppress(OSError):
-            print(line, file=self._process.stdin, flush=True)
+            print(line, file=self._stdin, flush=True)
 
     def _hear(self) -> dict:
         try:

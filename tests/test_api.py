@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from training_helpers import SILENT
 
 import medcolor_tf as mc
 from medcolor_tf import registration
@@ -168,7 +169,7 @@ def test_model_files_of_this_and_the_first_version_load_in_a_new_process(tmp_pat
     Both train on as in the process that saved or, for version 0.1, loaded them.
     """
     pixels = (np.arange(4 * 16 * 16).reshape(4, 16, 16, 1) ** 2 * 37 % 251).astype("float32")
-    labels = np.float32([[0, 1], [1, np.nan], [np.nan, 0], [1, 1]])
+    labels = np.array([[0, 1], [1, np.nan], [np.nan, 0], [1, 1]], "float32")
     image = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3, 2, name="conv")(image)
     backbone = keras.Model(image, keras.layers.BatchNormalization(name="bn")(x))
@@ -177,9 +178,9 @@ def test_model_files_of_this_and_the_first_version_load_in_a_new_process(tmp_pat
     options = {"batch_size": 2, "shuffle": False, "verbose": 0}
     model.fit(pixels, labels, callbacks=[mc.OneCycle(2, 0.01)], **options)
     model.save(tmp_path / "now.keras")
-    saved = model.predict(pixels, verbose=0)
+    saved = model.predict(pixels, verbose=SILENT)
     model.fit(pixels, labels, **options)
-    trained = model.predict(pixels, verbose=0)
+    trained = model.predict(pixels, verbose=SILENT)
 
     lines = python(LOAD, OLD_MODEL, tmp_path / "now.keras").splitlines()
     for found, expected in zip(

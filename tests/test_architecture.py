@@ -74,6 +74,7 @@ def imports_of(name: str, path: Path, known) -> list[Import]:
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
+            assert node.module is not None
             full = [f"{node.module}.{alias.name}" for alias in node.names]
             targets = [target if target in known else node.module for target in full]
         else:
@@ -84,7 +85,8 @@ def imports_of(name: str, path: Path, known) -> list[Import]:
 
 def _top_level(tree: ast.Module) -> set[ast.AST]:
     """Statements that run when the module is imported; those under TYPE_CHECKING do not."""
-    found, waiting = set(), list(tree.body)
+    found: set[ast.AST] = set()
+    waiting: list[ast.AST] = list(tree.body)
     while waiting:
         node = waiting.pop()
         found.add(node)

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from training_helpers import SILENT, train_alone
 
 from medcolor_tf import catalog, commandline
 from medcolor_tf.catalog import (
@@ -152,7 +153,7 @@ def test_a_loss_is_lowered_and_leaves_unknown_labels_out(name):
     unknown[:, 2] = np.nan
     model = small_model(loss=loss)
     before = model.get_weights()[0]
-    model.fit(FEATURES, unknown, batch_size=16, epochs=1, verbose=0)
+    model.fit(FEATURES, unknown, batch_size=16, epochs=1, verbose=SILENT)
     after = model.get_weights()[0]
     np.testing.assert_array_equal(after[:, 2], before[:, 2])
     assert (after[:, :2] != before[:, :2]).all()
@@ -236,7 +237,7 @@ def config(square, tmp_path):
 )
 def test_a_run_trains_with_it_and_says_so(config, flag, name):
     config = dataclasses.replace(config, features="each_step", **{flag: name})
-    assert np.isfinite(train(config)["best_valid_mean_auc"])
+    assert np.isfinite(train_alone(config)["best_valid_mean_auc"])
     record = runs.read_json(Path(config.run_dir) / runs.CONFIG)
     assert record["flags"][flag] == name
     with pytest.raises(InputError, match="holds a run with other options"):
@@ -254,7 +255,7 @@ def two_layers(num_labels, features, seed):
 def another_head(monkeypatch):
     """One more entry in the table of heads."""
     module = types.ModuleType("another_head")
-    module.build = two_layers
+    vars(module)["build"] = two_layers
     monkeypatch.setitem(sys.modules, "another_head", module)
     entry = Component("two layers", "another_head:build")
     monkeypatch.setattr(catalog, "HEADS", {**HEADS, "two_layers": entry})
@@ -263,7 +264,7 @@ def another_head(monkeypatch):
 def test_another_head_trains_resumes_and_is_loaded_again(config, another_head, capsys, tmp_path):
     """What works for the linear head alone says so, or does without."""
     config = dataclasses.replace(config, head="two_layers")
-    result = train(config)
+    result = train_alone(config)
     assert "with --head=two_layers there is no step on stored features" in capsys.readouterr().out
     assert np.isfinite(result["best_valid_mean_auc"])
     folder = Path(config.run_dir)

@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,18 @@ def parameter(array):
     return Call(Name("torch._utils", "_rebuild_parameter"), (tensor(array), True, OrderedDict()))
 
 
-class _Pickler(pickle._Pickler):  # the one in C writes no globals that cannot be imported
+def state_dict(**tensors) -> Any:
+    """A module's state_dict; the versions of modules are an attribute of it, as in torch."""
+    state: Any = OrderedDict(tensors)
+    state._metadata = OrderedDict({"": {"version": 1}})
+    return state
+
+
+# The one in C writes no globals that cannot be imported. Its stub leaves most methods out.
+_PythonPickler: Any = pickle._Pickler
+
+
+class _Pickler(_PythonPickler):
     def __init__(self, file, protocol, legacy=False):
         super().__init__(file, protocol)
         self.storages, self._legacy = {}, legacy
@@ -156,7 +168,7 @@ class _Pickler(pickle._Pickler):  # the one in C writes no globals that cannot b
             obj = self._names.setdefault(obj, obj)  # equal names are one object in torch
         super().save(obj, save_persistent_id)
 
-    dispatch = pickle._Pickler.dispatch | {
+    dispatch = _PythonPickler.dispatch | {
         Name: _save_name,
         Call: _save_call,
         Tensor: _save_tensor,

@@ -9,9 +9,9 @@ import pickle
 import pickletools
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from medcolor_tf.errors import InputError
 
@@ -22,6 +22,8 @@ _DEEPEST = 100  # containers in one another
 _LONGEST_NAME = 1000
 _MOST_TUPLE_KEYS = 1000
 _LATIN = ("latin1", "latin-1")
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+_Dict = TypeVar("_Dict", bound=dict)
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, bytearray)
 
 
@@ -111,7 +113,8 @@ class Unpickler:
             "builtins.bytearray": _bytearray,
             "_codecs.encode": _encode,
         }
-        self._names = {name: Function(name, call) for name, call in containers.items()} | names
+        functions = {name: Function(name, call) for name, call in containers.items()}
+        self._names: dict[str, Any] = {**functions, **names}
         self._stack: list = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -125,7 +128,7 @@ class Unpickler:
         """
         while (code := self._source.read(1)) != pickle.STOP:
             if code not in _ACTIONS:
-                known = pickletools.code2op.get(code.decode("latin-1"))
+                known = _OPCODES.get(code.decode("latin-1"))
                 raise InputError(
                     f"it uses the pickle opcode {known.name}, which no plain value needs"
                     if known
@@ -216,7 +219,7 @@ class Unpickler:
     def _frozenset_from_mark(self) -> None:
         self._push(frozenset(self._members(self._pop_mark())), _HASH_TABLE)
 
-    def _fill(self, target: dict, pairs) -> dict:
+    def _fill(self, target: _Dict, pairs: Iterable[tuple[Any, Any]]) -> _Dict:
         for key, value in pairs:
             self._budget.charge(_ENTRY)
             self._check_key(key)
@@ -246,7 +249,7 @@ class Unpickler:
             raise InputError(f"more than {_MOST_TUPLE_KEYS} keys or sets' members are tuples")
 
     def _ordered_dict(self, items: Any = ()) -> OrderedDict:
-        pairs = list(items) if type(items) in (list, tuple) else [None]
+        pairs: list[Any] = list(items) if type(items) in (list, tuple) else [None]
         if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
             raise InputError("it makes an OrderedDict of something other than pairs")
         return self._fill(OrderedDict(), pairs)

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -147,7 +147,8 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
         if not stored or info.flag_bits & 1:
             raise InputError(f"{name} is compressed or encrypted; torch.save only stores")
         if info.CRC == 0:
-            info.CRC = None  # torch.serialization.set_crc32_options(False): there is none
+            # torch.serialization.set_crc32_options(False): there is none. zipfile then checks none.
+            info.CRC = None  # pyright: ignore[reportAttributeAccessIssue]
         members[info.filename] = info
     if sum(info.file_size for info in members.values()) > size:
         raise InputError("its members together are larger than the file")
@@ -229,13 +230,14 @@ class _Storage:
     def elements(self, dtype: str) -> np.ndarray:
         """Returns the elements in one row, in the machine's byte order; made once."""
         if dtype not in self._elements:
+            assert self.data is not None, "a storage that is only scanned has no elements"
             raw = np.frombuffer(self.data, np.uint8)
             raw = raw[: raw.size - raw.size % _item_size(dtype)]
             self._elements[dtype] = _decode(raw, dtype, ">" if self.big_endian else "<")
         return self._elements[dtype]
 
 
-def _decode(raw: np.ndarray, dtype: str, order: str) -> np.ndarray:
+def _decode(raw: np.ndarray, dtype: str, order: Literal["<", ">"]) -> np.ndarray:
     if dtype == "bfloat16":  # the upper half of a float32
         return (raw.view(f"{order}u2").astype(np.uint32) << 16).view(np.float32)
     if dtype == "bool":

@@ -98,3 +98,15 @@ def assign_parts(classifier: keras.Model, parts: PretrainedParts) -> None:
 def colorizer_spec(spec: ModelSpec) -> ModelSpec:
     """Returns the description that goes with a colorizer file: no backbone, no labels."""
     return dataclasses.replace(spec, backbone="", observations=())
+
+
+def save_colorizer(run_dir: Path, spec: ModelSpec) -> None:
+    """Writes the T of a run's best checkpoint to a file of its own in the run folder.
+
+    Args:
+        run_dir: the run folder.
+        spec: of the run's model.
+    """
+    arrays, _ = checkpoint.load(run_dir / folder.BEST)
+    arrays = {name: array for name, array in arrays.items() if name.startswith("colorizer/")}
+    checkpoint.save(run_dir / folder.COLORIZER, arrays, {"model": colorizer_spec(spec).to_dict()})

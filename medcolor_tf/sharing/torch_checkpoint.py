@@ -88,8 +88,8 @@ class Checkpoint:
         """
         for name, (mark, first) in _COLORIZERS.items():
             if mark in self.colorizer:
-                shape = np.shape(self.colorizer.get(first))
-                channels = shape[1] if len(shape) == 4 else 1
+                kernel = self.colorizer.get(first)
+                channels = kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 1
                 model = build_colorizer(name, channels)
                 self._load(load_torch_colorizer, model, self.colorizer)
                 return name, channels, model

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -313,7 +314,7 @@ def check(config: StudyConfig) -> None:
     _check_data(config)
 
 
-def _check_each(config, flag: str, accepts, allowed: tuple[str, ...]) -> None:
+def _check_each(config, flag: str, accepts, allowed: Iterable[str]) -> None:
     values = getattr(config, flag)
     for value in values:
         if not accepts(value):

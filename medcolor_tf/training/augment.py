@@ -10,6 +10,7 @@ TensorFlow's own projective transform, which has no XLA kernel (`python -m bench
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -33,7 +34,8 @@ def resample(images, matrices, fill_mode: str = "reflect"):
     Returns:
         (B, H, W, C), dtype of ``images``.
     """
-    batch, height, width, channels = ops.shape(images)
+    shape: Any = ops.shape(images)  # a tuple, where Keras says None
+    batch, height, width, channels = shape
     x = ops.reshape(ops.arange(width, dtype="float32"), (1, 1, -1))
     y = ops.reshape(ops.arange(height, dtype="float32"), (1, -1, 1))
     # Element by element, not as a product of matrices: with the rest it becomes one loop.
@@ -55,10 +57,11 @@ def resample(images, matrices, fill_mode: str = "reflect"):
         ops.cast(share, images.dtype)[..., None] for share in (source_x - left, source_y - top)
     )
 
-    def between(one, two, share):
-        return one + (two - one) * share
+    def between(start, end, share):
+        return start + (end - start) * share
 
-    upper, lower = (between(*(tap(row, column) for column in columns), share_x) for row in rows)
+    left_column, right_column = columns
+    upper, lower = (between(tap(row, left_column), tap(row, right_column), share_x) for row in rows)
     return between(upper, lower, share_y)
 
 

@@ -1,19 +1,21 @@
 """The models of a run: the classifier with its first weights, and the compiled model around it."""
 
+from pathlib import Path
+
 import keras
 
 from medcolor_tf import catalog
 from medcolor_tf.models.fast.folding import fold_batch_norm
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.runs.checkpoint import TrainState
-from medcolor_tf.runs.config import SharedOptions
+from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.sharing.pretrained import assign_parts
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.plan import TrainPlan
 
 
 def initial_classifier(
-    plan: TrainPlan, state: TrainState | None = None, origin: str = ""
+    plan: TrainPlan, state: TrainState | None = None, origin: str | Path = ""
 ) -> keras.Model:
     """Builds C∘E∘T with the weights that a run starts from, or goes on from.
 
@@ -37,7 +39,7 @@ def initial_classifier(
 
 
 def training_model(
-    classifier: keras.Model, side: int, config: SharedOptions, processes: Processes = ALONE
+    classifier: keras.Model, side: int, config: TrainConfig, processes: Processes = ALONE
 ) -> keras.Model:
     """Puts the augmentation before the classifier and compiles; trainable must be set before.
 

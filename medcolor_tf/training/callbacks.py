@@ -3,9 +3,11 @@
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
+import numpy as np
 from tqdm import tqdm
 
 from medcolor_tf.errors import InputError
@@ -39,6 +41,13 @@ def diverged(what: str, step: int) -> InputError:
     )
 
 
+def check_finite(arrays: Mapping[str, np.ndarray], step: int) -> None:
+    """Raises the error of :func:`diverged` where an array, known by its name, is not finite."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise diverged(f"{name} is not finite", step)
+
+
 class AfterSteps(keras.callbacks.Callback):
     """Counts the steps of a run from where ``fit`` begins.
 
@@ -58,7 +67,7 @@ class AfterSteps(keras.callbacks.Callback):
         """Notes the step that the epoch begins with."""
         self._epoch_start = self.first + epoch * self.interval
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs: Any = None):
         """Passes on to :meth:`after`; with several steps an execution, at its last one."""
         self.after(self._epoch_start + batch + 1, batch, logs["loss"])
 
@@ -124,7 +133,7 @@ class AtCheckpoint(keras.callbacks.Callback):
         super().__init__()
         self.first, self.interval, self.action = first, interval, action
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs: Any = None):
         """Reports the step reached and the interval's mean training loss."""
         self.action(self.first + (epoch + 1) * self.interval, float(logs["loss"]))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -89,11 +90,12 @@ class DeviceImageCache:
         row_offsets = keras.Input((2,), dtype="int32")
         outputs = model(layer(row_offsets))
         whole = keras.Model(row_offsets, outputs, name="training_from_device_images")
+        jit_compile: Any = model.jit_compile  # a bool, where Keras declares a str
         whole.compile(
             model.optimizer,
             model.loss,
             steps_per_execution=model.steps_per_execution,
-            jit_compile=model.jit_compile,
+            jit_compile=jit_compile,
         )
         return cls(images, whole)
 

@@ -5,6 +5,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -112,12 +113,13 @@ def find_lr(
     follow(
         optimizer,
         [ramp.rate(step) for step in range(steps)],
-        start=int(keras.ops.convert_to_numpy(optimizer.iterations)),
+        start=int(optimizer.iterations.numpy()),
     )
     model.steps_per_execution = 1
     model.make_train_function(force=True)
     try:
-        model.fit(_endless(data), steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[ramp])
+        options: Any = {"steps_per_epoch": steps, "shuffle": False, "verbose": 0}
+        model.fit(_endless(data), callbacks=[ramp], **options)
     finally:
         model.stop_training, model.history = False, history
         model.steps_per_execution = together
@@ -179,6 +181,8 @@ def suggest(rates, smoothed) -> float:
 class _Ramp(keras.callbacks.Callback):
     """Knows the exponentially rising rate and keeps each batch's loss."""
 
+    model: keras.Model  # a property of Keras, None only before ``fit``
+
     def __init__(self, steps: int, low: float, high: float):
         super().__init__()
         self.steps, self.low, self.high = steps, low, high
@@ -188,7 +192,7 @@ class _Ramp(keras.callbacks.Callback):
     def rate(self, step: int) -> float:
         return self.low * (self.high / self.low) ** (step / max(self.steps - 1, 1))
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs: Any = None):
         # Keras reports the running mean of the epoch; its growth is this batch's loss.
         total = float(logs["loss"]) * (batch + 1)
         loss, self._total = total - self._total, total

@@ -73,6 +73,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
         return before[1] != start or not _same(before[0], self._schedule)
 
     def _scheduled(self, column: int):
+        assert self._schedule is not None, "no schedule to follow"
         table = ops.convert_to_tensor(self._schedule[:, column])
         step = ops.cast(self.iterations, "int32") - self._schedule_start
         return ops.take(table, ops.clip(step, 0, len(self._schedule) - 1))
@@ -181,7 +182,8 @@ def momentum_name(optimizer: keras.optimizers.Optimizer) -> str | None:
         return None
     for name in ("momentum", "beta_1"):
         value = getattr(optimizer, name, None)
-        if isinstance(value, (float, _Momentum)) and value > 0:
+        own = value.own if isinstance(value, _Momentum) else value
+        if isinstance(own, float) and own > 0:
             return name
     return None
 

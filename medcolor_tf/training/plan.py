@@ -1,7 +1,9 @@
 """The plan of a run: what is trained on what, checked before anything is built or written."""
 
+import functools
 from dataclasses import dataclass
 
+from medcolor_tf import catalog
 from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.data.labels import count_labels
 from medcolor_tf.data.pipeline import Selection, Split
@@ -11,6 +13,7 @@ from medcolor_tf.parallel.replicas import Devices
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.sharing.pretrained import PretrainedParts, read_parts
 from medcolor_tf.training import feature_cache, strategies
+from medcolor_tf.training.callbacks import Schedule
 
 PAPER_CHECKPOINT_STEPS = 4800
 
@@ -76,6 +79,26 @@ class TrainPlan:
         """Steps between checkpoints."""
         default = min(PAPER_CHECKPOINT_STEPS, self.steps_per_epoch)
         return min(self.config.checkpoint_every or default, self.total_steps)
+
+    def schedule(self, max_lr: float) -> Schedule:
+        """Returns --schedule with a peak rate: step -> (learning rate, momentum)."""
+        return functools.partial(
+            catalog.builder(catalog.SCHEDULES, self.config.schedule, "schedule"),
+            total_steps=self.total_steps,
+            max_lr=max_lr,
+            **self.config.schedule_options,
+        )
+
+    def segments(self, start: int) -> list[tuple[int, int, int]]:
+        """Splits the steps from ``start`` on into whole intervals and one shorter one.
+
+        Returns:
+            (first step, step after the last, steps between checkpoints) of each.
+        """
+        total, interval = self.total_steps, self.checkpoint_interval
+        whole = start + (total - start) // interval * interval
+        segments = [(start, whole, interval), (whole, total, total - whole)]
+        return [segment for segment in segments if segment[0] < segment[1]]
 
     def describe(self, spec: ModelSpec, parameters: int, max_lr: float) -> list[str]:
         """Says in lines of text what is about to be trained on what.

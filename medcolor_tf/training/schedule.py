@@ -158,6 +158,8 @@ class OneCycle(keras.callbacks.Callback):
         (4e-08, 0.95)
     """
 
+    model: keras.Model  # a property of Keras, None only before ``fit``
+
     def __init__(self, total_steps: int, max_lr: float, **shape):
         super().__init__()
         self.total_steps, self.max_lr, self.shape = total_steps, max_lr, shape

@@ -8,12 +8,12 @@ import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from tqdm import tqdm
 
-from medcolor_tf import catalog
 from medcolor_tf.commandline import command_line
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.evaluate import first_pictures
@@ -111,7 +111,6 @@ class Trainer:
         step: steps done when training starts.
         best: the best checkpoint so far.
         max_lr: peak learning rate.
-        schedule: step -> (learning rate, momentum).
         frozen_features: where only C trains and its input is computed once, else None.
         device_images: where training images are in the accelerator's memory, else None.
         log: TensorBoard, in the process that writes.
@@ -126,14 +125,13 @@ class Trainer:
     step: int = 0
     best: Best = field(default_factory=Best)
     max_lr: float = 0.0
-    schedule: callbacks.Schedule | None = None
     frozen_features: feature_cache.FrozenFeatures | None = None
     device_images: device_cache.DeviceImageCache | None = None
     log: Log | None = None
 
     # -- data --------------------------------------------------------------------------------------
 
-    def batches(self, start_step: int):
+    def batches(self, start_step: int) -> Any:
         """The training stream from a step on: images, image places or features, and labels."""
         config, train = self.plan.config, self.plan.train
         stream = config.batch_size, config.seed, start_step, config.shuffle_buffer
@@ -221,24 +219,21 @@ class Trainer:
         """Trains from where the run is to its end, with a checkpoint after each interval."""
         config, plan = self.plan.config, self.plan
         self.max_lr = config.peak_rate() or self._suggested_rate()
-        self.schedule = functools.partial(
-            catalog.builder(catalog.SCHEDULES, config.schedule, "schedule"),
-            total_steps=plan.total_steps,
-            max_lr=self.max_lr,
-            **config.schedule_options,
-        )
         self._describe()
         self._cache_data()
         if self.processes.is_main_process:
             self.log = Log(self.run.folder / runs.TENSORBOARD)
             if self.step == 0:
                 self.log.hyper_parameters(config)
-        for first, last, interval in _fit_segments(
-            self.step, plan.total_steps, plan.checkpoint_interval
-        ):
+        for first, last, interval in plan.segments(self.step):
             self._fit_segment(first, (last - first) // interval, interval)
         if self.log:
             self.log.close()
+
+    @functools.cached_property
+    def schedule(self) -> callbacks.Schedule:
+        """Step -> (learning rate, momentum)."""
+        return self.plan.schedule(self.max_lr)
 
     def _describe(self) -> None:
         """Says, before it takes time, what is about to be trained on what."""
@@ -316,9 +311,7 @@ class Trainer:
         folder, mean = self.run.folder, mean_auc(auc)
         state = TrainState.capture(step, self.best, self.classifier, self.model)
         # The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
-        for name, array in state.arrays.items():
-            if not np.isfinite(array).all():
-                raise callbacks.diverged(f"{name} is not finite", step)
+        callbacks.check_finite(state.arrays, step)
         # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
         if not mean <= self.best.auc:
             self.best = Best(mean, step)
@@ -330,6 +323,7 @@ class Trainer:
 
     def _log_checkpoint(self, step: int, loss: float, auc: np.ndarray) -> None:
         """Adds a row to log.csv, and pictures and points to TensorBoard."""
+        assert self.log is not None, "only the process that writes logs"
         per_observation = dict(zip(self.spec.observations, map(float, auc), strict=True))
         row = {
             "step": step,
@@ -368,10 +362,7 @@ class Trainer:
             return {}
         folder, plan, best = self.run.folder, self.plan, self.best
         if self.spec.has_colorizer:
-            arrays, _ = checkpoint.load(folder / runs.BEST)
-            arrays = {k: v for k, v in arrays.items() if k.startswith("colorizer/")}
-            metadata = {"model": pretrained.colorizer_spec(self.spec).to_dict()}
-            checkpoint.save(folder / runs.COLORIZER, arrays, metadata)
+            pretrained.save_colorizer(folder, self.spec)
         result = {
             "steps": plan.total_steps,
             "best_step": best.step,
@@ -429,10 +420,3 @@ def _finished_result(plan: TrainPlan, run: Run) -> dict:
         for split in plan.evaluated
     ]
     return result | {"evaluations": evaluations}
-
-
-def _fit_segments(start: int, total: int, interval: int) -> list[tuple[int, int, int]]:
-    """Splits [start, total) into whole intervals and one shorter one: (first, last, interval)."""
-    whole = start + (total - start) // interval * interval
-    segments = [(start, whole, interval), (whole, total, total - whole)]
-    return [segment for segment in segments if segment[0] < segment[1]]

@@ -1,5 +1,8 @@
 """What the benchmarks compare is the same work: this project, stock Keras and PyTorch."""
 
+# Tests marked `torch` need PyTorch, which is optional and absent where types are checked.
+# pyright: reportMissingImports=false
+
 import functools
 
 import keras
@@ -224,8 +227,8 @@ def test_pytorch_augments_as_the_project_does(torch_models):
             [0.9, 1, 0, 0],
         )
     ]
-    ours = np.array(resample(images, rotation_zoom(*drawn, 32, 32)))
-    matrices = pytorch.rotation_zoom(*map(torch.from_numpy, drawn), 32)
+    ours = np.array(resample(images, rotation_zoom(*drawn, height=32, width=32)))
+    matrices = pytorch.rotation_zoom(*map(torch.from_numpy, drawn), size=32)
     theirs = pytorch.resample(torch.from_numpy(images).permute(0, 3, 1, 2), matrices)
     np.testing.assert_allclose(theirs.permute(0, 2, 3, 1), ours, atol=1e-4)
     assert np.abs(ours - images).max() > 0.1

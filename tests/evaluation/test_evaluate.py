@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def run_dir(tmp_path_factory, small_dataset):
 
     folder = tmp_path_factory.mktemp("evaluate")
     inputs = keras.Input((None, None, 3))
-    kernel = keras.initializers.GlorotUniform(seed=0)
+    kernel: Any = keras.initializers.GlorotUniform(seed=0)
     x = keras.layers.Conv2D(4, 3, 4, "same", name="conv1", kernel_initializer=kernel)(inputs)
     keras.Model(inputs, x).save(folder / "net.keras")
     config = TrainConfig(

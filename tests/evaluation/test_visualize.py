@@ -1,5 +1,7 @@
 """Grad-CAM: equal to its definition by gradients, and drawn so that heat can be believed."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ def classifier(request):
     keras.config.set_dtype_policy(request.param)
     with keras.name_scope("backbone"):
         image = keras.Input((None, None, 3))
-        initializer = keras.initializers.GlorotUniform(seed=3)
+        initializer: Any = keras.initializers.GlorotUniform(seed=3)
         x = keras.layers.Conv2D(8, 4, 4, activation="relu", kernel_initializer=initializer)(image)
         x = keras.layers.Conv2D(16, 3, 2, padding="same", kernel_initializer=initializer)(x)
         backbone = keras.Model(image, x)
@@ -46,7 +48,8 @@ def test_maps_equal_the_gradient_definition(classifier, images):
         scores = [logits[:, k] for k in range(3)]
     np.testing.assert_allclose(logits, outputs[0], atol=1e-5)
     for k in range(3):
-        weights = tf.reduce_mean(tape.gradient(scores[k], watched), axis=(1, 2), keepdims=True)
+        gradient: Any = tape.gradient(scores[k], watched)
+        weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
         expected = tf.nn.relu(tf.reduce_sum(weights * watched, axis=-1)).numpy()
         assert (expected > 0).any()
         assert (expected == 0).any()
@@ -109,7 +112,14 @@ def test_more_heat_is_another_and_brighter_colour():
     assert levels[3].mean() > levels[2].mean()
 
 
-def page(side=(64, 64), names=("Edema",), colorized=True, channels=1, dtype=np.uint8, heat=0.5):
+def page(
+    side=(64, 64),
+    names=("Edema",),
+    colorized=True,
+    channels=1,
+    dtype: type[np.unsignedinteger] = np.uint8,
+    heat=0.5,
+):
     ramp = np.linspace(0, np.iinfo(dtype).max, side[0] * side[1]).reshape(*side, 1)
     image = np.repeat(ramp, channels, axis=-1).astype(dtype)
     colors = np.random.default_rng(0).standard_normal((*side, 3)) if colorized else None

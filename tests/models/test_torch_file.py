@@ -1,5 +1,8 @@
 """Files of torch.save give their values without PyTorch, the same as torch.load's with it."""
 
+# Tests marked `torch` need PyTorch, which is optional and absent where types are checked.
+# pyright: reportMissingImports=false
+
 import pickle
 import struct
 import zipfile
@@ -20,6 +23,7 @@ from torch_files import (
     parameter,
     pickle_file,
     saved,
+    state_dict,
     tensor,
     torch_save,
     view,
@@ -129,8 +133,7 @@ def test_plain_values(tmp_path, legacy, protocol):
 
 
 def test_a_state_dict_with_its_versions(tmp_path):
-    state = OrderedDict(weight=example("float32"), bias=example("float16", (3,)))
-    state._metadata = OrderedDict({"": {"version": 1}})
+    state = state_dict(weight=example("float32"), bias=example("float16", (3,)))
     torch_save(state, tmp_path / "t.pth")
     with zipfile.ZipFile(tmp_path / "t.pth") as archive:
         assert pickle.BUILD in archive.read("t/data.pkl")
@@ -265,8 +268,7 @@ def test_torch_reads_what_the_tests_write(tmp_path, legacy):
     import torch
 
     base = np.arange(24, dtype=np.float32).reshape(4, 6)
-    state = OrderedDict(weight=base, bias=tensor(base, "bfloat16"))
-    state._metadata = OrderedDict({"": {"version": 1}})
+    state = state_dict(weight=base, bias=tensor(base, "bfloat16"))
     part = view(tensor(base), (2, 3), (12, 2), 7)
     # Not uint16 to uint64: torch.load fails on them in legacy files, and leaves their bytes as they
     # are in big-endian ones.

@@ -3,7 +3,6 @@
 import pickle
 import struct
 import zipfile
-from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from torch_files import (
     parameter,
     pickle_file,
     refusal,
+    state_dict,
     tensor,
     torch_save,
     view,
@@ -196,13 +196,12 @@ def test_members_on_one_another(tmp_path):
 def good_files(tmp_path_factory):
     """(folder, {name: content}) of small files of both formats."""
     folder = tmp_path_factory.mktemp("good")
-    state = OrderedDict(
+    state = state_dict(
         weight=view(tensor(np.arange(6, dtype=np.float32)), (3, 2), (1, 3)),
         half=example("float16"),
         wide=example("uint16"),
         scale=parameter(np.ones(2)),
     )
-    state._metadata = OrderedDict({"": {"version": 1}})
     value = {"model": state, "opt": {"betas": (0.9, 0.99), "seen": {1, 2}, "raw": b"\xff"}}
     content = {}
     for name, options in {"zip": {}, "zip4": {"protocol": 4}, "legacy": {"legacy": True}}.items():

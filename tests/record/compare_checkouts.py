@@ -102,7 +102,7 @@ LEFT_OUT = ("versions", "command", "seconds", "path", "python")
 
 def main() -> int:
     """Compares; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="new folder for the files")

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import sys
+from typing import Any
 from unittest import mock
 
 COMMANDS = (
@@ -60,7 +61,7 @@ def models() -> dict:
 
     for module in ("augment", "losses", "optimizer"):
         importlib.import_module(f"medcolor_tf.training.{module}")
-    found = {"weights": {}, "layers": {}}
+    found: dict[str, Any] = {"weights": {}, "layers": {}}
     for name in ("deconv", "pixel_shuffle", "color_u"):
         for init in ("paper", "gray"):
             built = build_colorizer(name, 1, init=init)

@@ -206,7 +206,7 @@ def test_tensors_that_do_not_fit(tmp_path, change, message):
     save_file(state, tmp_path / "theta.safetensors")
     found = read_checkpoint(tmp_path / "theta.safetensors")
     with pytest.raises(InputError, match=message):
-        (found.build_colorizer(), found.build_backbone())
+        _ = found.build_colorizer(), found.build_backbone()
 
 
 def test_a_backbone_alone_is_no_colorizer(tmp_path):

@@ -261,6 +261,7 @@ def fake_train(tmp_path, monkeypatch):
     script, calls = tmp_path / "fake_train.py", tmp_path / "calls.txt"
     script.write_text(FAKE_TRAIN)
     real = PlannedRun.command.fget
+    assert real is not None
     fake = property(lambda run: real(run).replace("-m medcolor_tf.train", str(script)))
     monkeypatch.setattr(PlannedRun, "command", fake)
     monkeypatch.setenv("FAKE_CALLS", str(calls))

@@ -5,6 +5,7 @@ KERAS_BACKEND: a process has one backend for life.
 """
 
 import sys
+from typing import Any
 
 import keras
 import numpy as np
@@ -47,14 +48,16 @@ def model(optimizer, **options) -> keras.Model:
 class Recorder(keras.callbacks.Callback):
     """Keeps the weights after each epoch, and the optimizer's rate for the next one."""
 
+    model: keras.Model  # a property of Keras, None only before ``fit``
+
     def __init__(self):
         super().__init__()
         self.weights, self.rates = [], []
 
     def on_epoch_end(self, epoch, logs=None):
         self.weights.append(self.model.get_weights()[0])
-        rate = self.model.optimizer.learning_rate
-        self.rates.append(float(keras.ops.convert_to_numpy(rate)))
+        rate: Any = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        self.rates.append(float(rate))
 
 
 def batches(steps=range(STEPS)):
@@ -65,14 +68,9 @@ def batches(steps=range(STEPS)):
 def by_fit(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the weights after each step of ``fit``, and the rate of each step but the first."""
     recorder = Recorder()
-    model(OPTIMIZERS[name]()).fit(
-        batches(),
-        epochs=STEPS,
-        steps_per_epoch=1,
-        shuffle=False,
-        verbose=0,
-        callbacks=[OneCycle(STEPS, MAX_LR), recorder],
-    )
+    options: Any = {"epochs": STEPS, "steps_per_epoch": 1, "shuffle": False, "verbose": 0}
+    callbacks = [OneCycle(STEPS, MAX_LR), recorder]
+    model(OPTIMIZERS[name]()).fit(batches(), callbacks=callbacks, **options)
     return np.array(recorder.weights), np.array(recorder.rates)
 
 
@@ -92,7 +90,7 @@ def by_hand(name: str) -> np.ndarray:
         value = keras.ops.convert_to_numpy(weight)
         gradient = 2 * x.T @ (x @ value - y) / y.size
         inner.apply([keras.ops.convert_to_tensor(gradient)], [weight])
-        found.append(keras.ops.convert_to_numpy(weight).copy())
+        found.append(np.array(keras.ops.convert_to_numpy(weight)))
     return np.array(found)
 
 

@@ -1,6 +1,7 @@
 """Rotation and zoom: agreement with tensorflow-addons, geometry, randomness by (seed, step)."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,7 +36,7 @@ def test_a_quarter_turn_is_exact():
 
 def test_zoom_leaves_its_focus_and_magnifies():
     ramp = np.tile(np.arange(32, dtype="float32")[None, None, :, None], (3, 24, 1, 1))
-    scale, focus = np.full(3, 2.0, "float32"), np.float32([0, 0.5, 1])
+    scale, focus = np.full(3, 2.0, "float32"), np.array([0, 0.5, 1], "float32")
     matrices = rotation_zoom(np.zeros(3, "float32"), scale, focus, focus, 24, 32)
     found = np.array(resample(keras.ops.convert_to_tensor(ramp), matrices))
     for image, share in zip(found[..., 0], focus, strict=True):
@@ -45,7 +46,7 @@ def test_zoom_leaves_its_focus_and_magnifies():
 
 def test_reflection_repeats_the_border_pixel():
     row = np.arange(4, dtype="float32").reshape(1, 1, 4, 1)
-    matrix = np.float32([[[1, 0, -3], [0, 1, 0]]])
+    matrix = np.array([[[1, 0, -3], [0, 1, 0]]], "float32")
     found = np.array(resample(keras.ops.convert_to_tensor(row), matrix))
     assert found.ravel().tolist() == [2, 1, 0, 0]
 
@@ -91,8 +92,9 @@ def test_strengths_and_probabilities_are_the_papers():
 def test_one_resample_is_sharper_than_two():
     images = gray(1, 32, 32)
     tensor = keras.ops.convert_to_tensor(images)
-    angle, scale = np.float32([0.1]), np.float32([1.05])
-    half, none, one = np.float32([0.5]), np.float32([0]), np.float32([1])
+    angle, scale, half, none, one = (
+        np.array([value], "float32") for value in (0.1, 1.05, 0.5, 0, 1)
+    )
     together = resample(tensor, rotation_zoom(angle, scale, half, half, 32, 32))
     turned = resample(tensor, rotation_zoom(angle, one, none, none, 32, 32))
     chained = resample(turned, rotation_zoom(none, scale, half, half, 32, 32))
@@ -120,7 +122,7 @@ def test_the_layer_is_compiled_and_gives_what_the_operations_give():
 def test_positions_far_outside(fill_mode):
     """Against numpy's own padding, several image widths away on both sides."""
     image = np.random.default_rng(0).uniform(size=(1, 3, 4, 1)).astype("float32")
-    mode = {"reflect": "symmetric", "nearest": "edge", "constant": "constant"}[fill_mode]
+    mode: Any = {"reflect": "symmetric", "nearest": "edge", "constant": "constant"}[fill_mode]
     padded = np.pad(image[0, :, :, 0], ((9, 9), (12, 12)), mode)
     for dx, dy in ((-12, -9), (-5, 4), (0, 0), (7, -2), (11, 9)):
         shifted = resample(image, np.array([[[1, 0, dx], [0, 1, dy]]], "float32"), fill_mode)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,6 +26,7 @@ from medcolor_tf.training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE_BYTES = 24 * 40 * 32  # of the small data set's training images
+NO_MODEL: Any = None  # where the images are refused, or their loading is replaced
 pytestmark = pytest.mark.slow
 
 
@@ -179,7 +181,7 @@ def test_the_choice_follows_device_and_memory(
         device_cache.DeviceImageCache, "load", lambda images, model: SimpleNamespace(images=images)
     )
     splits = [Split(small_dataset, name) for name in ("train", "valid")]
-    cached, note = device_cache.cache_images(cache, *splits, "model", replicas)
+    cached, note = device_cache.cache_images(cache, splits[0], splits[1], NO_MODEL, replicas)
     assert expected in note
     assert (cached is not None) == note.startswith("cache device")
     assert [split._ram_cache is not None for split in splits] == [cached is None, True]
@@ -199,7 +201,7 @@ def test_what_the_device_cannot_hold_is_refused(
     monkeypatch.setattr(runtime, "device", gpu(free))
     splits = [Split(small_dataset, name, None, image_size) for name in ("train", "valid")]
     with pytest.raises(InputError, match=f"--cache=device: .*{message}.*expected --cache=ram"):
-        device_cache.cache_images("device", *splits, None, replicas)
+        device_cache.cache_images("device", splits[0], splits[1], NO_MODEL, replicas)
 
 
 def test_an_image_unlike_its_record_is_named(small_dataset):
@@ -212,6 +214,7 @@ def test_an_image_unlike_its_record_is_named(small_dataset):
 def test_free_memory_of_this_machine_is_plausible():
     found = runtime.device()
     assert not found.accelerator  # the tests hide accelerators
+    assert found.free is not None
     assert 2**26 < found.free < 2**50
 
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from training_helpers import train_alone
 
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
@@ -24,7 +26,7 @@ def backbone_file(tmp_path_factory):
     """As a pretrained network: batch normalisation with statistics, nothing random."""
     inputs = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(8, 5, strides=4, padding="same", name="conv", kernel_initializer="ones")
-    normal = keras.layers.BatchNormalization(name="bn")
+    normal: Any = keras.layers.BatchNormalization(name="bn")
     x = keras.layers.ReLU(name="relu")(normal(x(inputs)))
     x = keras.layers.Conv2D(6, 3, padding="same", name="last")(x)
     normal.moving_mean.assign(np.linspace(-20, 20, 8))
@@ -64,9 +66,9 @@ def arrays_of(config, name=runs.LAST):
 
 def test_c_ends_where_the_plain_loop_takes_it(config, tmp_path, capsys):
     plain = dataclasses.replace(config, features="each_step", run_dir=str(tmp_path / "plain"))
-    expected = train(plain)
+    expected = train_alone(plain)
     assert "features: computed anew at each step" in capsys.readouterr().out
-    result = train(config)
+    result = train_alone(config)
     assert "features: computed once" in capsys.readouterr().out
     for name in (runs.LAST, runs.BEST):
         one, two = arrays_of(plain, name), arrays_of(config, name)
@@ -130,7 +132,8 @@ def test_positions_are_those_of_the_batches(square):
 def test_all_views_are_used_in_turn(square):
     split = Split(square, "train")
     views = np.arange(3.0)[:, None, None] * 100 + np.arange(24.0)[:, None]
-    stored = feature_cache.FrozenFeatures(views, np.arange(24.0), None, None)
+    no_valid = np.empty(0)
+    stored = feature_cache.FrozenFeatures(views, np.arange(24.0), no_valid, no_valid)
     batches = stored.batches(split, 8, 0, 4, 100)  # from the middle of the second epoch on
     seen = {}
     for _ in range(2 + 6):

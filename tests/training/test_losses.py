@@ -4,8 +4,13 @@ import keras
 import numpy as np
 import pytest
 from scipy.special import expit
+from training_helpers import SILENT
 
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy, MaskedFocalCrossentropy
+
+
+def floats(values):
+    return np.array(values, "float32")
 
 
 def reference(labels, logits):
@@ -23,12 +28,12 @@ def test_mean_over_known_labels():
 
 
 def test_large_logits_stay_finite():
-    found = MaskedBinaryCrossentropy()(np.float32([[1, 0]]), np.float32([[-200, 200]]))
+    found = MaskedBinaryCrossentropy()(floats([[1, 0]]), floats([[-200, 200]]))
     assert float(found) == pytest.approx(200)
 
 
 def test_a_batch_without_known_labels_costs_nothing():
-    assert float(MaskedBinaryCrossentropy()(np.float32([[np.nan]]), np.float32([[3]]))) == 0
+    assert float(MaskedBinaryCrossentropy()(floats([[np.nan]]), floats([[3]]))) == 0
 
 
 def drawn(unknown=True):
@@ -50,7 +55,7 @@ def test_focal_loss_leaves_unknown_labels_out():
     known = ~np.isnan(labels)
     alone = MaskedFocalCrossentropy(2.0)(labels[known][:, None], logits[known][:, None])
     assert float(MaskedFocalCrossentropy(2.0)(labels, logits)) == pytest.approx(float(alone))
-    assert float(MaskedFocalCrossentropy()(np.float32([[np.nan]]), np.float32([[3]]))) == 0
+    assert float(MaskedFocalCrossentropy()(floats([[np.nan]]), floats([[3]]))) == 0
 
 
 def test_focal_loss_without_focus_is_binary_cross_entropy():
@@ -60,7 +65,7 @@ def test_focal_loss_without_focus_is_binary_cross_entropy():
 
 
 def test_focal_loss_stays_finite_and_in_its_configuration():
-    labels, logits = np.float32([[1, 0, 1, 0]]), np.float32([[-200, 200, 200, -200]])
+    labels, logits = floats([[1, 0, 1, 0]]), floats([[-200, 200, 200, -200]])
     assert float(MaskedFocalCrossentropy(2.0)(labels, logits)) == pytest.approx(100)
     loss = keras.losses.deserialize(keras.losses.serialize(MaskedFocalCrossentropy(3.0)))
     assert (type(loss), loss.gamma) == (MaskedFocalCrossentropy, 3.0)
@@ -74,8 +79,8 @@ def test_unknown_labels_have_no_gradient(loss):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     model.compile(keras.optimizers.SGD(0.5), loss())
     before = model.layers[0].kernel.numpy()
-    labels = np.float32([[1, np.nan], [0, np.nan], [1, np.nan]])
-    model.fit(np.eye(3, 2, dtype="float32"), labels, verbose=0)
+    labels = floats([[1, np.nan], [0, np.nan], [1, np.nan]])
+    model.fit(np.eye(3, 2, dtype="float32"), labels, verbose=SILENT)
     after = model.layers[0].kernel.numpy()
     np.testing.assert_array_equal(after[:, 1], before[:, 1])
     assert np.isfinite(after).all()

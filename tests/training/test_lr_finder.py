@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from training_helpers import SILENT
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
@@ -42,12 +43,12 @@ def test_finds_a_rate_for_any_optimizer_and_leaves_no_trace(name, data):
     for finds in (False, True):
         keras.utils.set_random_seed(0)
         model = compiled(getattr(keras.optimizers, name)())
-        history = model.fit(data, epochs=2, shuffle=False, verbose=0)
+        history = model.fit(data, epochs=2, shuffle=False, verbose=SILENT)
         if finds:
             curve = find_lr(model, data, steps=40)
             assert model.history is history
             assert model.steps_per_execution == 2
-        model.fit(data, epochs=2, shuffle=False, verbose=0)
+        model.fit(data, epochs=2, shuffle=False, verbose=SILENT)
         models.append(model)
     plain, found = (
         [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from training_helpers import SILENT
 
 from medcolor_tf.training import schedule
 from medcolor_tf.training.optimizer import MomentumSGD, adamw, follow, momentum_name
@@ -146,7 +148,7 @@ def test_models_saved_while_they_follow_go_on_where_they_were(name, tmp_path):
     )
     options = {"steps_per_epoch": 1, "shuffle": False, "verbose": 0}
     whole.fit(cases.batches(), epochs=8, callbacks=[cycle, save], **options)
-    resumed = keras.models.load_model(path)
+    resumed: Any = keras.models.load_model(path)
     assert int(resumed.optimizer.iterations) == 4
     rest = cases.batches(range(4, 8))
     resumed.fit(rest, epochs=4, callbacks=[OneCycle(8, 0.1)], **options)
@@ -156,7 +158,7 @@ def test_models_saved_while_they_follow_go_on_where_they_were(name, tmp_path):
 
 
 def test_optimizers_that_cannot_follow_are_refused():
-    decay = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    decay: Any = keras.optimizers.schedules.CosineDecay(0.1, 10)
     with pytest.raises(ValueError, match="SGD has a learning rate schedule of its own"):
         _fit(cases.model(keras.optimizers.SGD(decay)), OneCycle(4, 0.1))
     several = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD()))
@@ -211,8 +213,9 @@ def test_adamw_decays_kernels_alone():
 def test_position_comes_from_the_optimizer_not_from_the_call():
     optimizer = MomentumSGD()
     optimizer.follow(OneCycle(20, 0.1).table)
+    iterations: Any = optimizer.iterations
     for step in (0, 7, 19, 25):
-        optimizer.iterations.assign(step)
+        iterations.assign(step)
         rate, momentum = one_cycle(step, 20, 0.1)
         assert float(optimizer.learning_rate) == pytest.approx(rate)
         assert float(optimizer._scheduled(1)) == pytest.approx(momentum)
@@ -225,10 +228,10 @@ def test_several_steps_an_execution_follow_it_too(together):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     model.compile(MomentumSGD(0.0, 0.0), "mse", steps_per_execution=together)
     model.set_weights([np.array([[2.0]])])
-    model.fit(x, y, batch_size=1, verbose=0)  # traced without a schedule; a rate of 0
+    model.fit(x, y, batch_size=1, verbose=SILENT)  # traced without a schedule; a rate of 0
     assert model.get_weights()[0] == 2.0
     model.optimizer.iterations.assign(0)
-    model.fit(x, y, batch_size=1, verbose=0, shuffle=False, callbacks=[OneCycle(12, 0.1)])
+    model.fit(x, y, batch_size=1, verbose=SILENT, shuffle=False, callbacks=[OneCycle(12, 0.1)])
     weight, velocity = 2.0, 4.0  # the gradient of the steps before
     for step in range(12):
         rate, momentum = one_cycle(step, 12, 0.1)

@@ -5,10 +5,12 @@ import functools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from training_helpers import train_alone
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
@@ -79,7 +81,7 @@ def arrays_of(run_dir, name=runs.LAST):
 
 
 def test_a_run_leaves_its_folder_complete(config):
-    result = train(config)
+    result = train_alone(config)
     config_folder = Path(config.run_dir)
     run = runs.Run(config_folder)
     assert result["steps"] == 7
@@ -176,12 +178,16 @@ def test_a_step_without_xla_is_never_silent(monkeypatch):
     gpu = runtime.Device("GPU:0", 2**30, True)
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(inputs))
-    model.compile("sgd", "mse", jit_compile=True)
+
+    def compile_model(jit_compile: Any):  # a bool, where Keras declares a str
+        model.compile("sgd", "mse", jit_compile=jit_compile)
+
+    compile_model(jit_compile=True)
     assert runtime.xla_note(model) == "", "nothing to say on a CPU"
     monkeypatch.setattr(runtime, "device", lambda: gpu)
     assert runtime.xla_note(model) == "the training step is compiled by XLA"
     model.get_layer("head").supports_jit = False
-    model.compile("sgd", "mse", jit_compile=False)
+    compile_model(jit_compile=False)
     note = runtime.xla_note(model)
     assert note.startswith("warning: the training step runs WITHOUT XLA")
     assert "cannot compile: head" in note
@@ -318,14 +324,14 @@ def test_it_learns(config, tmp_path, write_small_dataset):
         checkpoint_every=50,
         augment_probability=0.0,  # stripes of 4 pixels do not survive much resampling
     )
-    assert train(config)["best_valid_mean_auc"] > 0.8
+    assert train_alone(config)["best_valid_mean_auc"] > 0.8
 
 
 def test_several_channels_of_16_bits_in_mixed_precision(config, tmp_path, write_small_dataset):
     """The paper's outlook, several MR sequences; weights stay in float32 under bfloat16."""
     write_small_dataset(tmp_path / "mr", channels=2, bits=16)
     config = dataclasses.replace(config, data_dir=str(tmp_path / "mr"), mixed_precision=True)
-    assert np.isfinite(train(config)["best_valid_mean_auc"])
+    assert np.isfinite(train_alone(config)["best_valid_mean_auc"])
     spec, classifier, _ = runs.load_classifier(config.run_dir)
     assert (spec.input_channels, spec.bits) == (2, 16)
     assert classifier.input_shape[-1] == 2
@@ -352,7 +358,7 @@ def test_the_lr_finder_leaves_no_trace(config):
 
 def test_auto_rate_is_found_once_and_kept(config):
     config = dataclasses.replace(config, max_lr="auto")
-    result = train(config)
+    result = train_alone(config)
     folder = Path(config.run_dir)
     assert result["max_lr"] == json.loads((folder / runs.LR_FINDER).read_text())["suggestion"]
     assert (folder / runs.LR_FINDER_PLOT).read_bytes().startswith(b"\x89PNG")
@@ -477,9 +483,9 @@ def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
 
 def test_few_images_train_for_at_least_min_steps(config):
     settings = dataclasses.replace(config, steps=0, epochs=1.0, min_steps=5, train_fraction=0.5)
-    assert train(settings)["steps"] == 5
+    assert train_alone(settings)["steps"] == 5
     other = dataclasses.replace(settings, run_dir=config.run_dir + "2", epochs=8.0)
-    assert train(other)["steps"] == 8
+    assert train_alone(other)["steps"] == 8
 
 
 def test_min_steps_contradicts_steps(config):
@@ -490,13 +496,13 @@ def test_min_steps_contradicts_steps(config):
 
 def test_a_run_of_an_older_version_without_an_option_is_the_same_run(config):
     """config.json of a run that was made before an option existed lacks it."""
-    result = train(config)
+    result = train_alone(config)
     path = Path(config.run_dir) / runs.CONFIG
     record = runs.read_json(path)
     for name in ("min_steps", "evaluate"):
         del record["flags"][name]
     path.write_text(json.dumps(record))
-    again = train(config)
+    again = train_alone(config)
     assert again["best_step"] == result["best_step"]
     with pytest.raises(InputError, match=r"--seed=9 \(there: 0\)"):
         train(dataclasses.replace(config, seed=9))
