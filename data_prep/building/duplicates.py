@@ -57,7 +57,7 @@ class ContentDigests:
     def of_files(self, files: Sequence[str], workers: int = 0) -> dict[str, str]:
         """Returns file -> SHA-256 of those whose size another one has; the others are unique.
 
-        Files that cannot be read are left out: the build rejects them.
+        Files that are empty or cannot be read are left out: the build rejects them.
 
         Args:
             files: resolved paths; may repeat.
@@ -68,7 +68,7 @@ class ContentDigests:
         names = {
             file: _state_name(file, size, time)
             for file, (size, time) in states.items()
-            if sizes[size] > 1
+            if size and sizes[size] > 1
         }
         unread = [file for file in sorted(names) if names[file] not in self._known]
         for file, digest in _read_digests(unread, workers or os.cpu_count() or 1):

@@ -222,7 +222,7 @@ def two_patients(root, write_image, write_rows, source):
     if source == "chexpert":
         for split, patient in (("train", "patient00001"), ("valid", "patient64541")):
             path = f"{split}/{patient}/study1/view1_frontal.jpg"
-            write_image(root / path, seed=len(split))
+            write_image(root / path, seed=int(patient[-5:]))
             rows = [("Path", *PAPER_POLICY), (f"CheXpert-v1.0/{path}", 1, "-1.0", "", 0, 0)]
             write_rows(root / f"{split}.csv", rows)
     elif source == "chestxray14":
@@ -235,7 +235,7 @@ def two_patients(root, write_image, write_rows, source):
         studies = {"train": "patient1/study1_positive", "valid": "patient2/study1_negative"}
         for split, study in studies.items():
             path = f"{split}/XR_SHOULDER/{study}/image1.png"
-            write_image(root / path, seed=len(split) + len(study))
+            write_image(root / path, seed=int(study[7]))
             write_rows(root / f"{split}_image_paths.csv", [(f"MURA-v1.1/{path}",)])
     elif source == "table":
         rows = [("path", "patient", "label"), ("a.png", "x", 1), ("b.png", "y", "")]
