@@ -1,12 +1,12 @@
 """Where the pictures are: folders that are searched, and what a path means on the disk."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.sources.source import Source
+from data_prep.sources.source import Source, Texts
 from medcolor_tf.errors import InputError
 
 SHOWN = 5
@@ -59,7 +59,7 @@ def is_inside(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def resolve_paths(root: str | os.PathLike, paths: Sequence[str]) -> list[str]:
+def resolve_paths(root: str | os.PathLike, paths: Texts) -> list[str]:
     """Returns what each path means on the disk: absolute, without links, dots and doubled slashes.
 
     A folder's links are looked up once, however many files it has.
@@ -80,7 +80,7 @@ def resolve_paths(root: str | os.PathLike, paths: Sequence[str]) -> list[str]:
 def resolve_source(source: Source) -> list[tuple[str, ...]]:
     """Returns the resolved path per channel of each of the N images."""
     records = source.records
-    columns = [resolve_paths(source.root, records[name]) for name in source.path_columns]
+    columns = [resolve_paths(source.root, records[name].to_numpy()) for name in source.path_columns]
     return list(zip(*columns, strict=True))
 
 

@@ -7,7 +7,6 @@ ids ("01", "1", "1.0") both have to be settled before splitting.
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -73,7 +72,7 @@ def settle_patients(source: Source, unknown: str, normalize: bool) -> Source:
     return dataclasses.replace(source, records=source.records.assign(patient=patients))
 
 
-def _unknown_message(patients: np.ndarray, where: np.ndarray, rows: Sequence[int]) -> str:
+def _unknown_message(patients: np.ndarray, where: np.ndarray, rows: np.ndarray) -> str:
     lines = [f"  {where[row]}: the patient is {patients[row] or 'empty'}" for row in rows[:SHOWN]]
     more = [f"  and {len(rows) - SHOWN:,} more"] if len(rows) > SHOWN else []
     return "\n".join(
@@ -88,12 +87,11 @@ def _unknown_message(patients: np.ndarray, where: np.ndarray, rows: Sequence[int
     )
 
 
-def _refuse_spellings(patients: np.ndarray, where: np.ndarray, rows: Sequence[int]) -> None:
+def _refuse_spellings(patients: np.ndarray, where: np.ndarray, rows: np.ndarray) -> None:
     """Raises InputError where ids differ in nothing but their spelling."""
     spellings: dict[str, dict[str, str]] = {}  # id -> spelling -> the first row with it
-    for row in rows:
-        found = spellings.setdefault(normalize_id(patients[row]), {})
-        found.setdefault(patients[row], where[row])
+    for patient, row in zip(patients[rows].tolist(), where[rows].tolist(), strict=True):
+        spellings.setdefault(normalize_id(patient), {}).setdefault(patient, row)
     several = [found for found in spellings.values() if len(found) > 1]
     if not several:
         return

@@ -144,7 +144,7 @@ def two_names(tmp_path, write_image, write_rows, make, **columns):
         write_image(root / "img" / name)
     (root / "other").mkdir()
     make(root / "img" / "a.png", root / "other" / "b.png")
-    rows = [("path", "pid", "y", *columns)]
+    rows: list[tuple] = [("path", "pid", "y", *columns)]
     for i, path in enumerate(("img/a.png", "other/b.png", "img/c.png", "img/d.png")):
         rows.append((path, f"p{i}", i % 2, *(cells[i] for cells in columns.values())))
     return write_rows(root / "t.csv", rows)
@@ -411,7 +411,7 @@ def test_nih_folders_with_link_loops_and_outside_links(tmp_path, write_image):
 
 def make_chexpert(root, write_image, write_rows):
     for file, patients in (("train", (1, 2, 3)), ("valid", (64541,))):
-        rows = [("Path", "Edema")]
+        rows: list[tuple] = [("Path", "Edema")]
         for patient in patients:
             path = f"{file}/patient{patient:05d}/study1/view1_frontal.jpg"
             write_image(root / path, seed=patient)
