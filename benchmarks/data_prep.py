@@ -8,7 +8,6 @@ with grain, and with --images=FOLDER those of a folder, enlarged. Run it from th
 import io
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -251,16 +250,18 @@ def memory(config: BenchConfig) -> None:
 
 
 def _many_files(folder: Path, count: int) -> Path:
-    """Makes ``count`` names for ten small pictures, and their table."""
-    rng, rows = np.random.default_rng(0), ["path,who,a"]
+    """Makes ``count`` small files with ten pictures, no two of the same bytes, and their table."""
+    rng, rows, pictures = np.random.default_rng(0), ["path,who,a"], []
     for number in range(count):
         name = f"images/{number // 1000:03d}/{number:06d}.png"
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if number < 10:
             Image.fromarray(rng.integers(0, 256, (40, 48), np.uint8)).save(path)
+            pictures.append(path.read_bytes())
         else:
-            os.link(folder / f"images/000/{number % 10:06d}.png", path)
+            # What follows the end of a PNG file changes its content, not its picture.
+            path.write_bytes(pictures[number % 10] + str(number).encode())
         rows.append(f"{name},patient{number // 3:06d},{number % 2}")
     (folder / "table.csv").write_text("\n".join(rows) + "\n")
     return folder / "table.csv"

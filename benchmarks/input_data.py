@@ -31,8 +31,11 @@ def make(folder: Path, images: int, distinct: int, side: int) -> None:
         Image.fromarray(pixels).save(source / f"{number}.png", compress_level=1)
         (files / f"{number}.jpg").write_bytes(encode_image(pixels, "jpeg", QUALITY))
     for number in range(distinct, images):
-        for made, kind in ((source, "png"), (files, "jpg")):
-            os.link(made / f"{number % distinct}.{kind}", made / f"{number}.{kind}")
+        os.link(files / f"{number % distinct}.jpg", files / f"{number}.jpg")
+        # What follows the end of a PNG file makes it another file with the same picture: the build
+        # refuses an image that is there twice.
+        picture = (source / f"{number % distinct}.png").read_bytes()
+        (source / f"{number}.png").write_bytes(picture + str(number).encode())
     with open(source / "table.csv", "w", newline="", encoding="utf-8") as file:
         rows = [("path", "split", "a"), *((f"{n}.png", "train", n % 2) for n in range(images))]
         csv.writer(file).writerows(rows)

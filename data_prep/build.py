@@ -14,7 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep import options
-from data_prep.building import finish, output, parallel
+from data_prep.building import duplicates, finish, output, parallel
+from data_prep.building.duplicates import ContentDigests
 from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan, make_plan, read_key
 from data_prep.building.shards import (
@@ -26,7 +27,7 @@ from data_prep.building.shards import (
 )
 from data_prep.building.splits import split_by_patient
 from data_prep.options import BuildConfig
-from data_prep.sources import read_source
+from data_prep.sources import paths, read_source
 from data_prep.sources.source import Source
 from medcolor_tf import commandline
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
@@ -43,12 +44,14 @@ def build(config: BuildConfig) -> None:
     """
     options.check(config)
     key = read_key(config.id_key_file) if config.id_key_file else None
-    plan = plan_build(config, key)
     folder = Path(config.out)
+    digests = ContentDigests(folder, config.shard)
+    plan = plan_build(config, key, digests)
     if not _is_finished(folder, plan):
         _, parts = commandline.parse_shard(config.shard) or (1, 1)
         record = PlanRecord.from_plan(config, plan, key, parts)
         with output.open_build(folder, record, config.shard) as random_key:
+            digests.save()
             id_key = key or random_key
             assert id_key is not None, "a build without --id_key_file draws a key"
             ids = KeyedIds(id_key)
@@ -69,14 +72,25 @@ def build(config: BuildConfig) -> None:
     finish.print_summary(folder, DatasetInfo.load(folder))
 
 
-def plan_build(config: BuildConfig, key: bytes | None) -> Plan:
-    """Reads the source's tables, checks that its images are there, splits and orders them."""
-    source = read_source(config)
+def plan_build(config: BuildConfig, key: bytes | None, digests: ContentDigests) -> Plan:
+    """Reads the source's tables, checks that its images are there, splits and orders them.
+
+    Args:
+        config: the build's options.
+        key: the id key if one was given.
+        digests: of the images' files, to compare their contents.
+    """
+    source = duplicates.settle_listed_twice(read_source(config), config.duplicates)
+    if config.missing == "skip" and len(source.records):
+        source = paths.take_present(source)
     if config.limit:
         source = _first_patients(source, config.limit)
     if not len(source.records):
         raise InputError("no image is left after choosing views and labels")
     _check_images(source, config.max_rejects)
+    # What is finished was compared when it was built; the first rows' choice needs it every time.
+    if config.duplicates != "error" or not (Path(config.out) / DATASET_JSON).exists():
+        source = duplicates.settle_same_content(source, config.duplicates, digests, config.workers)
     splits = split_by_patient(
         source.records["patient"].to_numpy(),
         config.seed,
@@ -157,7 +171,7 @@ def _check_images(source: Source, max_rejects: int) -> None:
     lines = [f"  {where[row]}: {path}" for row, path in missing[:SHOWN]]
     raise InputError(
         f"{len(missing)} of {len(source.records)} image files are not there "
-        f"(--max_rejects={max_rejects}):\n" + "\n".join(lines)
+        f"(--max_rejects={max_rejects}):\n" + "\n".join(lines) + "\n--missing=skip leaves them out"
     )
 
 

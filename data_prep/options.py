@@ -3,8 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
+from data_prep.building import duplicates
 from data_prep.building.plan import Recipe
-from data_prep.sources import SOURCES
+from data_prep.sources import SOURCES, patients
 from medcolor_tf.commandline import option, parse_shard
 from medcolor_tf.data.labels import BLANK_POLICIES, PAPER_POLICY, parse_policy
 from medcolor_tf.data.schema import ENCODINGS
@@ -72,6 +73,33 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
     )
     limit: int = option(
         0, "For trying out: only the first N patients of each official split.", group="Splits"
+    )
+    unknown_patients: str = option(
+        "error",
+        "Patients that are empty, nan, none or null: error, or each such image is a patient of "
+        "its own.",
+        patients.UNKNOWN_POLICIES,
+        group="Identity",
+    )
+    normalize_ids: bool = option(
+        False,
+        "Patient ids such as 01, 1 and 1.0 are one; else they are an error.",
+        group="Identity",
+    )
+    duplicates: str = option(
+        "error",
+        "The same image in two rows, by path or content: error, or take the first row.",
+        duplicates.POLICIES,
+        group="Identity",
+    )
+    missing: str = option(
+        "error",
+        "Images that the tables name and that are not there: error, or skip them.",
+        ("error", "skip"),
+        group="Identity",
+    )
+    allow_outside_root: bool = option(
+        False, "Accept paths and follow links that leave the root folder.", group="Identity"
     )
     short_side: int = option(320, "Pixels of every image's shorter side.", group="Records")
     bits: int = option(8, "Bits of a stored pixel: 8 or 16.", group="Records")

@@ -5,6 +5,7 @@ Names each problem with its file and record; exits with status 1 if there is any
 """
 
 import functools
+import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -54,13 +55,23 @@ class ShardCheck:
 
 @dataclass
 class ShardFindings:
-    """What a worker found in one shard."""
+    """What a worker found in one shard.
+
+    Attributes:
+        shard: the shard.
+        problems: sentences.
+        records: how many could be read.
+        sums: of their pixels.
+        image_ids: of the records.
+        pictures: (SHA-256 of the stored picture, number of the record) of the records.
+    """
 
     shard: Shard
     problems: list[str] = field(default_factory=list)
     records: int = 0
     sums: PixelSums = (0, 0, 0)
     image_ids: list[bytes] = field(default_factory=list)
+    pictures: list[tuple[bytes, int]] = field(default_factory=list)
 
 
 def verify(config: VerifyConfig) -> int:
@@ -206,6 +217,7 @@ def _check_records(check: ShardCheck, path: Path, findings: ShardFindings) -> No
 def _check_record(check: ShardCheck, content: bytes, findings: ShardFindings) -> Iterator[str]:
     info, position = check.info, findings.records
     record = _parse(content)
+    findings.pictures.append((_picture_digest(record), position))
     yield from _check_images(info, record, findings)
     raw, label = record["raw_label"], record["label"]
     if len(raw) != len(info.observations) or len(label) != len(info.observations):
@@ -256,6 +268,14 @@ def _parse(content: bytes) -> dict:
     return record
 
 
+def _picture_digest(record: dict) -> bytes:
+    """Returns the SHA-256 of a record's encoded images, their lengths and size."""
+    digest = hashlib.sha256(repr((record["size"], [len(i) for i in record["image"]])).encode())
+    for image in record["image"]:
+        digest.update(image)
+    return digest.digest()
+
+
 def _check_images(info: DatasetInfo, record: dict, findings: ShardFindings) -> Iterator[str]:
     size = record["size"]
     if len(record["image"]) != info.channels:
@@ -271,10 +291,11 @@ def _check_images(info: DatasetInfo, record: dict, findings: ShardFindings) -> I
 def _check_totals(
     folder: Path, info: DatasetInfo, all_findings: list[ShardFindings]
 ) -> Iterator[str]:
-    """Checks what only all shards together tell: unique ids, pixel mean and std."""
+    """Checks what only all shards together tell: unique ids and pictures, pixel mean and std."""
     ids = [image_id for findings in all_findings for image_id in findings.image_ids]
     if len(set(ids)) != len(ids):
         yield f"{folder}: {len(ids) - len(set(ids))} images are there twice (by image_id)"
+    yield from _check_pictures(folder, all_findings)
     if any(findings.problems for findings in all_findings):
         return
     sums = [findings.sums for findings in all_findings if findings.shard.split == "train"]
@@ -285,6 +306,21 @@ def _check_totals(
         described = getattr(info, name)
         if not abs(value - described) <= TOLERANCE[info.encoding]:
             yield f"{folder / 'dataset.json'}: {name} {described}, but the images have {value}"
+
+
+def _check_pictures(folder: Path, all_findings: list[ShardFindings]) -> Iterator[str]:
+    """Yields the records whose picture another record has, in the same split or another."""
+    first: dict[bytes, tuple[Shard, int]] = {}
+    for findings in all_findings:
+        for digest, position in findings.pictures:
+            shard, earlier = first.setdefault(digest, (findings.shard, position))
+            if (shard.file, earlier) == (findings.shard.file, position):
+                continue
+            splits = dict.fromkeys((shard.split, findings.shard.split))
+            yield (
+                f"{folder / findings.shard.file} record {position}: the picture of "
+                f"{shard.file} record {earlier} again (SHA-256, {' and '.join(splits)})"
+            )
 
 
 def main(argv=None) -> int:

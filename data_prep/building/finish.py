@@ -115,12 +115,12 @@ def rejects_name(part: str) -> str:
 
 
 def write_rejects(path: Path, rejects: list[Reject]) -> None:
-    """Writes the list, or takes an earlier one away when there is nothing to list."""
+    """Writes the list for its owner alone, or takes an earlier one away when it is empty."""
     if not rejects:
         path.unlink(missing_ok=True)  # of an earlier run, since mended
         return
     rows = [(reject.path, reject.reason, reject.split, reject.index) for reject in rejects]
-    write_atomically(path, _csv(("path", "reason", "split", "index"), rows))
+    write_atomically(path, _csv(("path", "reason", "split", "index"), rows), mode=0o600)
 
 
 def _join_indices(folder: Path, results: Iterable[ShardResult]) -> dict[str, SplitIndex]:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,7 +142,11 @@ class KeyedIds:
 
 
 def read_key(path: str) -> bytes:
-    """Reads ``--id_key_file``; InputError when it is missing or too short to be secret."""
+    """Reads ``--id_key_file`` and warns where others may read it too.
+
+    Raises:
+        InputError: it is missing, or too short to be secret.
+    """
     file = Path(path)
     if not file.is_file():
         raise InputError(
@@ -151,6 +156,11 @@ def read_key(path: str) -> bytes:
     if len(key) < MIN_KEY_BYTES:
         raise InputError(
             f"--id_key_file={path}: {len(key)} bytes; expected at least {MIN_KEY_BYTES} random ones"
+        )
+    if os.name == "posix" and file.stat().st_mode & 0o077:
+        print(
+            f"warning: --id_key_file={path}: others than its owner may read or change it, and "
+            f"whoever has the key can tell who is behind an id; `chmod 600 {path}`"
         )
     return key
 

@@ -11,6 +11,8 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
+from data_prep.sources.paths import refuse_unusable_paths
+from data_prep.sources.patients import settle_patients
 from medcolor_tf.data.labels import PAPER_POLICY
 
 
@@ -88,11 +90,14 @@ def read_source(config):
         config: :class:`data_prep.options.BuildConfig`.
 
     Returns:
-        A :class:`data_prep.sources.source.Source`.
+        A :class:`data_prep.sources.source.Source` with a patient for every image, and paths below
+        its root unless ``--allow_outside_root``.
 
     Raises:
         InputError: a file or folder is missing, or holds something else than expected.
     """
     entry = SOURCES[config.source]
     observations = config.observations or entry.observations
-    return entry.load().read(dataclasses.replace(config, observations=observations))
+    source = entry.load().read(dataclasses.replace(config, observations=observations))
+    refuse_unusable_paths(source, config.allow_outside_root)
+    return settle_patients(source, config.unknown_patients, config.normalize_ids)

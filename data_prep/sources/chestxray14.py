@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.labels import parse_observations
+from data_prep.sources.paths import walk_files
 from data_prep.sources.source import Source, make_source, require_folder
 from data_prep.tables import Table, read_list, read_table
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 
-TABLE_PATTERN = "Data_Entry*.csv"
+# The whole data set's table, or that of the sample of 5,606 images.
+TABLE_PATTERNS = ("Data_Entry*.csv", "sample_labels.csv")
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 NO_FINDING = "No Finding"
 # NIH's word -> CheXpert's, so that a model of one data set can be tested on the other.
@@ -60,7 +62,7 @@ def read(config) -> Source:
                 f"--observations: ChestX-ray14 has no {observation.column!r}; "
                 f"it has {', '.join((*map(canonical, FINDINGS), NO_FINDING))}"
             )
-    paths = _find_images(root)
+    paths = _find_images(root, config.allow_outside_root)
     names = table.columns["Image Index"]
     return make_source(
         [canonical(observation.name) for observation in observations],
@@ -95,17 +97,18 @@ def _labels(table: Table, observations) -> np.ndarray:
 
 
 def _find_table(root: Path) -> Path:
-    files = sorted(root.glob(TABLE_PATTERN))
+    files = next((f for f in (sorted(root.glob(name)) for name in TABLE_PATTERNS) if f), [])
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
-        raise InputError(f"{root / TABLE_PATTERN}: expected one file, found {names}; give --table")
+        patterns = " or ".join(TABLE_PATTERNS)
+        raise InputError(f"{root}: expected one file {patterns}, found {names}; give --table")
     return files[0]
 
 
-def _find_images(root: Path) -> dict[str, str]:
+def _find_images(root: Path, allow_outside: bool) -> dict[str, str]:
     """Returns file name -> path from root, for images in any sub-folder (images_001/images/...)."""
     paths: dict[str, str] = {}
-    for folder, _, files in os.walk(root, followlinks=True):
+    for folder, files in walk_files(root, allow_outside):
         relative = os.path.relpath(folder, root)
         for name in files:
             if name.lower().endswith(SUFFIXES):
@@ -125,16 +128,9 @@ def _official_splits(config, root: Path, table: Table) -> np.ndarray:
     if len(present) < len(files):
         absent = next(split for split in files if split not in present)
         raise InputError(f"{files[absent]}: no such file, but {files[present[0]]} is there")
-    row_of = {name: row for row, name in enumerate(table.columns["Image Index"])}
     splits = np.array([""] * len(table), object)
     for split, file in files.items():
-        entries = read_list(file)
-        for entry_row, name in enumerate(entries.columns["path"]):
-            row = row_of.get(name)
-            if row is None or splits[row] not in ("", split):
-                why = f"is not in {table.file}" if row is None else f"is in {files['train']} too"
-                raise InputError(f"{entries.where(entry_row)}: image {name} {why}")
-            splits[row] = split
+        _enter_list(splits, split, table, file, files["train"], config.missing == "skip")
     left_out = np.flatnonzero(splits == "")
     if len(left_out):
         raise InputError(
@@ -142,3 +138,31 @@ def _official_splits(config, root: Path, table: Table) -> np.ndarray:
             f"neither official list ({len(left_out)} such images)"
         )
     return splits
+
+
+def _enter_list(
+    splits: np.ndarray, split: str, table: Table, file: Path, train_file: Path, skip: bool
+) -> None:
+    """Enters an official list into the rows' splits; ``skip`` leaves out what has no row."""
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(table.columns["Image Index"]):
+        rows_of.setdefault(name, []).append(row)
+    entries, without_row = read_list(file), 0
+    for entry_row, name in enumerate(entries.columns["path"]):
+        rows = rows_of.get(name, [])
+        if not rows and skip:
+            without_row += 1
+            continue
+        if not rows:
+            raise InputError(
+                f"{entries.where(entry_row)}: image {name} is not in {table.file}; "
+                "--missing=skip leaves out what the table has not"
+            )
+        if splits[rows[0]] not in ("", split):
+            raise InputError(f"{entries.where(entry_row)}: image {name} is in {train_file} too")
+        splits[rows] = split
+    if without_row:
+        print(
+            f"note: {file.name}: {len(entries) - without_row:,} of {len(entries):,} images are in "
+            f"{table.file.name}; the others are left out (--missing=skip)"
+        )

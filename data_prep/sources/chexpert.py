@@ -61,6 +61,12 @@ def read(config) -> Source:
     files = [(root / "train.csv", "train"), (root / "valid.csv", "test")]
     if config.test_csv:
         files = [files[0], (root / "valid.csv", "valid"), (Path(config.test_csv), "test")]
+    if config.missing == "skip" and not (root / "valid.csv").is_file():
+        print(
+            f"note: no valid.csv in {root}, left out (--missing=skip)"
+            + ("" if config.test_csv else "; --test_fraction=0.2 takes a test split from train.csv")
+        )
+        files = [(file, split) for file, split in files if file != root / "valid.csv"]
     return concatenate([_read_file(config, root, file, split) for file, split in files])
 
 

@@ -71,23 +71,16 @@ def make_source(
         raw: (N, L); the other arguments are as in :class:`Source`.
 
     Raises:
-        InputError: an empty path or patient, or an image that is listed twice.
+        InputError: an empty path.
     """
     columns = {f"path_{channel}": column for channel, column in enumerate(paths)}
     records = pd.DataFrame(
         {**columns, "patient": patient, "split": split, "where": where}, dtype=object
     )
-    for name in (*columns, "patient"):
+    for name in columns:
         empty = np.flatnonzero((records[name] == "").to_numpy())
         if len(empty):
-            what = "patient" if name == "patient" else "image path"
-            raise InputError(f"{records['where'][empty[0]]}: the {what} is empty")
-    repeated = np.flatnonzero(records.duplicated(list(columns)).to_numpy())
-    if len(repeated):
-        row = records.iloc[repeated[0]]
-        same = (records[list(columns)] == row[list(columns)]).all(axis=1).to_numpy()
-        first = records["where"][np.flatnonzero(same)[0]]
-        raise InputError(f"{row['where']}: image {row['path_0']} was already listed in {first}")
+            raise InputError(f"{records['where'][empty[0]]}: the image path is empty")
     return Source(tuple(observations), Path(root), len(columns), records, raw)
 
 

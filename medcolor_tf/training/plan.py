@@ -55,6 +55,7 @@ class TrainPlan:
             config.observations, config.uncertain_policy, config.train_fraction, config.subset_seed
         )
         train, valid = (_split(config, name, selection) for name in ("train", "valid"))
+        _refuse_unknown_labels(config, train)
         train.steps_per_epoch(config.batch_size)
         # Opened now, so that a missing test split is found before the training, not after it.
         whole = Selection(config.observations, config.uncertain_policy)
@@ -131,6 +132,19 @@ class TrainPlan:
             for name, count in counts.items()
             if not count["positive"] or not count["negative"]
         ]
+
+
+def _refuse_unknown_labels(config: TrainConfig, train: Split) -> None:
+    """Raises InputError for observations without a single known label in the training images."""
+    counts = count_labels(train.labels, train.observations)
+    unknown = [n for n, count in counts.items() if not count["positive"] + count["negative"]]
+    if unknown:
+        raise InputError(
+            f"--data_dir={config.data_dir}: all {len(train):,} training labels of "
+            f"{', '.join(map(repr, unknown))} are unknown; expected at least one 0 or 1. Leave "
+            f"{'them' if len(unknown) > 1 else 'it'} out with --observations, or give -1 a meaning "
+            "with --uncertain_policy"
+        )
 
 
 def _split(config: TrainConfig, name: str, selection: Selection) -> Split:

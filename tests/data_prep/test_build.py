@@ -115,6 +115,16 @@ def test_key_table_on_request(make_table, run_build, table_flags, read_records, 
     assert "random key" in run_build(*other, "--write_key_table", out="random")[1]
 
 
+def test_a_key_that_others_can_read_is_warned_of(tmp_path, capsys):
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef" * 2)
+    for mode, warned in ((0o600, False), (0o400, False), (0o640, True), (0o604, True)):
+        key.chmod(mode)
+        plan.read_key(str(key))
+        output = capsys.readouterr().out
+        assert (f"warning: --id_key_file={key}: others than its owner" in output) == warned
+
+
 @pytest.mark.parametrize("encoding", ["png", "raw"])
 def test_sixteen_bits_are_stored_exactly(
     tmp_path, make_table, run_build, table_flags, read_records, encoding, id_key
@@ -302,6 +312,7 @@ def test_missing_files_fail_at_once(make_table, run_build, table_flags):
     status, output, folder = run_build(*table_flags(table, *HALVES, "--max_rejects=1"))
     assert status == 0, output
     assert "no such file" in (folder / "rejects.csv").read_text()
+    assert (folder / "rejects.csv").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep import options, phantom
+from data_prep.building.duplicates import settle_listed_twice
 from data_prep.options import BuildConfig
 from data_prep.sources import SOURCES, chexpert, read_source
 from medcolor_tf.data.labels import PAPER_POLICY
@@ -209,14 +210,11 @@ def test_table_splits_renaming_and_channels(tmp_path, write_rows, capsys):
         read_table(path, **options)
 
 
-def test_table_refuses_repeated_images_and_empty_patients(tmp_path, write_rows):
+def test_table_refuses_repeated_images(tmp_path, write_rows):
     header = ("path", "who", "a", "b")
     path = write_rows(tmp_path / "t.csv", [header, ("1.png", "x", 1, 0), ("1.png", "y", 1, 0)])
     with pytest.raises(InputError, match=r"line 3: image 1\.png was already listed in .* line 2"):
-        read_table(path)
-    write_rows(path, [header, ("1.png", "", 1, 0)])
-    with pytest.raises(InputError, match="line 2: the patient is empty"):
-        read_table(path, patient_column="who")
+        settle_listed_twice(read_table(path), "error")
 
 
 def two_patients(root, write_image, write_rows, source):
@@ -224,7 +222,7 @@ def two_patients(root, write_image, write_rows, source):
     if source == "chexpert":
         for split, patient in (("train", "patient00001"), ("valid", "patient64541")):
             path = f"{split}/{patient}/study1/view1_frontal.jpg"
-            write_image(root / path)
+            write_image(root / path, seed=int(patient[-5:]))
             rows = [("Path", *PAPER_POLICY), (f"CheXpert-v1.0/{path}", 1, "-1.0", "", 0, 0)]
             write_rows(root / f"{split}.csv", rows)
     elif source == "chestxray14":
@@ -237,7 +235,7 @@ def two_patients(root, write_image, write_rows, source):
         studies = {"train": "patient1/study1_positive", "valid": "patient2/study1_negative"}
         for split, study in studies.items():
             path = f"{split}/XR_SHOULDER/{study}/image1.png"
-            write_image(root / path)
+            write_image(root / path, seed=int(study[7]))
             write_rows(root / f"{split}_image_paths.csv", [(f"MURA-v1.1/{path}",)])
     elif source == "table":
         rows = [("path", "patient", "label"), ("a.png", "x", 1), ("b.png", "y", "")]

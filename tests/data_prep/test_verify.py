@@ -149,6 +149,26 @@ def test_patient_in_two_splits(dataset):
     assert "index-train.npz: SHA-256" in found
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_same_picture_twice(dataset, split):
+    import tensorflow as tf
+
+    assert problems(dataset) == ""
+    info = DatasetInfo.load(dataset)
+    other = tf.data.TFRecordDataset(str(dataset / info.split_shards(split)[-1].file))
+    last = list(other.as_numpy_iterator())[-1]
+    picture = tf.train.Example.FromString(last).features.feature["image"].bytes_list.value[0]
+
+    def change(features):
+        features[0]["image"].bytes_list.value[0] = picture
+
+    name = rewrite(dataset, change)
+    found = problems(dataset)
+    assert "again (SHA-256, train" in found
+    assert f"{name} record 0" in found
+    assert ("train and test" in found) == (split == "test")
+
+
 def test_extra_and_no_files(dataset, tmp_path, capsys):
     shutil.copy(first_shard(dataset), dataset / "extra.tfrecord")
     assert "extra.tfrecord: not named" in problems(dataset)
