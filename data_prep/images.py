@@ -176,13 +176,22 @@ def _square_pixels(size: tuple[int, int], aspect: float) -> tuple[float, float]:
     return (height * aspect, width) if aspect > 1 else (height, width / aspect)
 
 
+def recognise(path: Path) -> Format | None:
+    """Returns the format that a file's first bytes tell; None for none, or no readable file."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return None
+    return next((form for form in FORMATS if form.recognised(head)), None)
+
+
 def _format_of(path: Path) -> Format:
     """Returns the format of a file; ImageError if it has none of :data:`FORMATS`."""
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    for form in FORMATS:
-        if form.recognised(head):
-            return form
+    if form := recognise(path):
+        return form
     for form in FORMATS:
         if form.by_suffix and path.suffix.lower() in form.suffixes:
             return form

@@ -50,6 +50,31 @@ def test_tables_are_read_as_data_preparation_reads_them(tmp_path, name, content)
     assert read_table(tmp_path / name, ("path",)).columns["path"].tolist() == [listed.name]
 
 
+def test_folders_without_suffixes_and_what_is_skipped(tmp_path, capsys):
+    head = bytes(128) + b"DICM"
+    for name in ("IM0001", "1.2.840.113", "a.dicom", "b.dic", "sub/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(head)
+    (tmp_path / "d.png").write_bytes(b"")
+    for name in ("._d.png", ".DS_Store", "__MACOSX/d.png", ".trash/x.png", "sub/.hidden.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(head)
+    for name in ("LICENSE", "notes.txt", "x.csv", "e.7"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    listed = list_inputs([str(tmp_path)], ("path",), 1)
+    names = [str(item.files[0].relative_to(tmp_path)) for item in listed]
+    assert names == ["1.2.840.113", "IM0001", "a.dicom", "b.dic", "d.png", "sub/c"]
+    said = capsys.readouterr().err
+    assert "skipped 5 hidden (.* and __MACOSX), 4 of no image format" in said
+
+
+def test_a_folder_of_hidden_images_says_so(tmp_path):
+    (tmp_path / "._x.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"no image in this folder .*; 1 hidden"):
+        list_inputs([str(tmp_path)], ("path",), 1)
+
+
 def test_folders_are_searched_for_every_format_that_is_read(tmp_path):
     for suffix in IMAGE_SUFFIXES:
         (tmp_path / f"x{suffix.upper()}").write_bytes(b"")
