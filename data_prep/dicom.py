@@ -269,7 +269,7 @@ def _check_jpeg(frame: bytes, marker: int, size: tuple[int, int]) -> None:
     """Raises ValueError for a damaged JPEG, of which the decoders behind pydicom say nothing."""
     if not frame.startswith(jpeg.START):
         return
-    if jpeg.END not in frame[-16:]:
+    if jpeg.END not in frame[len(frame) // 2 :]:  # bytes after it do no harm
         raise ValueError("the compressed image is truncated: it has no end marker")
     if marker in HUFFMAN_DCT and _precision(frame) == 8:
         jpeg.decode_strictly(frame, "GRAY", size, 8)
@@ -295,7 +295,7 @@ def _native(dataset, rows: int, columns: int) -> np.ndarray:
 
 def _decoding_reason(syntax: str, name: str, error: Exception) -> str:
     """Says why pixels cannot be decoded; the last words are the command that helps."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     try:

@@ -127,7 +127,8 @@ def stored_pixels(dataset, raw: np.ndarray, signed: bool) -> np.ndarray:
     allocated = raw.dtype.itemsize * 8
     bits = int(number(dataset, "BitsStored") or allocated)
     high = number(dataset, "HighBit")
-    shift = 0 if high is None else int(high) + 1 - bits
+    high = bits - 1 if high is None else int(high)
+    shift = high + 1 - bits
     if not (0 < bits <= allocated and 0 <= shift <= allocated - bits):
         raise ValueError(f"BitsStored {bits} and HighBit {high} do not fit {allocated} bits")
     if bits == allocated:
@@ -146,11 +147,22 @@ def _padding(dataset, raw: np.ndarray, pixels: np.ndarray) -> np.ndarray | None:
     if first is None:
         return None
     limit = number(dataset, "PixelPaddingRangeLimit")
-    low, high = sorted((first, first if limit is None else limit))
+    ends = (first, first if limit is None else limit)
+    low, high = sorted(_with_sign_of(raw, value) for value in ends)
     padding = (pixels >= low) & (pixels <= high)
     if raw is not pixels:  # a value of more than BitsStored stands in the pixel's cell alone
         padding |= (raw >= low) & (raw <= high)
     return padding if padding.any() else None
+
+
+def _with_sign_of(raw: np.ndarray, value: float) -> float:
+    """Returns a value as the pixels' cells have it; writers may miss their sign."""
+    cells = 1 << (8 * raw.dtype.itemsize)
+    if value < 0 and raw.dtype.kind == "u":
+        return value + cells
+    if value >= cells // 2 and raw.dtype.kind == "i":
+        return value - cells
+    return value
 
 
 def _count(pixels: np.ndarray, padding: np.ndarray | None, signed: bool) -> StoredValues:

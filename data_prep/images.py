@@ -301,7 +301,8 @@ def _read_with_pillow(path: Path, reduced_to: int | None, *, plugin: str) -> Dec
 
 def _is_stored_inverted(image: Image.Image) -> bool:
     """Tells whether 0 is white in what Pillow gives of a TIFF: it inverts 8 bits, not 16."""
-    return image.mode in (*DEPTH_16, "I") and image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
+    tags = getattr(image, "tag_v2", {})
+    return image.mode in (*DEPTH_16, "I") and tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
 
 
 def _read_jpeg(image: Image.Image, content: bytes, reduced_to: int | None) -> Decoded:

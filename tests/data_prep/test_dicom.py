@@ -24,7 +24,7 @@ SPREAD = RAMP / 4095
 needs_films = pytest.mark.skipif(not FILMS.is_dir(), reason="no real films beside the checkout")
 
 
-def dataset(pixels=RAMP, **tags):
+def dataset(pixels: np.ndarray = RAMP, **tags):
     """A file's dataset in memory: unsigned 12 of 16 bits, unless the tags say otherwise."""
     made = pydicom.Dataset()
     made.SOPClassUID, made.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", "1.2.3"
@@ -33,9 +33,12 @@ def dataset(pixels=RAMP, **tags):
     made.BitsAllocated = pixels.dtype.itemsize * 8
     made.BitsStored = min(12, made.BitsAllocated)
     made.PixelRepresentation = int(pixels.dtype.kind == "i")
+    extra = tags.pop("extra", None)
     for name, value in tags.items():
         setattr(made, name, value)
     made.HighBit = tags.get("HighBit", made.BitsStored - 1)
+    if extra is not None:
+        made.add(extra)
     made.PixelData = pixels.tobytes()
     made["PixelData"].VR = "OW"
     return made
@@ -248,6 +251,19 @@ def test_padding_is_black_and_does_not_count(shown, photometric, value, limit):
     close(pixels[~padding], expected if photometric == "MONOCHROME2" else 1 - expected)
 
 
+@pytest.mark.parametrize(("kind", "vr"), [(np.int16, "US"), (np.uint16, "SS")])
+def test_padding_of_the_other_sign_is_meant_as_the_same_bits(shown, kind, vr):
+    """Writers take US or SS for it, whatever PixelRepresentation says."""
+    pixels = RAMP.astype(kind)
+    value = np.array([-2000], np.int16)
+    pixels[:8] = value.astype(kind)
+    written = value.astype(np.uint16 if vr == "US" else np.int16)[0]
+    tag = pydicom.DataElement(0x00280120, vr, int(written))
+    seen, _ = shown(pixels, BitsStored=16, extra=tag)
+    assert (seen[:8] == 0).all()
+    close(seen[8:], (RAMP[8:] - 512) / 3583)
+
+
 def test_undeclared_padding(shown):
     pixels = RAMP.copy() // 4 + 100
     pixels[:8] = 65535
@@ -383,7 +399,7 @@ def test_a_missing_transfer_syntax_is_told_from_the_codestream(tmp_path):
 def test_a_missing_decoder_is_named_with_the_command(tmp_path, monkeypatch):
     pytest.importorskip("libjpeg")
     from pydicom.encaps import encapsulate
-    from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
+    from pydicom.pixels.decoders.base import JPEGLosslessSV1Decoder
 
     header = b"\xff\xd8\xff\xc3\x00\x0b\x0c" + struct.pack(">HH", 64, 64) + b"\x01\x01\x11\x00"
     made = dataset()

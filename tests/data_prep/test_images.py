@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from data_prep.images import (
     FORMATS,
@@ -394,7 +394,7 @@ def test_white_is_zero_at_sixteen_bits_is_inverted_as_at_eight(tmp_path):
     for dtype, bits, white in ((np.uint8, 8, 255), (np.uint16, 16, 65535)):
         ramp = np.linspace(0, white, 256).round().astype(dtype).reshape(16, 16)
         path = save(tmp_path, ramp, "w.tif", tiffinfo={262: 0})
-        with Image.open(path) as image:
+        with TiffImagePlugin.TiffImageFile(path) as image:
             stored = np.frombuffer(path.read_bytes(), dtype, 256, image.tag_v2[273][0])
         pixels = read_image(path, bits=bits)
         np.testing.assert_array_equal(pixels.ravel(), white - stored)

@@ -1,11 +1,21 @@
 """What predict is given: files, folders and tables, read by data preparation's own readers."""
 
-import pytest
+import dataclasses
 
-from data_prep.images import IMAGE_SUFFIXES
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.images import IMAGE_SUFFIXES, read_image
 from data_prep.tables import read_table
 from medcolor_tf.errors import InputError
-from medcolor_tf.serving.inputs import list_inputs
+from medcolor_tf.export import ExportConfig
+from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.runs import folder as runs
+from medcolor_tf.serving.export import export
+from medcolor_tf.serving.inputs import list_inputs, read_batches
+
+SPEC = ModelSpec("none", "paper", "ResNet18", ("Edema",), 16, 16, 1, 8, 0.5, 0.25, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +91,32 @@ def test_folders_are_searched_for_every_format_that_is_read(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     listed = list_inputs([str(tmp_path)], ("path",), 1)
     assert sorted(item.files[0].suffix.lower() for item in listed) == sorted(IMAGE_SUFFIXES)
+
+
+def test_images_are_spread_as_those_that_the_model_was_trained_on(tmp_path):
+    dark = np.arange(256, dtype=np.uint8).reshape(16, 16) // 4 + 10
+    Image.fromarray(dark).save(tmp_path / "x.png")
+    inputs = list_inputs([str(tmp_path / "x.png")], ("path",), 1)
+    for how in ("full", "used", "percentile"):
+        spec = dataclasses.replace(SPEC, range=how)
+        ((_, image),) = next(read_batches(inputs, spec, 1))
+        assert isinstance(image, np.ndarray)
+        expected = read_image(tmp_path / "x.png", 16, pixel_range=how)
+        np.testing.assert_array_equal(image[..., 0], expected)
+        assert image.max() == (73 if how == "full" else 255)
+
+
+def test_the_range_is_part_of_the_description_only_where_it_is_spread():
+    assert "range" not in SPEC.to_dict()
+    assert ModelSpec.from_dict(SPEC.to_dict(), "x") == SPEC
+    used = dataclasses.replace(SPEC, range="used")
+    assert ModelSpec.from_dict(used.to_dict(), "x") == used
+
+
+def test_a_model_of_spread_images_is_not_exported(tmp_path, monkeypatch):
+    spec = dataclasses.replace(SPEC, range="used")
+    monkeypatch.setattr(runs, "load_predictor", lambda *args: (spec, None, 1))
+    config = ExportConfig(run_dir="runs/x", out=str(tmp_path / "out"))
+    with pytest.raises(InputError, match=r"--run_dir=runs/x: trained on images of .*--range=used"):
+        export(config)
+    assert not (tmp_path / "out").exists()
