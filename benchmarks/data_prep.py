@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep import images, phantom
+from data_prep import phantom, raster
 from data_prep.images import encode_image, read_image, target_size
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
@@ -181,7 +181,7 @@ def _print_speed(found: dict[str, list[tuple[float, float]]]) -> None:
 def accuracy(config: BenchConfig) -> None:
     """Prints errors against the uncompressed picture, reduced in floating point."""
     print("margin: least reduced pixels a pixel of the result; errors in gray levels")
-    margins = {"full": {}, "ours": images.REDUCED_MARGIN}
+    margins = {"full": {}, "ours": raster.REDUCED_MARGIN}
     margins |= {f"{m} x": dict.fromkeys((8, 4, 2), m) for m in (1, 2, 3, 4)}
     found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
     pictures = list(draw_pictures(config))
@@ -206,12 +206,12 @@ def _errors(path: Path, pixels: np.ndarray, short_side: int, margins: dict) -> I
     """Yields (margin, scale, mean and max of |x - full|, PSNR to the picture, its max error)."""
     height, width = target_size(pixels.shape[0], pixels.shape[1], short_side)
     exact = Image.fromarray(pixels.astype(np.float32)).resize((width, height), BILINEAR)
-    kept, full = images.REDUCED_MARGIN, None
+    kept, full = raster.REDUCED_MARGIN, None
     try:
         for name, margin in margins.items():
-            images.REDUCED_MARGIN = margin
+            raster.REDUCED_MARGIN = margin
             with Image.open(path) as image:
-                scale = images._reduced_scale(image, short_side)
+                scale = raster._reduced_scale(image, short_side)
             result = read_image(path, short_side).astype(float)
             full = result if full is None else full
             error = result - np.asarray(exact)
@@ -219,7 +219,7 @@ def _errors(path: Path, pixels: np.ndarray, short_side: int, margins: dict) -> I
             difference = np.abs(result - full)
             yield name, scale, difference.mean(), difference.max(), psnr, np.abs(error).max()
     finally:
-        images.REDUCED_MARGIN = kept
+        raster.REDUCED_MARGIN = kept
 
 
 def memory(config: BenchConfig) -> None:

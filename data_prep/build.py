@@ -115,7 +115,7 @@ def run_build(
     """
     number, parts = commandline.parse_shard(config.shard) or (1, 1)
     shards = plan.shards()[number - 1 :: parts]
-    rejects = folder / finish.rejects_name(config.shard)
+    rejects = folder / finish.part_name(finish.REJECTS, config.shard)
     images = {file: stop - start for file, _, start, stop in shards}
     results = {file: result for file in images if (result := _finished(plan, folder, file))}
     missing = images.keys() - results.keys()

@@ -1,8 +1,8 @@
 """Reads an X-ray file as one gray image; encodes and decodes the stored form.
 
-A pure function of the file, the size and the bits. ``medcolor_tf.predict`` reads user files with
-the same :func:`read_image`, so nothing here imports TensorFlow. Which kinds of file are read stands
-in :data:`FORMATS`, at the end.
+A pure function of the file, the size, the bits and the range. ``medcolor_tf.predict`` reads user
+files with the same :func:`read_image`, so nothing here imports TensorFlow. Which kinds of file are
+read stands in :data:`FORMATS`, at the end.
 """
 
 import io
@@ -14,27 +14,28 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from data_prep import dicom
+from data_prep import dicom, raster
+from data_prep.levels import ImageWarning, inversion_warnings, level_warnings, stretch
+from data_prep.raster import MAX_PIXELS, Decoded, ImageError
 from medcolor_tf.errors import InputError
 
-# Pillow's own bound against decompression bombs, for what is read and for what is made: a small
-# file may claim billions of pixels, and a 1 x 100000 strip would be resized to billions.
-MAX_PIXELS = 178_956_970 // 2
-# libjpeg decodes a JPEG straight to a half or a quarter of its size, with less work. Scale -> how
-# many of the reduced pixels a pixel of the result must still be made from, along a side: there the
-# resize does the filtering, and the mean difference from the full decode is half of what rounding
-# to 8 bits makes (docs/decisions.md, `python -m benchmarks.data_prep accuracy`). An eighth is worse
-# even at a margin of 4, and hardly faster.
-REDUCED_MARGIN = {4: 4, 2: 3}
-DEPTH_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 # First bytes of a file that tell its format: DICOM's stand behind a preamble of 128.
 HEAD_BYTES = 132
 
 
-class ImageError(ValueError):
-    """An image file that cannot be used; the message is a short reason without the file's name."""
+@dataclass(frozen=True)
+class Reading:
+    """An image as it is stored in records, and what may be wrong with it.
+
+    Attributes:
+        pixels: (H, W) uint8 or uint16.
+        warnings: none for an ordinary image.
+    """
+
+    pixels: np.ndarray
+    warnings: tuple[ImageWarning, ...]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Format:
         name: for messages.
         suffixes: in lower case; folders are searched for them.
         recognised: from a file's first HEAD_BYTES bytes, whether it is of this format.
-        read: called with path, short side (None leaves the size) and bits; returns (H, W) uint8 or
-            uint16, as :func:`read_image` does.
+        read: called with the path and the short side from which a reduced decode may be made
+            (None: decode in full).
         by_suffix: a file that no format recognises is of this one by its suffix.
         extra: of medcolor_tf, brings the package that ``read`` imports; "" where none is needed.
     """
@@ -54,38 +55,52 @@ class Format:
     name: str
     suffixes: tuple[str, ...]
     recognised: Callable[[bytes], bool]
-    read: Callable[[Path, int | None, int], np.ndarray]
+    read: Callable[[Path, int | None], Decoded]
     by_suffix: bool = False
     extra: str = ""
 
 
-def read_image(path: str | os.PathLike, short_side: int | None = None, bits: int = 8) -> np.ndarray:
-    """Reads an image file as a gray array.
+def read_image(
+    path: str | os.PathLike,
+    short_side: int | None = None,
+    bits: int = 8,
+    pixel_range: str = "full",
+) -> np.ndarray:
+    """Reads an image file as a gray array: the pixels of :func:`examine_image`."""
+    return examine_image(path, short_side, bits, pixel_range).pixels
+
+
+def examine_image(
+    path: str | os.PathLike,
+    short_side: int | None = None,
+    bits: int = 8,
+    pixel_range: str = "full",
+) -> Reading:
+    """Reads an image file as a gray array, and says what may be wrong with it.
 
     * The file's first bytes decide how it is read (its suffix only for DICOM without a preamble),
-      and nothing else than :data:`FORMATS` is ever opened. Pillow reads all of them but DICOM, see
-      :mod:`data_prep.dicom`. EXIF orientation is applied.
+      and nothing else than :data:`FORMATS` is ever opened. EXIF orientation is applied.
     * Colour (RGB, palette, CMYK, ...) becomes gray by ITU-R 601 as in Pillow; alpha is dropped;
       1-bit pixels become 0 and 255. Equal R, G and B keep their value exactly.
     * 16-bit gray sources are read in full. Pillow reads 16-bit RGB as 8-bit.
+    * DICOM gives display values, see :mod:`data_prep.dicom_display`; pixels that are not square
+      are resampled so that they are.
     * The image is resized with Pillow's antialiased bilinear filter so that its short side is
       ``short_side``, up or down, the long side rounded; an image that has it is left as it is.
       8 bits from an 8-bit source are resized in 8 bits, all others in float32.
     * A gray or RGB JPEG that is much larger is decoded at reduced scale, if 8 bits are wanted:
-      within the rounding error of the full decode, see ``REDUCED_MARGIN``.
+      within the rounding error of the full decode, see :data:`data_prep.raster.REDUCED_MARGIN`.
     * 8 bits become 16 by x 257 and 16 become 8 by / 257 with rounding, so white stays white.
 
     Args:
         path: the file.
         short_side: pixels of the shorter side; None leaves the size.
         bits: 8 or 16, of the result.
-
-    Returns:
-        (H, W) uint8 or uint16.
+        pixel_range: one of :data:`data_prep.levels.RANGES`, what becomes black and white.
 
     Raises:
-        ImageError: no such file, empty, truncated, none of the formats, no known range of pixels,
-            several frames, too many pixels.
+        ImageError: no such file, empty, truncated, damaged, none of the formats, no known range of
+            pixels, several frames, too many pixels.
         InputError: a DICOM file, and pydicom is not installed.
     """
     path = Path(path)
@@ -94,30 +109,56 @@ def read_image(path: str | os.PathLike, short_side: int | None = None, bits: int
             raise ImageError("no such file")
         if not path.stat().st_size:
             raise ImageError("empty file")
-        return _read_as(_format_of(path), path, short_side, bits)
+        reduced_to = short_side if bits == 8 and pixel_range == "full" else None
+        decoded = _read_as(_format_of(path), path, reduced_to)
+        return _finish(decoded, short_side, bits, pixel_range)
     except (ImageError, InputError):
         raise
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(reason.replace(str(path), path.name)[:200]) from error
+        raise ImageError(reason.replace(str(path), path.name)) from error
+
+
+def _finish(decoded: Decoded, short_side: int | None, bits: int, pixel_range: str) -> Reading:
+    """Stretches, resizes and judges what was decoded."""
+    warnings = (*decoded.warnings, *level_warnings(decoded.pixels))
+    spread = stretch(decoded.pixels, pixel_range, decoded.ignored)
+    size = target_size(*_square_pixels(decoded.size, decoded.pixel_aspect), short_side)
+    pixels = _resize(spread, size, bits, decoded.box)
+    return Reading(pixels, (*warnings, *inversion_warnings(pixels)))
+
+
+def _square_pixels(size: tuple[int, int], aspect: float) -> tuple[float, float]:
+    """Returns the (height, width) that an image has in square pixels, the finer of its two."""
+    height, width = size
+    return (height * aspect, width) if aspect > 1 else (height, width / aspect)
+
+
+def recognise(path: Path) -> Format | None:
+    """Returns the format that a file's first bytes tell; None for none, or no readable file."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return None
+    return next((form for form in FORMATS if form.recognised(head)), None)
 
 
 def _format_of(path: Path) -> Format:
     """Returns the format of a file; ImageError if it has none of :data:`FORMATS`."""
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    for form in FORMATS:
-        if form.recognised(head):
-            return form
+    if form := recognise(path):
+        return form
     for form in FORMATS:
         if form.by_suffix and path.suffix.lower() in form.suffixes:
             return form
     raise ImageError(f"not an image file: expected {', '.join(form.name for form in FORMATS)}")
 
 
-def _read_as(form: Format, path: Path, short_side: int | None, bits: int) -> np.ndarray:
+def _read_as(form: Format, path: Path, reduced_to: int | None) -> Decoded:
     try:
-        return form.read(path, short_side, bits)
+        return form.read(path, reduced_to)
     except ImportError as error:
         if not form.extra:
             raise
@@ -129,12 +170,12 @@ def _read_as(form: Format, path: Path, short_side: int | None, bits: int) -> np.
         raise ImageError(f"begins as a {form.name} file does, but is not one") from None
 
 
-def target_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+def target_size(height: float, width: float, short_side: int | None) -> tuple[int, int]:
     """Returns the (height, width) that has the short side asked for; ImageError if too large."""
     scale = 1.0 if short_side is None else short_side / min(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     if size[0] * size[1] > MAX_PIXELS:
-        raise ImageError(f"{width}x{height} would be resized to {size[1]}x{size[0]}: too large")
+        raise ImageError(f"{width:g}x{height:g} would be resized to {size[1]}x{size[0]}: too large")
     return size
 
 
@@ -186,99 +227,44 @@ def decode_image(content: bytes, encoding: str, size: tuple[int, int], bits: int
     return pixels
 
 
-def _read_with_pillow(path: Path, short_side: int | None, bits: int, *, plugin: str) -> np.ndarray:
-    """Returns (H, W) uint8 or uint16, upright and resized.
-
-    Args:
-        path, short_side, bits: as for :func:`read_image`.
-        plugin: Pillow's name of the one format that may be opened. Without it Pillow would try all
-            it knows, and hands PostScript to another program, whatever the suffix.
-    """
-    try:
-        image = Image.open(path, formats=[plugin])
-    except Image.DecompressionBombError:
-        raise ImageError("claims too many pixels: refused as a possible bomb") from None
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(f"{image.width}x{image.height} pixels: refused as a possible bomb")
-        # MPO is a JPEG of some cameras with a preview as its second frame.
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if frames > 1:
-            raise ImageError(f"{frames} frames; expected one image")
-        if bits == 8 and short_side and (scale := _reduced_scale(image, short_side)) > 1:
-            return _read_reduced(image, scale, short_side)
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _resize(_to_gray(image), short_side, bits)
-
-
-def _reduced_scale(image: Image.Image, short_side: int) -> int:
-    """Returns by how much a file can be reduced while it is decoded without a loss; 1: not.
-
-    Only gray and RGB: CMYK becomes gray by products, which do not commute with averaging. Not
-    what EXIF turns: the part of a pixel that is left at the right and bottom would be elsewhere.
-    """
-    plain = image.format == "JPEG" and image.mode in ("L", "RGB")
-    if not plain or image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        return 1
-    ratio = min(image.size) / short_side
-    return next((scale for scale, left in REDUCED_MARGIN.items() if ratio >= scale * left), 1)
-
-
-def _read_reduced(image: Image.Image, scale: int, short_side: int) -> np.ndarray:
-    """Decodes a JPEG at 1 / ``scale`` and resizes what is left; (H, W) uint8."""
-    height, width = target_size(image.height, image.width, short_side)
-    # The box says how far the picture reaches: 2827 pixels are 1413.5, stored in 1414.
-    draft = image.draft(None, (image.width // scale, image.height // scale))
-    box = draft[1] if draft else None
-    gray = image if image.mode == "L" else image.convert("L")
-    return np.array(gray.resize((width, height), Image.Resampling.BILINEAR, box=box))
-
-
-def _to_gray(image: Image.Image) -> np.ndarray:
-    if image.mode in DEPTH_16:
-        return np.asarray(image).astype(np.uint16)
-    if image.mode == "I":
-        pixels = np.asarray(image)
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise ImageError(f"pixels from {pixels.min()} to {pixels.max()}; expected 16 bits")
-        return pixels.astype(np.uint16)
-    if image.mode == "F":
-        raise ImageError("floating-point pixels: their range is not known; convert to 16 bits")
-    if image.mode == "L":
-        return np.asarray(image)
-    if image.mode in ("P", "PA", "RGBa"):
-        image = image.convert("RGBA")  # the palette may be coloured, or premultiplied
-    elif image.mode not in ("1", "LA", "RGB", "RGBA"):
-        image = image.convert("RGB")
-    return np.asarray(image.convert("L"))
-
-
-def _resize(pixels: np.ndarray, short_side: int | None, bits: int) -> np.ndarray:
-    """Resizes (H, W) uint8 or uint16 to the asked-for short side and bits."""
-    height, width = target_size(pixels.shape[0], pixels.shape[1], short_side)
-    same_size = pixels.shape == (height, width)
+def _resize(
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    bits: int,
+    box: tuple[float, float, float, float] | None,
+) -> np.ndarray:
+    """Resizes (H, W) uint8 or uint16 to (height, width) and bits; ``box`` as in Decoded."""
+    height, width = size
+    same_size = box is None and pixels.shape == size
     if pixels.dtype == np.uint8 and bits == 8:
         if same_size:
             return np.array(pixels)
-        return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        image = Image.fromarray(pixels)
+        return np.array(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
     if same_size and pixels.dtype == np.uint16 and bits == 16:
         return np.array(pixels)
     # On the 16-bit scale, in float32, whose 24 bits hold it exactly.
     scaled = pixels.astype(np.float32) * (257 if pixels.dtype == np.uint8 else 1)
     if not same_size:
-        image = Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR)
+        image = Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR, box=box)
         scaled = np.asarray(image)
     scaled = scaled / 257 if bits == 8 else scaled
     return np.clip(np.rint(scaled), 0, 2**bits - 1).astype(np.uint8 if bits == 8 else np.uint16)
 
 
-def _read_dicom(path: Path, short_side: int | None, bits: int) -> np.ndarray:
-    return _resize(dicom.read(path), short_side, bits)
+def _read_dicom(path: Path, reduced_to: int | None) -> Decoded:
+    image = dicom.read(path, MAX_PIXELS)
+    return Decoded(
+        image.pixels,
+        image.pixels.shape,
+        ignored=image.padding,
+        pixel_aspect=image.pixel_aspect,
+        warnings=tuple(image.warnings),
+    )
 
 
-def _pillow(plugin: str) -> Callable[[Path, int | None, int], np.ndarray]:
-    return partial(_read_with_pillow, plugin=plugin)
+def _pillow(plugin: str) -> Callable[[Path, int | None], Decoded]:
+    return partial(raster.decode, plugin=plugin)
 
 
 def _begins_with(*magics: bytes) -> Callable[[bytes], bool]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from data_prep.building import duplicates
 from data_prep.building.plan import Recipe
+from data_prep.levels import RANGES
 from data_prep.sources import SOURCES, patients
 from medcolor_tf.commandline import option, parse_shard
 from medcolor_tf.data.labels import BLANK_POLICIES, PAPER_POLICY, parse_policy
@@ -103,6 +104,13 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
     )
     short_side: int = option(320, "Pixels of every image's shorter side.", group="Records")
     bits: int = option(8, "Bits of a stored pixel: 8 or 16.", group="Records")
+    range: str = option(
+        "full",
+        "What becomes black and white: full, the range of the file's depth or window; used, each "
+        "image's own smallest and largest value; percentile, its 0.5 and 99.5 percentile.",
+        RANGES,
+        group="Records",
+    )
     encoding: str = option("png", "How pixels are stored.", ENCODINGS, group="Records")
     jpeg_quality: int = option(95, "Quality of --encoding=jpeg, 1 to 100.", group="Records")
     records_per_shard: int = option(1024, "Images in a shard, at most.", group="Records")
@@ -176,4 +184,5 @@ def make_recipe(config: BuildConfig, observations: tuple[str, ...]) -> Recipe:
         observations=tuple(observations),
         uncertain_policy=parse_policy(config.uncertain_policy, observations, PAPER_POLICY),
         blank_policy=config.blank_policy or SOURCES[config.source].blank_policy,
+        range=config.range,
     )

@@ -16,6 +16,8 @@ NO_COLORIZER = "none"
 COLORIZER_INITS = ("paper", "gray")
 FROZEN_BN = ("moving", "batch")
 DEFAULT_HEAD = "linear"
+# What becomes black and white in an image file, where the build does not say otherwise.
+FULL_RANGE = "full"
 
 
 @dataclass(frozen=True)

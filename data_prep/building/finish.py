@@ -2,6 +2,8 @@
 
 import csv
 import io
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,19 +14,22 @@ from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan
 from data_prep.building.shards import (
     BUILD_FOLDER,
+    RecordWarning,
     Reject,
     ShardResult,
     file_sha256,
     mean_and_std,
 )
 from data_prep.building.splits import assert_disjoint
+from data_prep.levels import WARNING_KINDS
 from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 
 REJECTS = "rejects.csv"
-PARTS_REJECTS = "rejects-*.csv"
+WARNINGS = "warnings.csv"
+WARNINGS_HEADER = ("path", "kind", "message", "split", "index")
 KEY_TABLE = "key_table.csv"
 SHOWN = 5
 
@@ -60,11 +65,13 @@ def write_dataset(folder: Path, record: PlanRecord, results: Mapping[str, ShardR
     """
     rejects = _all_rejects(results.values())
     write_rejects(folder / REJECTS, rejects)
+    write_warnings(folder / WARNINGS, results.values())
     indices = _join_indices(folder, results.values())
     _assert_ids_unique(indices)
     for split, index in indices.items():
         index.save(folder, split)
-    for stray in (*folder.glob(".*.tmp"), *folder.glob(PARTS_REJECTS)):
+    of_parts = (folder.glob(part_name(name, "*/*")) for name in (REJECTS, WARNINGS))
+    for stray in itertools.chain(folder.glob(".*.tmp"), *of_parts):
         stray.unlink()
     recipe = record.recipe
     mean, std = _pixel_statistics(results.values(), 2**recipe.bits - 1)
@@ -92,6 +99,7 @@ def write_dataset(folder: Path, record: PlanRecord, results: Mapping[str, ShardR
         ),
         index_sha256={split: file_sha256(SplitIndex.path(folder, split)) for split in indices},
         fingerprint=record.fingerprint,
+        range=recipe.range,
     ).save(folder)
 
 
@@ -102,16 +110,19 @@ def _all_rejects(results: Iterable[ShardResult]) -> list[Reject]:
 def write_part(folder: Path, part: str, results: Mapping[str, ShardResult]) -> None:
     """Lists the rejected images of a part that is complete, and says what comes next."""
     rejects = _all_rejects(results.values())
-    write_rejects(folder / rejects_name(part), rejects)
+    write_rejects(folder / part_name(REJECTS, part), rejects)
+    warnings = folder / part_name(WARNINGS, part)
+    write_warnings(warnings, results.values())
     print(
         f"{folder}: part {part} is complete, {len(results)} shards, {len(rejects)} images rejected"
     )
+    print_warnings(warnings)
     print(f"next, when every part is: python -m data_prep.merge --out={folder}")
 
 
-def rejects_name(part: str) -> str:
-    """Returns the name of the file that lists what a part ("2/8"; "": all) rejected."""
-    return PARTS_REJECTS.replace("*", part.replace("/", "-of-")) if part else REJECTS
+def part_name(name: str, part: str) -> str:
+    """Returns what a list ("rejects.csv") is called for a part ("2/8"; "": all of the build)."""
+    return name.replace(".", f"-{part.replace('/', '-of-')}.") if part else name
 
 
 def write_rejects(path: Path, rejects: list[Reject]) -> None:
@@ -120,7 +131,30 @@ def write_rejects(path: Path, rejects: list[Reject]) -> None:
         path.unlink(missing_ok=True)  # of an earlier run, since mended
         return
     rows = [(reject.path, reject.reason, reject.split, reject.index) for reject in rejects]
-    write_atomically(path, _csv(("path", "reason", "split", "index"), rows), mode=0o600)
+    text = _csv(("path", "reason", "split", "index"), rows)
+    write_atomically(path, text, mode=0o600)
+
+
+def write_warnings(path: Path, results: Iterable[ShardResult]) -> None:
+    """Writes the list of warnings, or takes an earlier one away when there is nothing to list."""
+    warnings: list[RecordWarning] = [warning for result in results for warning in result.warnings]
+    if not warnings:
+        path.unlink(missing_ok=True)
+        return
+    rows = [tuple(getattr(warning, name) for name in WARNINGS_HEADER) for warning in warnings]
+    write_atomically(path, _csv(WARNINGS_HEADER, rows), mode=0o600)
+
+
+def print_warnings(path: Path) -> None:
+    """Prints how many images a list of warnings names, by kind; nothing without a list."""
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    counts = Counter(row["kind"] for row in rows)
+    kinds = [f"{counts[kind]:,} {WARNING_KINDS.get(kind, kind)}" for kind in counts]
+    images = len({row["path"] for row in rows})
+    print(f"warnings: {images:,} images ({'; '.join(kinds)}); all are listed in {path}")
 
 
 def _join_indices(folder: Path, results: Iterable[ShardResult]) -> dict[str, SplitIndex]:
@@ -201,5 +235,6 @@ def print_summary(folder: Path, info: DatasetInfo) -> None:
             print(f"  {name:{width}} {cells}  {info.uncertain_policy[name]}")
     print(f"\npixels of train, on [0, 1]: mean {info.pixel_mean:.4f}, std {info.pixel_std:.4f}")
     print(f"blank cells: {info.blank_policy}; images rejected: {info.rejected}")
+    print_warnings(folder / WARNINGS)
     print(f"{len(info.shards)} shards, {sum(s.bytes for s in info.shards) / 1e6:,.1f} MB")
     print(f"next: python -m data_prep.verify {folder}")

@@ -46,7 +46,12 @@ class PlanRecord:
     def from_plan(cls, config, plan: Plan, key: bytes | None, parts: int) -> "PlanRecord":
         """Returns the record of a plan; ``key`` is the one that was given, if any."""
         options = describe_options(
-            config.source, plan.recipe, plan.seed, plan.records_per_shard, key
+            config.source,
+            plan.recipe,
+            plan.seed,
+            plan.records_per_shard,
+            plan.pixels_version,
+            key,
         )
         return cls(
             plan.fingerprint,

@@ -24,8 +24,11 @@ ID_DIGITS = 16
 MIN_KEY_BYTES = 16
 # Part of the fingerprint: raised when the same options make other pixels than before, so that a
 # build that an earlier version began is not continued with another kind of pixels.
-# 2: large JPEGs are decoded at reduced scale.
+# 2: large JPEGs are decoded at reduced scale. 3, where a file may be DICOM or TIFF: display values
+# by the standard, WhiteIsZero at 16 bits.
 PIXELS_VERSION = 2
+PIXELS_VERSION_DICOM_TIFF = 3
+UNCHANGED_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".pbm")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Recipe:
     observations: tuple[str, ...]
     uncertain_policy: Mapping[str, str]
     blank_policy: str
+    range: str = "full"
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Plan:
         recipe: how records are made.
         seed: of the splits and the order.
         records_per_shard: at most.
+        pixels_version: of how its files are read.
         fingerprint: of everything that decides the result, but the random id key.
     """
 
@@ -88,6 +93,7 @@ class Plan:
     recipe: Recipe
     seed: int
     records_per_shard: int
+    pixels_version: int
     fingerprint: str
 
     def shards(self) -> list[tuple[str, str, int, int]]:
@@ -191,18 +197,34 @@ def make_plan(
         if len(members):
             rows[split] = members[np.argsort(hashes[members], kind="stable")]
     digest = hashlib.sha256()
-    digest.update(describe_options(source_name, recipe, seed, records_per_shard, key).encode())
+    version = _pixels_version(source)
+    options = describe_options(source_name, recipe, seed, records_per_shard, version, key)
+    digest.update(options.encode())
     patients = source.records["patient"].to_numpy()
     for split, members in rows.items():
         for image_key, patient in zip(keys[members], patients[members], strict=True):
             fields = f"{split}\0\0{image_key}\0\0{patient}"
             digest.update(fields.encode("utf-8", "surrogateescape"))
         digest.update(np.nan_to_num(source.raw[members], nan=-2).astype("<f4").tobytes())
-    return Plan(source, rows, keys, recipe, seed, records_per_shard, digest.hexdigest())
+    return Plan(source, rows, keys, recipe, seed, records_per_shard, version, digest.hexdigest())
+
+
+def _pixels_version(source: Source) -> int:
+    """Returns the version of the pixels; data sets of PNG and JPEG files stay what they were."""
+    for name in source.path_columns:
+        for path in source.records[name]:
+            if Path(path).suffix.lower() not in UNCHANGED_SUFFIXES:
+                return PIXELS_VERSION_DICOM_TIFF
+    return PIXELS_VERSION
 
 
 def describe_options(
-    source_name: str, recipe: Recipe, seed: int, records_per_shard: int, key: bytes | None
+    source_name: str,
+    recipe: Recipe,
+    seed: int,
+    records_per_shard: int,
+    pixels_version: int,
+    key: bytes | None,
 ) -> str:
     """Returns the options that decide the result, as JSON."""
     check = hmac.new(key, b"check", hashlib.sha256).hexdigest() if key else "random"
@@ -213,8 +235,10 @@ def describe_options(
         "records_per_shard": records_per_shard,
         "id_key": check,
         "format_version": FORMAT_VERSION,
-        "pixels_version": PIXELS_VERSION,
+        "pixels_version": pixels_version,
     }
+    if recipe.range == "full":  # as data sets of before the option are described
+        del options["range"]
     if recipe.encoding != "jpeg":
         del options["jpeg_quality"]
     return json.dumps(options, sort_keys=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.building.plan import ID_DIGITS, ShardTask
-from data_prep.images import ImageError, encode_image, read_image
+from data_prep.images import ImageError, encode_image, examine_image
 from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import SplitIndex, encode_example
@@ -46,6 +46,24 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class RecordWarning:
+    """Something about an image that was taken and may be wrong.
+
+    Attributes:
+        split, index: of the record.
+        path: of the source file.
+        kind: one of :data:`data_prep.levels.WARNING_KINDS`.
+        message: what it is.
+    """
+
+    split: str
+    index: int
+    path: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
 class ShardResult:
     """What is known of a finished shard; the pixel sums are exact integers."""
 
@@ -58,6 +76,7 @@ class ShardResult:
     pixel_sum: int
     pixel_square_sum: int
     rejects: tuple[Reject, ...]
+    warnings: tuple[RecordWarning, ...] = ()
 
 
 def build_shard(task: ShardTask) -> ShardResult:
@@ -75,17 +94,18 @@ def build_shard(task: ShardTask) -> ShardResult:
         task.raw, recipe.observations, recipe.uncertain_policy, recipe.blank_policy
     )
     sums: PixelSums = (0, 0, 0)
-    rejects, written = [], []
+    rejects, warnings, written = [], [], []
     try:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for position in range(len(task.paths)):
                 try:
-                    images = read_record(task, position)
+                    images, doubts = read_record(task, position)
                 except RejectedError as error:
                     rejects.append(error.reject)
                     continue
                 writer.write(_encode(task, position, images, labels[position]))
                 written.append(position)
+                warnings += doubts
                 sums = add_sums(sums, pixel_sums(images))
         # On the disk before it has its name: a power cut must not leave a name without content.
         with temporary.open("rb") as file:
@@ -99,6 +119,7 @@ def build_shard(task: ShardTask) -> ShardResult:
             file_sha256(target),
             *sums,
             rejects=tuple(rejects),
+            warnings=tuple(warnings),
         )
         _index_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
         write_atomically(sidecars(target)[-1], json.dumps(asdict(result)))
@@ -115,18 +136,24 @@ class RejectedError(Exception):
         self.reject = reject
 
 
-def read_record(task: ShardTask, position: int) -> list[np.ndarray]:
-    """Returns a record's C images, (H, W) each and all of one size.
+def read_record(task: ShardTask, position: int) -> tuple[list[np.ndarray], list[RecordWarning]]:
+    """Returns a record's C images, (H, W) each and all of one size, and their warnings.
 
     Raises:
         RejectedError: one cannot be read, or their sizes differ.
     """
     recipe = task.recipe
     files = [os.path.join(task.root, path) for path in task.paths[position]]
-    state, images = _state(files), []
+    state, images, warnings = _state(files), [], []
+    index = task.start + position
     for path in files:
         try:
-            images.append(read_image(path, recipe.short_side, recipe.bits))
+            reading = examine_image(path, recipe.short_side, recipe.bits, recipe.range)
+            images.append(reading.pixels)
+            warnings += [
+                RecordWarning(task.split, index, path, warning.kind, warning.message)
+                for warning in reading.warnings
+            ]
             if images[0].shape != images[-1].shape:
                 raise ImageError(
                     f"after resizing it is {images[-1].shape[1]}x{images[-1].shape[0]}, but "
@@ -134,9 +161,9 @@ def read_record(task: ShardTask, position: int) -> list[np.ndarray]:
                     "the channels of a record must agree"
                 )
         except ImageError as error:
-            reject = Reject(task.split, task.start + position, path, str(error), state)
+            reject = Reject(task.split, index, path, str(error), state)
             raise RejectedError(reject) from None
-    return images
+    return images, warnings
 
 
 def _state(files: list[str]) -> str:
@@ -207,6 +234,9 @@ def finished_shard(folder: Path, file: str) -> ShardResult | None:
         rows, statistics = sidecars(target)
         content = json.loads(statistics.read_text(encoding="utf-8"))
         content["rejects"] = tuple(Reject(**reject) for reject in content["rejects"])
+        content["warnings"] = tuple(
+            RecordWarning(**warning) for warning in content.get("warnings", ())
+        )
         result = ShardResult(**content)
         if target.stat().st_size != result.bytes or not rows.exists():
             return None

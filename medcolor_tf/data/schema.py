@@ -39,6 +39,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medcolor_tf.catalog import FULL_RANGE
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 
@@ -83,6 +84,8 @@ class DatasetInfo:
         index_sha256: split -> SHA-256 of ``index-SPLIT.npz``.
         fingerprint: of the build's options and of the source table; same build, same fingerprint.
         format_version: of this layout.
+        range: what became black and white in an image, see :mod:`data_prep.levels`; left out of the
+            file where it is "full", which it was before there was a choice.
     """
 
     source: str
@@ -104,6 +107,7 @@ class DatasetInfo:
     index_sha256: Mapping[str, str]
     fingerprint: str
     format_version: int = FORMAT_VERSION
+    range: str = FULL_RANGE
 
     @property
     def max_value(self) -> int:
@@ -117,6 +121,8 @@ class DatasetInfo:
     def save(self, folder: str | os.PathLike) -> None:
         """Writes ``dataset.json`` under a temporary name and renames it."""
         content = dataclasses.asdict(self)
+        if self.range == FULL_RANGE:
+            del content["range"]
         for name in ("pixel_mean", "pixel_std"):  # NaN without a training split; JSON has no NaN
             content[name] = None if math.isnan(content[name]) else content[name]
         text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from medcolor_tf.catalog import DEFAULT_HEAD
+from medcolor_tf.catalog import DEFAULT_HEAD, FULL_RANGE
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.classifier import build_classifier
 
@@ -31,6 +31,7 @@ class ModelSpec:
         pixel_mean, pixel_std: normalisation, on the [0, 1] scale.
         bn_momentum: of every batch normalisation.
         head: "linear", or another of :data:`medcolor_tf.catalog.HEADS`.
+        range: what becomes black and white in an image file, as in ``dataset.json``.
     """
 
     colorizer: str
@@ -45,6 +46,7 @@ class ModelSpec:
     pixel_std: float
     bn_momentum: float
     head: str = DEFAULT_HEAD
+    range: str = FULL_RANGE
 
     @property
     def max_value(self) -> int:
@@ -85,13 +87,15 @@ class ModelSpec:
 
         A backbone from a file is called BACKBONE_FILE there: its path is nobody else's business.
         The head is left out where it is the default, which is what files of version 0.1 have, and
-        where there are no labels, as in a colorizer file.
+        where there are no labels, as in a colorizer file; the range likewise where it is full.
         """
         content = dataclasses.asdict(self)
         if self.backbone.endswith(".keras"):
             content["backbone"] = BACKBONE_FILE
         if self.head == DEFAULT_HEAD or not self.observations:
             del content["head"]
+        if self.range == FULL_RANGE:
+            del content["range"]
         return content
 
     @classmethod

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from medcolor_tf.catalog import FULL_RANGE
 from medcolor_tf.data.image_ops import resize_pixels, square_crop
 from medcolor_tf.errors import InputError
 from medcolor_tf.models import classify_and_colorize
@@ -33,12 +34,18 @@ def export(config) -> Path:
         The SavedModel's folder.
 
     Raises:
-        InputError: no such run, or the folder exists.
+        InputError: no such run, one of images whose range was spread, or the folder exists.
     """
     out = Path(config.out or Path(config.run_dir) / folder.SAVED_MODEL)
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new folder")
     spec, classifier, step = folder.load_predictor(config.run_dir, config.weights)
+    if spec.range != FULL_RANGE:
+        raise InputError(
+            f"--run_dir={config.run_dir}: trained on images of `data_prep.build "
+            f"--range={spec.range}`; expected {FULL_RANGE}: an exported model does not spread the "
+            "range of an image"
+        )
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     _archive(spec, classifier).write_out(str(temporary), verbose=False)

@@ -1,6 +1,7 @@
 """Image files to predict: listed from files, folders and tables, read as data_prep reads them."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.folders import find_images
 from data_prep.images import IMAGE_SUFFIXES, ImageError, read_image
 from data_prep.tables import read_table
 from medcolor_tf.data.image_ops import square_crop
@@ -38,6 +40,8 @@ def list_inputs(
 ) -> list[InputImage]:
     """Lists the images of files, folders (searched through) and tables of paths.
 
+    What is skipped in a folder is counted on standard error.
+
     Paths in a table are relative to the table's folder. Models of several channels take tables
     with a path column per channel.
 
@@ -65,11 +69,17 @@ def list_inputs(
 
 def _in_folder(text: str) -> list[InputImage]:
     folder = Path(text)
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise InputError(f"--inputs={text}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
+    found = find_images(folder)
+    skipped = found.describe_skipped()
+    if not found.files:
+        files = f"; {skipped}" if skipped else ""
+        expected = ", ".join(IMAGE_SUFFIXES)
+        raise InputError(f"--inputs={text}: no image in this folder ({expected}){files}")
+    if skipped:
+        print(f"--inputs={text}: skipped {skipped}", file=sys.stderr)
     return [
-        InputImage(str(file), (file,), _picture_name(file.relative_to(folder))) for file in files
+        InputImage(str(file), (file,), _picture_name(file.relative_to(folder)))
+        for file in found.files
     ]
 
 
@@ -123,7 +133,7 @@ def read_batches(
 def _read(item: InputImage, spec: ModelSpec) -> np.ndarray | str:
     """Returns (S, S, C), or the reason why not."""
     try:
-        channels = [read_image(file, spec.short_side, spec.bits) for file in item.files]
+        channels = [read_image(file, spec.short_side, spec.bits, spec.range) for file in item.files]
     except ImageError as error:
         return str(error)
     if len({channel.shape for channel in channels}) > 1:

@@ -179,4 +179,5 @@ def _spec(
         pixel_std=normal.pixel_std,
         bn_momentum=config.bn_momentum,
         head=config.head,
+        range=info.range,
     )

@@ -1,5 +1,6 @@
 """The build as a user runs it: what it writes, refuses, continues and leaves alone."""
 
+import csv
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import build
+from data_prep import build, merge
 from data_prep.building import plan, shards
 from data_prep.options import BuildConfig
 from medcolor_tf.data.labels import apply_policy
@@ -20,6 +21,18 @@ from medcolor_tf.data.schema import DatasetInfo, SplitIndex
 
 ROOT = Path(__file__).parents[2]
 HALVES = ("--valid_fraction=0.25", "--test_fraction=0.25")
+
+
+@pytest.fixture
+def run_merge_of(capsys):
+    """The function that merges the parts in a folder; returns (status, output)."""
+
+    def run(folder):
+        status = merge.main([f"--out={folder}"])
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    return run
 
 
 @pytest.fixture
@@ -454,3 +467,97 @@ def test_every_prep_flagfile_parses(monkeypatch):
     for file in files:
         config = parse(BuildConfig, [f"--flagfile={file.name}", "--out=x"])
         assert config.source == file.stem.removeprefix("prep_")
+
+
+def mode(path):
+    return path.stat().st_mode & 0o777
+
+
+def test_warnings_are_counted_and_listed_for_their_owner(
+    make_table, run_build, table_flags, run_merge_of, id_key
+):
+    table = make_table()
+    for name, pixels in (
+        ("003", np.zeros((24, 30), np.uint8)),
+        ("007", np.full((24, 30), 255, np.uint8)),
+        ("010", np.arange(720, dtype=np.uint16).reshape(24, 30)),
+    ):
+        Image.fromarray(pixels).save(table.parent / f"img/SECRETFILE{name}.png")
+    flags = table_flags(table, *HALVES, id_key, "--records_per_shard=2")
+    status, output, folder = run_build(*flags)
+    assert status == 0, output
+    assert "warnings: 3 images (" in output
+    assert "2 constant pictures" in output
+    assert "1 nearly constant pictures" in output
+    assert str(folder / "warnings.csv") in output
+    with (folder / "warnings.csv").open(newline="") as file:
+        rows = {Path(row["path"]).stem: row for row in csv.DictReader(file)}
+    assert sorted(rows) == ["SECRETFILE003", "SECRETFILE007", "SECRETFILE010"]
+    assert rows["SECRETFILE003"]["kind"] == "constant"
+    assert "every pixel is 255 of 255" in rows["SECRETFILE007"]["message"]
+    assert mode(folder / "warnings.csv") == 0o600
+    assert "3 images" in run_build(*flags)[1]  # the finished one says it again
+    for part in (1, 2):
+        status, output, parts = run_build(*flags, f"--shard={part}/2", out="parts")
+        assert status == 0, output
+    assert mode(next(parts.glob("warnings-*-of-2.csv"))) == 0o600
+    status, output = run_merge_of(parts)
+    assert status == 0, output
+    assert "warnings: 3 images" in output
+    assert (parts / "warnings.csv").read_bytes() == (folder / "warnings.csv").read_bytes()
+    assert not list(parts.glob("warnings-*"))
+
+
+def test_rejects_are_for_their_owner_and_ordinary_images_have_no_warnings(
+    make_table, run_build, table_flags
+):
+    table = make_table()
+    (table.parent / "img/SECRETFILE003.png").write_bytes(b"")
+    status, output, folder = run_build(*table_flags(table, *HALVES, "--max_rejects=1"))
+    assert status == 0, output
+    assert mode(folder / "rejects.csv") == 0o600
+    assert not (folder / "warnings.csv").exists()
+    assert "warnings" not in output
+
+
+def test_the_range_is_spread_on_request_and_recorded(
+    make_table, run_build, table_flags, read_records, id_key
+):
+    table = make_table(4)
+    deep = np.arange(320, dtype=np.uint16).reshape(16, 20) * 10 + 50
+    Image.fromarray(deep).save(table.parent / "img/SECRETFILE001.png")
+    flags = (*table_flags(table, "--valid_fraction=0", "--test_fraction=0"), "--bits=16", id_key)
+    status, output, plain = run_build(*flags)
+    assert status == 0, output
+    assert "range" not in json.loads((plain / "dataset.json").read_text())
+    status, output, spread = run_build(*flags, "--range=used", out="spread")
+    assert status == 0, output
+    info = DatasetInfo.load(spread)
+    assert info.range == "used"
+    assert info.fingerprint != DatasetInfo.load(plain).fingerprint
+    stored = [record["pixels"][0] for record in read_records(spread)["train"]]
+    expected = np.rint((deep - 50.0) / 3190 * 65535)
+    assert any(np.array_equal(pixels, expected) for pixels in stored)
+    status, output, _ = run_build(*flags, out="spread")
+    assert "holds a finished data set made with other options" in output
+
+
+def test_data_sets_of_png_and_jpeg_keep_their_fingerprint():
+    """What version 0.1 called the pixels' version stays, or its data sets could not go on."""
+    recipe = plan.Recipe(32, 8, "png", 95, ("a",), {"a": "ones"}, "zeros")
+    described = json.loads(plan.describe_options("table", recipe, 0, 8, 2, b"key"))
+    assert "range" not in described
+    assert described["pixels_version"] == 2
+
+
+@pytest.mark.parametrize(("suffix", "version"), [("png", 2), ("JPG", 2), ("dcm", 3), ("tif", 3)])
+def test_files_that_are_read_in_another_way_have_another_version(
+    tmp_path, write_rows, suffix, version
+):
+    table = write_rows(tmp_path / "t.csv", [("path", "a"), (f"x.{suffix}", 1), ("y.png", 0)])
+    for name in (f"x.{suffix}", "y.png"):
+        (tmp_path / name).write_bytes(b"")
+    config = BuildConfig(
+        source="table", table=str(table), out="o", observations=("a",), max_rejects=2
+    )
+    assert build.plan_build(config, b"key").pixels_version == version

@@ -1,9 +1,10 @@
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from data_prep.images import (
     FORMATS,
@@ -11,11 +12,15 @@ from data_prep.images import (
     ImageError,
     decode_image,
     encode_image,
+    examine_image,
     read_image,
     target_size,
 )
+from data_prep.levels import ImageWarning, inversion_warnings, level_warnings, stretch
 from medcolor_tf.errors import InputError
 
+CASES = Path(__file__).parent / "cases" / "images"
+XRAYS = Path(__file__).parents[3] / "shared" / "xray"
 RAMP8 = np.arange(256, dtype=np.uint8).reshape(8, 32)
 RAMP16 = (np.arange(8 * 32, dtype=np.uint16) * 257 + 3).clip(0, 65535).reshape(8, 32)
 
@@ -240,7 +245,7 @@ def test_large_jpegs_are_decoded_at_reduced_scale(tmp_path, monkeypatch, short_s
     sizes = decoded_sizes(monkeypatch)
     pixels = read_image(path, short_side)
     assert pixels.shape == expected.shape
-    assert sizes == [reduced]
+    assert sizes[0] == reduced
     difference = np.abs(pixels - expected)
     assert difference.mean() < 0.25  # what rounding to 8 bits makes
     assert difference.max() <= 4
@@ -260,10 +265,10 @@ def test_what_would_lose_something_is_decoded_in_full(tmp_path, monkeypatch):
     for file, size in ((turned, (640, 720)), (cmyk, (720, 640)), (png, (720, 640))):
         sizes.clear()
         read_image(file, 64)
-        assert sizes == [size], file
+        assert sizes[0] == size, file
     sizes.clear()
     read_image(path, 64, bits=16)
-    assert sizes == [(720, 640)]
+    assert sizes[0] == (720, 640)
     assert read_image(path).shape == (640, 720)
 
 
@@ -366,3 +371,155 @@ def test_a_file_that_only_begins_well_says_so(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff and text")
     with pytest.raises(ImageError, match="begins as a JPEG file does, but is not one"):
         read_image(tmp_path / "x.jpg")
+
+
+SQUARE_RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)  # what most of the cases show
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cmyk.jpg", "gray16.png", "gray8.png", "gray8_whiteiszero.tif", "jpeg_named.png"),
+        *("palette.png", "rgba.png"),
+    ],
+)
+def test_ordinary_cases_are_read_without_a_warning(name):
+    reading = examine_image(CASES / name)
+    assert not reading.warnings
+    assert np.abs(reading.pixels.astype(int) - SQUARE_RAMP // 16).max() <= 16
+
+
+def test_white_is_zero_at_sixteen_bits_is_inverted_as_at_eight(tmp_path):
+    """Pillow writes what it is given at 16 bits, and at 8 the negative, which it inverts again."""
+    for dtype, bits, white in ((np.uint8, 8, 255), (np.uint16, 16, 65535)):
+        ramp = np.linspace(0, white, 256).round().astype(dtype).reshape(16, 16)
+        path = save(tmp_path, ramp, "w.tif", tiffinfo={262: 0})
+        with TiffImagePlugin.TiffImageFile(path) as image:
+            stored = np.frombuffer(path.read_bytes(), dtype, 256, image.tag_v2[273][0])
+        pixels = read_image(path, bits=bits)
+        np.testing.assert_array_equal(pixels.ravel(), white - stored)
+    np.testing.assert_array_equal(
+        read_image(CASES / "gray16_whiteiszero.tif", bits=16),
+        65535 - np.asarray(Image.open(CASES / "gray16_whiteiszero.tif")).astype(np.uint16),
+    )
+
+
+@pytest.mark.parametrize("short_side", [None, 16, 64])
+def test_jpegs_with_decoder_warnings_are_rejected(tmp_path, short_side):
+    with pytest.raises(ImageError, match=r"JPEG is damaged .*premature end of data segment"):
+        read_image(CASES / "damaged.jpg", short_side)
+    gray = Image.fromarray(picture(640, 720))
+    for name, image in (("l.jpg", gray), ("rgb.jpg", gray.convert("RGB"))):
+        content = bytearray(save(tmp_path, image, name, quality=92).read_bytes())
+        assert not examine_image(tmp_path / name, short_side).warnings
+        content[len(content) // 2 : len(content) // 2 + 2] = b"\xff\xd5"  # a stray marker
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match="JPEG is damaged"):
+            read_image(tmp_path / name, short_side)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"progressive": True},
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"keep_rgb": True},
+        {"restart_marker_blocks": 3},
+        {"optimize": True},
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_every_kind_of_whole_jpeg_is_read_as_pillow_reads_it(tmp_path, mode, options):
+    image = Image.fromarray(picture(203, 311)).convert(mode)
+    path = save(tmp_path, image, "x.jpg", **options)
+    with Image.open(path) as opened:
+        rgb = opened if mode == "L" else opened.convert("RGB")
+        np.testing.assert_array_equal(read_image(path), np.asarray(rgb.convert("L")))
+
+
+def kinds(reading):
+    return [warning.kind for warning in reading.warnings]
+
+
+def test_constant_and_nearly_constant_pictures_are_warned_of(tmp_path):
+    assert kinds(examine_image(CASES / "black.png")) == ["constant"]
+    for bits, dtype, white in ((8, np.uint8, 255), (16, np.uint16, 65535)):
+        pixels = np.full((64, 64), white, dtype)
+        pixels[:6] = 0  # 9.4 %
+        assert kinds(examine_image(save(tmp_path, pixels), bits=bits)) == ["nearly_constant"]
+        pixels[6] = 0  # 10.9 %
+        assert "nearly_constant" not in kinds(examine_image(save(tmp_path, pixels), bits=bits))
+    flat = np.tile(np.array([100, 101, 102], np.uint8), (64, 22))
+    assert kinds(examine_image(save(tmp_path, flat))) == ["nearly_constant"]
+
+
+def test_a_small_range_is_warned_of_and_can_be_spread(tmp_path):
+    path = CASES / "gray12in16.png"
+    reading = examine_image(path)
+    assert kinds(reading) == ["small_range"]
+    assert "only 1/16 of the range 0 to 65535" in reading.warnings[0].message
+    assert len(np.unique(reading.pixels)) == 17
+    used = examine_image(path, pixel_range="used")
+    assert kinds(used) == ["small_range"]
+    np.testing.assert_array_equal(used.pixels, np.rint(SQUARE_RAMP / 4095 * 255))
+    np.testing.assert_allclose(
+        read_image(path, bits=16, pixel_range="used"), SQUARE_RAMP / 4095 * 65535, atol=0.5
+    )
+    low, high = np.percentile(SQUARE_RAMP, (0.5, 99.5))
+    expected = np.clip((SQUARE_RAMP - low) / (high - low), 0, 1) * 65535
+    spread = read_image(path, bits=16, pixel_range="percentile")
+    np.testing.assert_allclose(spread, expected, atol=0.5)
+    eighth = np.arange(64, dtype=np.uint8).repeat(64).reshape(64, 64) // 2
+    assert kinds(examine_image(save(tmp_path, eighth))) == ["small_range"]  # 31 of 255
+    assert not kinds(examine_image(save(tmp_path, eighth + np.arange(64, dtype=np.uint8) // 63)))
+
+
+def test_pixels_without_an_image_do_not_count_in_the_range():
+    pixels = np.array([[0, 0, 100, 300]], np.uint16)
+    ignored = np.array([[True, True, False, False]])
+    assert stretch(pixels, "used", ignored).tolist() == [[0, 0, 0, 65535]]
+    assert stretch(pixels, "used", np.ones_like(ignored)) is pixels
+    assert stretch(pixels, "full") is pixels
+    constant = np.full((2, 2), 7, np.uint8)
+    assert stretch(constant, "used") is constant
+
+
+def film():
+    """A bright body, brighter within, before dark air, with shaded edges."""
+    across = np.linspace(-1, 1, 96)
+    radius = np.hypot(across[:, None], across[None])
+    return (235 * np.clip(1.1 - radius**2, 0, 1) + 10).astype(np.uint8)
+
+
+def test_negatives_are_warned_of(tmp_path):
+    assert not inversion_warnings(film())
+    (warning,) = inversion_warnings(255 - film())
+    assert isinstance(warning, ImageWarning)
+    assert warning.kind == "inverted"
+    assert kinds(examine_image(save(tmp_path, 255 - film()), 32)) == ["inverted"]
+    wide = (255 - film()).astype(np.uint16) * 257
+    assert [w.kind for w in inversion_warnings(wide)] == ["inverted"]
+    assert not inversion_warnings(np.full((64, 64), 3, np.uint8))
+
+
+@pytest.mark.skipif(not XRAYS.is_dir(), reason="no real X-rays beside the checkout")
+@pytest.mark.parametrize(("folder", "share"), [("kermany", 0.005), ("nih1000", 0.015)])
+def test_few_real_films_are_taken_for_negatives(folder, share):
+    paths = sorted((XRAYS / folder / "images").glob("*.jpg"))[:400]
+    images = [read_image(path, 64) for path in paths]
+    warned = sum(bool(inversion_warnings(image)) for image in images)
+    assert warned <= share * len(paths)
+    found = sum(bool(inversion_warnings(255 - image)) for image in images)
+    assert found >= 0.6 * len(paths)
+    assert not any(level_warnings(image) for image in images)
+
+
+@pytest.mark.skipif(not XRAYS.is_dir(), reason="no real X-rays beside the checkout")
+def test_the_inverted_knees_are_found():
+    folder = XRAYS / "knee_oa" / "images"
+    inverted = ("o00075_L", "o00303_R", "o00488_L", "o00605_R", "o00923_R", "o01143_L")
+    upright = ("o00001_L", "o00635_R", "o01034_R", "o00002_L")
+    for name in inverted + upright:
+        reading = examine_image(folder / f"{name}.jpg", 112)
+        assert ("inverted" in kinds(reading)) == (name in inverted), name
