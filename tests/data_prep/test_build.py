@@ -15,6 +15,7 @@ from PIL import Image
 
 from data_prep import build, merge
 from data_prep.building import plan, shards
+from data_prep.building.duplicates import ContentDigests
 from data_prep.options import BuildConfig
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import DatasetInfo, SplitIndex
@@ -556,8 +557,9 @@ def test_files_that_are_read_in_another_way_have_another_version(
 ):
     table = write_rows(tmp_path / "t.csv", [("path", "a"), (f"x.{suffix}", 1), ("y.png", 0)])
     for name in (f"x.{suffix}", "y.png"):
-        (tmp_path / name).write_bytes(b"")
+        (tmp_path / name).write_bytes(name.encode())
     config = BuildConfig(
         source="table", table=str(table), out="o", observations=("a",), max_rejects=2
     )
-    assert build.plan_build(config, b"key").pixels_version == version
+    digests = ContentDigests(tmp_path / "o")
+    assert build.plan_build(config, b"key", digests).pixels_version == version
