@@ -203,7 +203,7 @@ def test_table_splits_renaming_and_channels(tmp_path, write_rows, capsys):
     np.testing.assert_array_equal(source.raw, [[1, 1], [-1, np.nan]])
     assert "warning" not in capsys.readouterr().out
     alone = read_table(path, path_column=("t1",))
-    assert alone.records["patient"].nunique() == 2
+    assert len(set(alone.records["patient"])) == 2
     assert "patient of its own" in capsys.readouterr().out
     write_rows(path, [header, (*rows[0][:3], "maybe", 1, 0)], delimiter="\t")
     with pytest.raises(InputError, match=r"t\.tsv line 2, column 'part': split 'maybe'; expected"):
@@ -305,7 +305,7 @@ def test_phantom_is_chexpert_and_deterministic(tmp_path):
         make("a", seed=9)
     source = read_source(BuildConfig(source="chexpert", data_root=str(tmp_path / "a")))
     assert len(source.records) == 10
-    assert (source.records["split"] == "test").sum() == 2
+    assert list(source.records["split"]).count("test") == 2
 
 
 def test_phantom_has_every_kind_of_cell(tmp_path):
