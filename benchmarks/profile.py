@@ -18,7 +18,7 @@ from medcolor_tf.commandline import option
 
 DESCRIPTION = """
 Runs the steps of the benchmark's rows in this project and in PyTorch, one after the other, with
-oneDNN's own timings (ONEDNN_VERBOSE=1), and prints seconds a step, time and GFLOP/s of the
+oneDNN's own timings (ONEDNN_VERBOSE=1), and prints seconds per step, time and GFLOP/s of the
 convolutions by direction, the shapes that take longest, and the rest. TensorFlow runs one operation
 after the other here, as PyTorch does, so that a convolution's time is its own on all cores; left
 alone, it runs a convolution's two gradients side by side, which makes its step somewhat faster than
@@ -175,7 +175,7 @@ def _profile_row(row: Row, config: ProfileConfig) -> list[str]:
 
 
 def run(spec: Mapping, steps: int) -> tuple[float, list[Call]]:
-    """Runs a worker with oneDNN's timings; returns seconds a step and the calls of all steps.
+    """Runs a worker with oneDNN's timings; returns seconds per step and the calls of all steps.
 
     Raises:
         RuntimeError: the worker failed.

@@ -69,7 +69,7 @@ class Component:
 
     Attributes:
         title: in the help of the flag that chooses it.
-        build: "module:function", see :func:`resolve`; its arguments are told at each table.
+        build: "module:function", see :func:`resolve`; each table says what it takes.
     """
 
     title: str

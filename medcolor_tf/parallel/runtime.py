@@ -52,7 +52,7 @@ def make_deterministic() -> None:
 
 
 def is_deterministic() -> bool:
-    """Says whether TensorFlow was told to give the same bits in every run; False elsewhere."""
+    """Says whether TensorFlow gives the same bits in every run; False on other backends."""
     if keras.backend.backend() != "tensorflow":
         return False
     from tensorflow.python.framework.config import is_op_determinism_enabled  # as Keras does

@@ -88,7 +88,7 @@ class Progress(AfterSteps):
     Args:
         first, interval: see :class:`AfterSteps`.
         total: steps of the whole run.
-        batch_size: images a step.
+        batch_size: images per step.
         schedule: step -> (learning rate, momentum).
     """
 
@@ -145,7 +145,7 @@ class LossCurve(AfterSteps):
         first, interval: see :class:`AfterSteps`.
         log: :class:`medcolor_tf.training.tensorboard.Log`.
         every: steps between points; with several steps an execution, the first end of one beyond.
-        batch_size: images a step.
+        batch_size: images per step.
         schedule: step -> (learning rate, momentum).
     """
 
