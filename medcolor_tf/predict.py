@@ -34,7 +34,9 @@ class PredictConfig:
     colorized_dir: str = option(
         "", "Folder for PNGs: gray left, colorized right.", group="Pictures"
     )
-    explain: str = option("", "Folder for Grad-CAM pictures (PNG), one per image.", group="Pictures")
+    explain: str = option(
+        "", "Folder for Grad-CAM pictures (PNG), one per image.", group="Pictures"
+    )
     explain_observations: tuple[str, ...] = option(
         (), "Observations to explain, in this order; all of the run when not set.", group="Pictures"
     )
