@@ -211,7 +211,7 @@ def _errors(path: Path, pixels: np.ndarray, short_side: int, margins: dict) -> I
         for name, margin in margins.items():
             raster.REDUCED_MARGIN = margin
             with Image.open(path) as image:
-                scale = raster._reduced_scale(image, short_side)
+                scale = raster.reduced_scale(image, short_side)
             result = read_image(path, short_side).astype(float)
             full = result if full is None else full
             error = result - np.asarray(exact)

@@ -90,7 +90,7 @@ def _read_jpeg(image: Image.Image, content: bytes, reduced_to: int | None) -> De
     eighth of their size to hear of warnings.
     """
     upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    scale = _reduced_scale(image, reduced_to) if reduced_to and upright else 1
+    scale = reduced_scale(image, reduced_to) if reduced_to and upright else 1
     size = (image.height, image.width)
     # The box says how far the picture reaches: 2827 pixels are 1413.5, stored in 1414.
     box = (0.0, 0.0, image.width / scale, image.height / scale) if scale > 1 else None
@@ -107,7 +107,7 @@ def _read_jpeg(image: Image.Image, content: bytes, reduced_to: int | None) -> De
     return Decoded(pixels, size if upright else pixels.shape, box)
 
 
-def _reduced_scale(image: Image.Image, short_side: int) -> int:
+def reduced_scale(image: Image.Image, short_side: int) -> int:
     """Returns by how much a JPEG can be reduced while it is decoded without a loss; 1: not.
 
     Only gray and RGB: CMYK becomes gray by products, which do not commute with averaging. Not

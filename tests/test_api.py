@@ -17,6 +17,8 @@ import medcolor_tf as mc
 from medcolor_tf import registration
 from medcolor_tf.catalog import resolve
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 OLD_MODEL = Path(__file__).parent / "data_files" / "version_0_1.keras"
 

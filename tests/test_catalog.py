@@ -32,6 +32,8 @@ from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 from medcolor_tf.training.optimizer import MomentumSGD
 from medcolor_tf.training.trainer import train
 
+pytestmark = pytest.mark.slow
+
 # flag -> table of the components that a training run is put together from
 COMPONENTS = {
     "optimizer": OPTIMIZERS,

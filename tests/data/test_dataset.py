@@ -13,6 +13,8 @@ from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 
+pytestmark = pytest.mark.slow
+
 INFINITE = tf.data.INFINITE_CARDINALITY
 IMAGES, BATCH = 24, 7  # three full batches and three images
 

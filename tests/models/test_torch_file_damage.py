@@ -27,6 +27,8 @@ from torch_files import (
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.torch_file import read_torch_file
 
+pytestmark = pytest.mark.slow
+
 FORMATS = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 
 

@@ -10,6 +10,8 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import watch
 from medcolor_tf.parallel.watch import LastWords, Watch
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["process 0 (a)", "process 1 (b)", "process 2 (c)"]
 
 

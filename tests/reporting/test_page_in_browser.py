@@ -4,6 +4,8 @@ import pytest
 
 from medcolor_tf.reporting.output import write
 
+pytestmark = pytest.mark.slow
+
 OPEN = "[...document.querySelectorAll('details[open]')].map((d) => d.id)"
 
 

@@ -24,6 +24,8 @@ from medcolor_tf.models.torch_weights import (
 from medcolor_tf.sharing import colorizer_file, pretrained
 from medcolor_tf.sharing.torch_checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ops: Any = keras.ops  # not annotated in Keras
 
 NAMES = ("deconv", "pixel_shuffle", "color_u")

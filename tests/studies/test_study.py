@@ -20,6 +20,8 @@ from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.studies import grid, runner
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, write_small_dataset):

@@ -18,6 +18,8 @@ from medcolor_tf.training import feature_cache
 from medcolor_tf.training.plan import TrainPlan
 from medcolor_tf.training.trainer import Trainer, train
 
+pytestmark = pytest.mark.slow
+
 SIDE = 32
 
 

@@ -10,6 +10,8 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.training.losses import MaskedBinaryCrossentropy
 from medcolor_tf.training.lr_finder import find_lr
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data():
