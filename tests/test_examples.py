@@ -11,6 +11,7 @@ from data_prep import build
 from medcolor_tf import train
 
 # Names whose docstring is still to be completed.
+pytestmark = pytest.mark.slow
 NAMES = [name for name in mc.__all__ if name != "__version__"]
 
 

@@ -17,6 +17,8 @@ from medcolor_tf.models.fast.replace import use_fast_layers
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.training import strategies
 
+pytestmark = pytest.mark.slow
+
 ops: Any = keras.ops  # not annotated in Keras
 
 PIXELS: dict[str, Any] = {"pixel_mean": 0.5, "pixel_std": 0.25}

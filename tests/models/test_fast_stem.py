@@ -9,6 +9,8 @@ from medcolor_tf.models import build_classifier, build_colorizer
 from medcolor_tf.models.fast.replace import use_fast_layers
 from medcolor_tf.models.fast.stem import StemConv2D, is_stem
 
+pytestmark = pytest.mark.slow
+
 
 def _run(layer, x):
     """Return output and gradients (input first) as float32 arrays, and the operations used."""
