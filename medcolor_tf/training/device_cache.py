@@ -114,7 +114,7 @@ def cache_images(
     valid: Split,
     model: keras.Model,
     replicas: int = 1,
-    sharers: int = 1,
+    local_processes: int = 1,
 ) -> tuple[DeviceImageCache | None, str]:
     """Caches decoded images where ``cache`` says: on the device, in RAM or nowhere.
 
@@ -125,7 +125,7 @@ def cache_images(
         valid: validation images.
         model: the compiled training model, images to logits.
         replicas: copies of the model; each would hold all images, so with several auto takes RAM.
-        sharers: processes on this machine that cache images as well.
+        local_processes: processes on this machine that cache images as well.
 
     Returns:
         (what to train instead of ``model``, or None; what was done and why, for the log).
@@ -134,14 +134,14 @@ def cache_images(
         InputError: "device" or "ram", and the images do not fit there or cannot be cached there.
     """
     if cache not in ("auto", "device"):
-        return None, host_cache.cache_splits(cache, (train, valid), sharers)
+        return None, host_cache.cache_splits(cache, (train, valid), local_processes)
     device = runtime.device()
     if cache == "auto" and not device.accelerator:
-        return None, host_cache.cache_splits(cache, (train, valid), sharers)
+        return None, host_cache.cache_splits(cache, (train, valid), local_processes)
     if reason := _obstacle(cache, train, device, replicas):
         if cache == "device":
             raise InputError(f"--cache=device: {reason}; expected --cache=ram, none or auto")
-        note = host_cache.cache_splits(cache, (train, valid), sharers)
+        note = host_cache.cache_splits(cache, (train, valid), local_processes)
         return None, f"{note}; not on {device.name}: {reason}"
     device_images = DeviceImageCache.load(PackedImages.from_split(train), model)
     free = "" if device.free is None else f", {host_cache.format_bytes(device.free)} were free"
@@ -149,7 +149,7 @@ def cache_images(
     size = host_cache.format_bytes(device_images.images.bytes)
     return device_images, (
         f"cache device: {len(train):,} training images, {size} decoded, on {device.name}"
-        f"{memory}{free}; validation: {host_cache.cache_splits('auto', (valid,), sharers)}"
+        f"{memory}{free}; validation: {host_cache.cache_splits('auto', (valid,), local_processes)}"
     )
 
 

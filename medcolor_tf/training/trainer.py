@@ -41,6 +41,7 @@ from medcolor_tf.training.build import initial_classifier, training_model
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.optimizer import follow
 from medcolor_tf.training.plan import TrainPlan
+from medcolor_tf.training.schedule import tabulate
 from medcolor_tf.training.tensorboard import Log
 
 
@@ -258,9 +259,9 @@ class Trainer:
             return
         model = self.model if self.device_images is None else self.device_images.model
         together = runtime.steps_together(config.steps_per_execution, steps)
-        values = [self.schedule(step) for step in range(self.plan.total_steps)]
+        table = tabulate(self.schedule, self.plan.total_steps)
         # The optimizer looks rate and momentum up inside the step, by its iterations.
-        if follow(model.optimizer, values) or together != model.steps_per_execution:
+        if follow(model.optimizer, table) or together != model.steps_per_execution:
             model.steps_per_execution = together
             model.make_train_function(force=True)
         model.fit(
