@@ -50,7 +50,7 @@ study: $(VENV)/.installed
 	@echo "Open $(STUDY)/report/index.html in a browser."
 
 # `make check` is for every change, in less than 90 seconds; `make test` is everything.
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 check: static
 	$(PYTEST) -m "not slow"
