@@ -105,6 +105,7 @@ lock: $(VENV)/.nightly
 	$(COMPILE) requirements.lock --universal --python-version=3.11 --generate-hashes --upgrade \
 		--custom-compile-command="make lock"
 
+# Old versions beside new ones warn of each other; that is no failure.
 nightly-lowest: OPTIONS := --resolution=lowest-direct
 nightly-newest: OPTIONS := --upgrade
 nightly-lowest nightly-newest: nightly-%: $(VENV)/.nightly
@@ -113,7 +114,7 @@ nightly-lowest nightly-newest: nightly-%: $(VENV)/.nightly
 	$(COMPILE) $(VENV)-$*/versions.txt $(OPTIONS)
 	$(BIN)/uv pip install --quiet --python=$(VENV)-$* --requirement $(VENV)-$*/versions.txt
 	$(BIN)/uv pip install --quiet --python=$(VENV)-$* --no-deps --editable .
-	$(VENV)-$*/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(VENV)-$*/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -W default
 
 audit: $(VENV)/.nightly
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements.lock
