@@ -58,7 +58,7 @@ study: $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 check: static
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not nightly"
 
 test: static
 	$(PYTEST)
