@@ -113,8 +113,10 @@ def test_weighted_auc_is_scikit_learns(seed, images):
     random = np.random.default_rng(seed)
     labels = random.choice([0, 1, NAN], images)
     scores = random.integers(0, 6, images).astype(float)
-    weights = random.integers(0, 4, (images, 3))
-    found = bootstrap._weighted_auc(bootstrap._order(labels, scores, np.arange(images)), weights)
+    weights = random.integers(0, 4, (images, 3), np.int32)
+    found = bootstrap._weighted_auc(
+        bootstrap._order(labels, scores, np.arange(images), images), weights
+    )
     for value, weight in zip(found, weights.T, strict=True):
         held = ~np.isnan(labels) & (weight > 0)
         if len(np.unique(labels[held])) < 2:
