@@ -8,6 +8,7 @@ import pandas as pd
 
 from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.evaluation import statistics
+from medcolor_tf.evaluation.bootstrap import bootstrap_difference
 from medcolor_tf.reporting.collect import REPEAT, Settings, columns
 from medcolor_tf.reporting.settings import Setting, table_order, trains_backbone
 
@@ -139,7 +140,7 @@ def _single_tests(
     labels = contents[0][columns("label", observations)].to_numpy()
     a, b = (content[columns("probability", observations)].to_numpy() for content in contents)
     groups = contents[0]["patient"].to_numpy()
-    bootstrap = statistics.bootstrap_difference(labels, a, b, groups, n_resamples)
+    bootstrap = bootstrap_difference(labels, a, b, groups, n_resamples)
     tests = []
     for i, name in enumerate(observations):
         test = statistics.delong_test(labels[:, i], a[:, i], b[:, i], groups)
