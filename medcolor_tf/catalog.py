@@ -13,6 +13,8 @@ from types import MappingProxyType
 from medcolor_tf.errors import InputError
 
 NO_COLORIZER = "none"
+# T, E and C, as layers and weights are called.
+PARTS = ("colorizer", "backbone", "head")
 COLORIZER_INITS = ("paper", "gray")
 FROZEN_BN = ("moving", "batch")
 DEFAULT_HEAD = "linear"
@@ -74,6 +76,19 @@ class Component:
 
     title: str
     build: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named set of defaults for options of training that are not set.
+
+    Attributes:
+        title: in the help of --recipe.
+        lr_multipliers: strategy -> value of --lr_multipliers; one that is not named has none.
+    """
+
+    title: str
+    lr_multipliers: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -205,6 +220,16 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
     }
 )
 
+DEFAULT_RECIPE = "paper"
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        DEFAULT_RECIPE: Recipe("one learning rate for all parts", {}),
+        "fast_head": Recipe(
+            "C, which is always new, learns four times as fast as T and E",
+            dict.fromkeys(STRATEGIES, "head=4"),
+        ),
+    }
+)
 
 # build(learning_rate: float, momentum: float) -> keras.optimizers.Optimizer
 OPTIMIZERS: Mapping[str, Component] = MappingProxyType(
@@ -285,7 +310,7 @@ def builder(table: Mapping, name: str, flag: str):
     return resolve(lookup(table, name, flag).build)
 
 
-def choices_help(table: Mapping[str, Component]) -> str:
+def choices_help(table: Mapping[str, Component] | Mapping[str, Recipe]) -> str:
     """Returns "sgd: stochastic gradient descent; ..." for the help of a flag."""
     return "; ".join(f"{name}: {entry.title}" for name, entry in table.items())
 

@@ -68,6 +68,7 @@ def record(config, command: str, train, source=None) -> dict:
     """
     return {
         "flags": dataclasses.asdict(config),
+        **({"lr_multipliers": factors} if (factors := config.lr_factors) else {}),
         "command": command,
         "data_fingerprint": train.info.fingerprint,
         "data_source": train.info.source,
@@ -181,10 +182,14 @@ class Run:
         Paths may be spelled differently; the data's fingerprint says whether it is the same.
 
         Args:
-            record: "flags" and "data_fingerprint", as :func:`record` returns them.
+            record: "flags", "data_fingerprint" and, if any, "lr_multipliers", as :func:`record`
+                returns them.
         """
         stored = read_json(self.folder / CONFIG)
         changed = changed_options(stored["flags"], record["flags"])
+        was, now = stored.get("lr_multipliers", {}), record.get("lr_multipliers", {})
+        if was != now and not changed:  # a recipe of another version
+            changed.append(f"learning-rate factors {now or 1} (there: {was or 1})")
         if stored["data_fingerprint"] != record["data_fingerprint"]:
             changed.append(f"--data_dir={record['flags']['data_dir']} (there: another data set)")
         return changed

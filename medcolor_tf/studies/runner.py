@@ -56,7 +56,11 @@ def state(run: PlannedRun, config: StudyConfig) -> str:
     started = files.finished or files.started
     if started:
         fingerprint = schema.DatasetInfo.load(run.config.data_dir).fingerprint
-        record = {"flags": vars(run.config), "data_fingerprint": fingerprint}
+        record = {
+            "flags": vars(run.config),
+            "data_fingerprint": fingerprint,
+            "lr_multipliers": run.config.lr_factors,
+        }
         if changed := files.differences(record):
             raise InputError(
                 f"{files.folder} holds a run with other options: {'; '.join(changed)}. Choose "

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -147,12 +148,21 @@ class LossCurve(AfterSteps):
         every: steps between points; with several steps an execution, the first end of one beyond.
         batch_size: images per step.
         schedule: step -> (learning rate, momentum).
+        multipliers: factors of the rate of parts that have one.
     """
 
     def __init__(
-        self, first: int, interval: int, log, every: int, batch_size: int, schedule: Schedule
+        self,
+        first: int,
+        interval: int,
+        log,
+        every: int,
+        batch_size: int,
+        schedule: Schedule,
+        multipliers: Mapping[str, float] = MappingProxyType({}),
     ):
         super().__init__(first, interval)
+        self.multipliers = multipliers
         self.log, self.every, self.batch_size, self.schedule = log, every, batch_size, schedule
         self._loss = RunningLoss()
         self._last = first
@@ -175,6 +185,7 @@ class LossCurve(AfterSteps):
             {
                 "train/loss": self._loss.since_last(loss, batch + 1),
                 "train/learning_rate": rate,
+                **{f"train/learning_rate_{p}": rate * f for p, f in self.multipliers.items()},
                 "train/momentum": momentum,
                 "train/images_per_second": (batch + 1 - self._batches)
                 * self.batch_size
