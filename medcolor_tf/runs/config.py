@@ -313,6 +313,11 @@ class TrainConfig(SharedOptions):
         "Splits on which the best weights are evaluated at the end: test, valid, train.",
         group="Run",
     )
+    tuned: tuple[str, ...] = option(
+        (),
+        "Options whose values a study chose by tuning; the report reads it, training does not.",
+        group="Run",
+    )
     hosts: tuple[str, ...] = option(
         (),
         "Machines that train together, a process each, the first with a port if wanted: "
@@ -403,7 +408,7 @@ def data_name(data_dir: str) -> str:
 
 
 _NOT_THE_RUN = {
-    *("run_dir", "data_dir", "evaluate", "cache", "steps_per_execution"),
+    *("run_dir", "data_dir", "evaluate", "cache", "steps_per_execution", "tuned"),
     *("devices", "hosts", "host_number", "hosts_timeout"),
 }
 _RANGES = {

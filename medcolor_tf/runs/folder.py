@@ -50,6 +50,9 @@ TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
 # Of a split.
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
 
+# What a log says of a run whose loss or weights were no longer finite.
+DIVERGED = "training diverged"
+
 # Beginning of the name of a file that shows whether several processes see the same folder.
 MARK = ".shared-"
 # A shared file system may show a new file late: NFS caches a folder for up to a minute.
@@ -96,6 +99,10 @@ class Run:
     def pictures(self, split: str) -> Path:
         """Returns the path of a split's first images beside what T makes of them."""
         return self.folder / PICTURES.format(split)
+
+    def read_result(self) -> dict:
+        """Returns the content of result.json; the run is finished."""
+        return read_json(self.folder / RESULT)
 
     @property
     def finished(self) -> bool:

@@ -66,6 +66,39 @@ class StudyConfig(SharedOptions):
     overrides: tuple[str, ...] = option(
         (), "Options of one strategy: baseline:max_lr=0.02,all:epochs=20.", group="Grid"
     )
+    tune_max_lr: tuple[str, ...] = option(
+        (),
+        "Values of --max_lr among which each strategy, colorizer and share of the images chooses "
+        "its own before the study, by validation AUC on --tune_seeds, with the same number of "
+        "trials; with the other --tune options, all combinations.",
+        group="Tuning",
+    )
+    tune_head: tuple[str, ...] = option(
+        (), "As --tune_max_lr, factors of C's learning rate (--lr_multipliers).", group="Tuning"
+    )
+    tune_colorizer: tuple[str, ...] = option(
+        (), "As --tune_max_lr, factors of T's learning rate.", group="Tuning"
+    )
+    tune_backbone: tuple[str, ...] = option(
+        (), "As --tune_max_lr, factors of E's learning rate.", group="Tuning"
+    )
+    tune: tuple[str, ...] = option(
+        (),
+        "Values of any other option of a run: bn_momentum=0.9|0.99,optimizer=sgd|adamw.",
+        group="Tuning",
+    )
+    tune_seeds: tuple[str, ...] = option(
+        ("100",), "Seeds of the trials; none of the study's.", group="Tuning"
+    )
+    tune_keep: int = option(
+        3,
+        "Successive halving: one trial in so many goes on, with runs that many times as long.",
+        group="Tuning",
+    )
+    tune_cost: float = option(
+        1.0, "What the trials may cost, as a multiple of the study's own runs.", group="Tuning"
+    )
+    tune_only: bool = option(False, "Stop when the tuning is done.", group="Tuning")
     evaluate: str = option(
         "test", "Split on which every run is evaluated.", schema.SPLITS, group="Study"
     )

@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from medcolor_tf import commandline
 from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, NO_COLORIZER, STRATEGIES
@@ -38,7 +40,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class _GridPoint:
+class GridPoint:
     """A point of the grid."""
 
     data_dir: str
@@ -54,6 +56,14 @@ class _GridPoint:
     @property
     def name(self) -> str:
         """Folder name; equal for equal runs, so that studies in one folder share them."""
+        words = [self.cell, f"s{self.seed}"]
+        if float(self.fraction) < 1 and self.subset_seed != self.seed:
+            words.append(f"subset{self.subset_seed}")
+        return "-".join(words)
+
+    @property
+    def cell(self) -> str:
+        """What it is a repeat of."""
         init = "" if self.colorizer_init == "paper" else f"_{self.colorizer_init}"
         words = [
             data_name(self.data_dir),
@@ -61,24 +71,26 @@ class _GridPoint:
             *([] if self.colorizer == "none" else [self.colorizer + init]),
             Path(self.backbone).stem,
             f"f{float(self.fraction):g}",
-            f"s{self.seed}",
         ]
-        if float(self.fraction) < 1 and self.subset_seed != self.seed:
-            words.append(f"subset{self.subset_seed}")
         return "-".join(words)
 
 
-def plan(config: StudyConfig) -> list[PlannedRun]:
+def plan(
+    config: StudyConfig, chosen: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> list[PlannedRun]:
     """Lists the runs of a study, each after the one it starts from.
+
+    Args:
+        config: options.
+        chosen: options of each cell (:attr:`GridPoint.cell`), as tuning chose them.
 
     Raises:
         InputError: a value that does not exist, contradictory values, or data that does not fit.
     """
     check(config)
-    overrides = parse_overrides(config.overrides)
     planned: dict[str, PlannedRun] = {}
-    for point in _grid_points(config):
-        _add(planned, point, config, overrides)
+    for point in grid_points(config):
+        _add(planned, point, config, chosen)
     return list(planned.values())
 
 
@@ -112,16 +124,16 @@ def _weight(chain: list[PlannedRun]) -> float:
     return sum(run.config.train_fraction for run in chain)
 
 
-def _grid_points(config: StudyConfig):
+def grid_points(config: StudyConfig) -> Iterator[GridPoint]:
     """Yields the grid: what learns on the data set, then what learns on the targets."""
     parts = list(itertools.product(config.backbones, config.colorizers, config.colorizer_inits))
-    repeats = _repeats(config)
-    for fraction, (seed, subset) in itertools.product(config.train_fractions, repeats):
+    seeds = repeats(config)
+    for fraction, (seed, subset) in itertools.product(config.train_fractions, seeds):
         for (backbone, colorizer, init), strategy in itertools.product(parts, config.strategies):
             yield _grid_point(
                 config.data_dir, strategy, "", colorizer, init, backbone, fraction, seed, subset
             )
-    for target, (seed, subset) in itertools.product(config.target_dirs, repeats):
+    for target, (seed, subset) in itertools.product(config.target_dirs, seeds):
         for backbone, colorizer, init in parts:
             rest = (colorizer, init, backbone, "1", seed, subset)
             for strategy in config.target_strategies:
@@ -130,47 +142,69 @@ def _grid_points(config: StudyConfig):
                 yield _grid_point(target, *transfer.split("@"), *rest)
 
 
-def _grid_point(data_dir, strategy, origin, colorizer, init, *rest) -> _GridPoint:
+def _grid_point(data_dir, strategy, origin, colorizer, init, *rest) -> GridPoint:
     if strategy not in TRANSFERRED:  # one and the same run for every colorizer
         colorizer, init = NO_COLORIZER, "paper"
-    return _GridPoint(data_dir, strategy, origin, colorizer, init, *rest)
+    return GridPoint(data_dir, strategy, origin, colorizer, init, *rest)
 
 
-def _repeats(config: StudyConfig) -> list[tuple[str, str]]:
+def repeats(config: StudyConfig) -> list[tuple[str, str]]:
+    """Returns the seed and subset of each repeat."""
     if config.subset_seeds:
         return list(itertools.product(config.seeds, config.subset_seeds))
     return [(seed, seed) for seed in config.seeds]
 
 
-def _add(planned: dict, point: _GridPoint, config: StudyConfig, overrides: dict) -> str:
+def _add(
+    planned: dict, point: GridPoint, config: StudyConfig, chosen: Mapping[str, Mapping[str, Any]]
+) -> str:
     """Adds a run after the run it starts from; returns its name."""
     if point.name in planned:
         return point.name
-    needs = ""
-    if point.origin:
-        largest = max(config.train_fractions, key=float)
-        before = dataclasses.replace(
-            point, data_dir=config.data_dir, strategy=point.origin, origin="", fraction=largest
-        )
-        needs = _add(planned, before, config, overrides)
-    elif before := STRATEGIES[point.strategy].starts_from:
-        before = dataclasses.replace(point, strategy=before)
-        needs = _add(planned, before, config, overrides)
-    planned[point.name] = PlannedRun(
-        point.name, _train_config(point, needs, config, overrides), needs
-    )
+    source = source_of(point, config)
+    needs = _add(planned, source, config, chosen) if source else ""
+    runs = Path(config.study_dir) / RUNS
+    options, init_from = chosen.get(point.cell, {}), str(runs / needs) if needs else ""
+    built = train_config(point, config, options, str(runs / point.name), init_from)
+    planned[point.name] = PlannedRun(point.name, built, needs)
     return point.name
 
 
-def _train_config(
-    point: _GridPoint, needs: str, config: StudyConfig, overrides: dict
+def source_of(point: GridPoint, config: StudyConfig) -> GridPoint | None:
+    """Returns the point of the grid that one starts from, or None."""
+    if point.origin:
+        largest = max(config.train_fractions, key=float)
+        return dataclasses.replace(
+            point, data_dir=config.data_dir, strategy=point.origin, origin="", fraction=largest
+        )
+    before = STRATEGIES[point.strategy].starts_from
+    return dataclasses.replace(point, strategy=before) if before else None
+
+
+def train_config(
+    point: GridPoint,
+    config: StudyConfig,
+    chosen: Mapping[str, Any],
+    run_dir: str,
+    init_from: str,
 ) -> TrainConfig:
+    """Builds the options of a run.
+
+    Args:
+        point: of the grid.
+        config: of the study.
+        chosen: options that tuning chose.
+        run_dir: folder of the run.
+        init_from: folder of the run that it starts from, or "".
+
+    Raises:
+        InputError: options that contradict each other.
+    """
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(SharedOptions)}
-    runs = Path(config.study_dir) / RUNS
     is_target = point.data_dir in config.target_dirs
     own = {
         "data_dir": point.data_dir,
-        "run_dir": str(runs / point.name),
+        "run_dir": run_dir,
         "strategy": point.strategy,
         "train_fraction": float(point.fraction),
         # Without a subset its seed means nothing; one value lets such runs be shared.
@@ -179,15 +213,16 @@ def _train_config(
         "evaluate": (config.evaluate,),
         "observations": config.target_observations if is_target else config.observations,
     }
-    if needs:
-        own["init_from"] = str(runs / needs)
+    if init_from:
+        own["init_from"] = init_from
         if point.origin:
             own["normalization"] = config.transfer_normalization
     else:
         own["backbone"] = point.backbone
         if point.colorizer != "none":
             own |= {"colorizer": point.colorizer, "colorizer_init": point.colorizer_init}
-    built = TrainConfig(**(shared | own | overrides.get(point.strategy, {})))
+    overrides = parse_overrides(config.overrides).get(point.strategy, {})
+    built = TrainConfig(**(shared | own | overrides | dict(chosen)))
     built.check()
     return built
 

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.runs.folder import DIVERGED
 
 Schedule = Callable[[int], tuple[float, float]]
 
@@ -37,7 +38,7 @@ class RunningLoss:
 def diverged(what: str, step: int) -> InputError:
     """Returns the error of a run that cannot go on."""
     return InputError(
-        f"{what} at step {step}: training diverged; start a new run with a lower --max_lr. "
+        f"{what} at step {step}: {DIVERGED}; start a new run with a lower --max_lr. "
         "The last checkpoint is kept"
     )
 
