@@ -1,6 +1,6 @@
 """What a study's tuning tried and chose, in a report."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from medcolor_tf.catalog import COLORIZERS, STRATEGIES
@@ -21,7 +21,7 @@ CAPTION = (
 )
 
 
-def sections(folders: Sequence[str | Path]) -> Iterator[Section]:
+def sections(folders: Iterable[str | Path]) -> Iterator[Section]:
     """Yields a section per study that was tuned.
 
     Raises:

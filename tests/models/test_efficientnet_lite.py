@@ -204,9 +204,10 @@ def test_mixed_precision_is_close_and_gives_float32(mixed_bfloat16):
 def test_a_step_under_xla_is_that_without():
     losses = {}
     for jit in (False, True):
+        compiled: Any = jit  # which Keras declares as a str
         model = classifier()
         model.get_layer("backbone").trainable = False
-        model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=jit)
+        model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=compiled)
         target = np.zeros((2, 2), "float32")
         losses[jit] = [model.train_on_batch(random_images(), target) for _ in range(2)]
     np.testing.assert_allclose(losses[True], losses[False], rtol=1e-3)

@@ -18,6 +18,7 @@ from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_json
 from medcolor_tf.reporting.collect import collect
+from medcolor_tf.reporting.contents import Table
 from medcolor_tf.reporting.output import to_csv
 from medcolor_tf.reporting.render import build_report
 from medcolor_tf.runs import folder as runs
@@ -276,7 +277,7 @@ def test_shards_need_a_finished_tuning(small, fake_train):
 def tables_of(folder):
     report = build_report(collect([folder]), 20)
     contents = [c for section in report.sections for c in section.contents]
-    named = {c.name: c for c in contents if hasattr(c, "rows")}
+    named = {c.name: c for c in contents if isinstance(c, Table)}
     return {name: list(csv.DictReader(io.StringIO(to_csv(t)))) for name, t in named.items()}
 
 

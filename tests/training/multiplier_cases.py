@@ -22,7 +22,7 @@ def model(optimizer) -> keras.Model:
     inputs = keras.Input((3,))
     parts = []
     for name in ("first", "second"):
-        start = keras.initializers.RandomNormal(seed=1)
+        start: Any = keras.initializers.RandomNormal(seed=1)
         start_of_part = keras.Input((3,))
         layer = keras.layers.Dense(2, kernel_initializer=start, name=f"{name}_dense")
         part = keras.Model(start_of_part, layer(start_of_part), name=name)
