@@ -5,7 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 TRAIN := $(BIN)/python -m medcolor_tf.train
-EVALUATE := $(BIN)/python -m medcolor_tf.evaluate --data_dir=$(DEMO)/tfrecords
 
 STUDY := runs/phantom
 PREPARE := $(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
@@ -28,21 +27,25 @@ $(VENV)/.installed: setup.py pyproject.toml requirements.lock
 demo: $(VENV)/.installed
 	$(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
 		--short_side=96 --data_root=$(DEMO)/phantom --out=$(DEMO)/tfrecords
-	$(TRAIN) --flagfile=stage1.flags --flagfile=demo.flags --run_dir=$(DEMO)/stage1
+	$(TRAIN) --flagfile=baseline.flags --flagfile=demo.flags --run_dir=$(DEMO)/baseline
+	$(TRAIN) --flagfile=stage1.flags --flagfile=demo.flags --run_dir=$(DEMO)/stage1 \
+		--colorizer=color_u --colorizer_init=gray
+	$(TRAIN) --flagfile=baseline_all.flags --flagfile=demo.flags --run_dir=$(DEMO)/baseline_all
 	$(TRAIN) --flagfile=stage2.flags --flagfile=demo.flags --run_dir=$(DEMO)/stage2 \
 		--init_from=$(DEMO)/stage1
-	$(EVALUATE) --run_dir=$(DEMO)/stage1
-	$(EVALUATE) --run_dir=$(DEMO)/stage2
 	test -e $(DEMO)/predictions.csv || $(BIN)/python -m medcolor_tf.predict \
 		--run_dir=$(DEMO)/stage2 --inputs=$(DEMO)/phantom/valid --out=$(DEMO)/predictions.csv \
 		--colorized_dir=$(DEMO)/colorized
 	test -e $(DEMO)/saved_model || $(BIN)/python -m medcolor_tf.export \
 		--run_dir=$(DEMO)/stage2 --out=$(DEMO)/saved_model
+	$(BIN)/python -m medcolor_tf.report $(DEMO)/baseline $(DEMO)/stage1 $(DEMO)/baseline_all \
+		$(DEMO)/stage2 --out=$(DEMO)/report
 	@echo
 	@echo "The demo is complete. Where to look:"
 	@echo "  $(DEMO)/phantom/train      the drawn X-rays, in CheXpert's layout"
 	@echo "  $(DEMO)/colorized          gray images beside what T makes of them"
 	@echo "  $(DEMO)/predictions.csv    probability of each observation for each image"
+	@echo "  $(DEMO)/report/index.html  the four strategies side by side, pictures, curves"
 	@echo "  $(DEMO)/stage2             the run: AUC per checkpoint, weights, evaluation"
 	@echo "  $(DEMO)/saved_model        the exported model"
 	@echo "  $(BIN)/tensorboard --logdir=$(DEMO)    curves and colorized images"

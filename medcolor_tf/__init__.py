@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from medcolor_tf.training.augment import RandomRotationZoom
     from medcolor_tf.training.losses import MaskedBinaryCrossentropy
     from medcolor_tf.training.lr_finder import find_lr
+    from medcolor_tf.training.lr_multipliers import set_lr_multipliers
     from medcolor_tf.training.optimizer import MomentumSGD
     from medcolor_tf.training.schedule import OneCycle, one_cycle
 
@@ -48,6 +49,7 @@ __all__ = [
     "mean_auc",
     "one_cycle",
     "roc_auc",
+    "set_lr_multipliers",
 ]
 
 # Where each name comes from; imported on first use.
@@ -67,6 +69,7 @@ _SOURCES = {
     "mean_auc": "medcolor_tf.evaluation",
     "one_cycle": "medcolor_tf.training.schedule",
     "roc_auc": "medcolor_tf.evaluation",
+    "set_lr_multipliers": "medcolor_tf.training.lr_multipliers",
 }
 
 

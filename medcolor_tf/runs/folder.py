@@ -50,6 +50,9 @@ TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
 # Of a split.
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
 
+# What a log says of a run whose loss or weights were no longer finite.
+DIVERGED = "training diverged"
+
 # Beginning of the name of a file that shows whether several processes see the same folder.
 MARK = ".shared-"
 # A shared file system may show a new file late: NFS caches a folder for up to a minute.
@@ -68,6 +71,7 @@ def record(config, command: str, train, source=None) -> dict:
     """
     return {
         "flags": dataclasses.asdict(config),
+        **({"lr_multipliers": factors} if (factors := config.lr_factors) else {}),
         "command": command,
         "data_fingerprint": train.info.fingerprint,
         "data_source": train.info.source,
@@ -95,6 +99,10 @@ class Run:
     def pictures(self, split: str) -> Path:
         """Returns the path of a split's first images beside what T makes of them."""
         return self.folder / PICTURES.format(split)
+
+    def read_result(self) -> dict:
+        """Returns the content of result.json; the run is finished."""
+        return read_json(self.folder / RESULT)
 
     @property
     def finished(self) -> bool:
@@ -181,10 +189,14 @@ class Run:
         Paths may be spelled differently; the data's fingerprint says whether it is the same.
 
         Args:
-            record: "flags" and "data_fingerprint", as :func:`record` returns them.
+            record: "flags", "data_fingerprint" and, if any, "lr_multipliers", as :func:`record`
+                returns them.
         """
         stored = read_json(self.folder / CONFIG)
         changed = changed_options(stored["flags"], record["flags"])
+        was, now = stored.get("lr_multipliers", {}), record.get("lr_multipliers", {})
+        if was != now and not changed:  # a recipe of another version
+            changed.append(f"learning-rate factors {now or 1} (there: {was or 1})")
         if stored["data_fingerprint"] != record["data_fingerprint"]:
             changed.append(f"--data_dir={record['flags']['data_dir']} (there: another data set)")
         return changed

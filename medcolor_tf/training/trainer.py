@@ -92,7 +92,7 @@ def range_test(config: TrainConfig) -> LRCurve:
         raise InputError(f"--run_dir={run.folder}: not empty; give the LR finder a new folder")
     with runtime.precision(config.mixed_precision), runtime.seeded(config.seed):
         trainer = Trainer.build(TrainPlan.from_config(config), run)
-        curve = find_lr(trainer.model, trainer.batches(0))
+        curve = find_lr(trainer.model, trainer.batches(0)).of_parts(config.lr_factors)
     run.folder.mkdir(parents=True, exist_ok=True)
     curve.save(run.folder)
     return curve
@@ -253,8 +253,9 @@ class Trainer:
         observers = self._callbacks(first, steps)
         if self.frozen_features is not None:
             every = config.log_every
+            multiplier = config.lr_factors.get("head", 1.0)
             feature_cache.fit_head(
-                self.model, batches, epochs, steps, self.schedule, every, observers
+                self.model, batches, epochs, steps, self.schedule, every, observers, multiplier
             )
             return
         model = self.model if self.device_images is None else self.device_images.model
@@ -279,7 +280,9 @@ class Trainer:
         if not self.log:
             return [at_checkpoint]
         size, schedule = config.batch_size, self.schedule
-        curve = callbacks.LossCurve(first, interval, self.log, config.log_every, size, schedule)
+        curve = callbacks.LossCurve(
+            first, interval, self.log, config.log_every, size, schedule, config.lr_factors
+        )
         progress = callbacks.Progress(first, interval, total, size, schedule)
         return [curve, at_checkpoint, progress]
 
@@ -326,10 +329,12 @@ class Trainer:
         """Adds a row to log.csv, and pictures and points to TensorBoard."""
         assert self.log is not None, "only the process that writes logs"
         per_observation = dict(zip(self.spec.observations, map(float, auc), strict=True))
+        rate, _ = self.schedule(step - 1)
         row = {
             "step": step,
             "loss": loss,
-            "learning_rate": self.schedule(step - 1)[0],
+            "learning_rate": rate,
+            **{f"learning_rate {p}": rate * f for p, f in self.plan.config.lr_factors.items()},
             "valid_mean_auc": mean_auc(auc),
         }
         if self.frozen_features is None or not self.run.read_log():  # a frozen T paints them once
@@ -348,11 +353,12 @@ class Trainer:
         if before:
             return before
         print("LR finder:", end=" ", flush=True)
-        curve: LRCurve = find_lr(self.model, self.batches(0))
+        curve: LRCurve = find_lr(self.model, self.batches(0)).of_parts(self.plan.config.lr_factors)
         if self.processes.is_main_process:
             curve.save(self.run.folder)
         plot = self.run.folder / runs.LR_FINDER_PLOT
-        print(f"suggests {curve.suggestion:.3g} (curve: {plot})")
+        parts = f"; {curve.parts}" if curve.parts else ""
+        print(f"suggests {curve.suggestion:.3g}{parts} (curve: {plot})")
         return curve.suggestion
 
     # -- finish ------------------------------------------------------------------------------------
@@ -369,6 +375,7 @@ class Trainer:
             "best_step": best.step,
             "best_valid_mean_auc": best.auc if np.isfinite(best.auc) else None,
             "max_lr": self.max_lr,
+            **({"lr_multipliers": factors} if (factors := plan.config.lr_factors) else {}),
             "train_images": len(plan.train),
             "valid_images": len(plan.valid),
         }

@@ -14,7 +14,7 @@ MODELS = ROOT / "medcolor_tf" / "models"
 
 SCRIPT = """
 import keras, numpy as np
-from medcolor_tf.models import build_classifier
+from medcolor_tf.models import build_backbone, build_classifier
 assert keras.backend.backend() == "jax"
 with keras.name_scope("backbone"):
     image = keras.Input((None, None, 3))
@@ -27,6 +27,9 @@ for name in ("deconv", "pixel_shuffle", "color_u"):
     for part in ("colorizer", "backbone"):
         norms = [x for x in model.get_layer(part).layers if "moving_mean" in dir(x)]
         assert {type(x) for x in norms} == {keras.layers.BatchNormalization}, part
+lite = build_backbone("EfficientNetLite0", weights=None, seed=0)
+features = np.asarray(lite(pixels.repeat(3, -1).astype("float32") / 128 - 1))
+assert features.shape == (2, 1, 1, 1280) and np.isfinite(features).all() and features.std() > 0
 model.compile(keras.optimizers.SGD(0.01), "mse")
 before = model.get_weights()[0]
 model.fit(pixels, np.zeros((2, 2)), verbose=0)
