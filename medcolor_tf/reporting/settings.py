@@ -63,7 +63,9 @@ def title(table: Mapping, name: str) -> str:
 
 def colorizer_label(setting: Setting) -> str:
     """T as a table calls it."""
-    init = "" if setting.colorizer_init == "paper" else f" ({setting.colorizer_init} init)"
+    entry = COLORIZERS.get(setting.colorizer)
+    default = entry.inits[0] if entry else "paper"
+    init = "" if setting.colorizer_init == default else f" ({setting.colorizer_init} init)"
     return title(COLORIZERS, setting.colorizer) + init
 
 
