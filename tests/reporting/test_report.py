@@ -92,6 +92,15 @@ ENTRIES = (*render.RESULTS, tables.every_run)
 
 
 @pytest.mark.pictures
+def test_the_colours_of_gray_values_are_told_in_words_too(evaluation_sets):
+    drawn = next(group for group in evaluation_sets if group.data == "phantom")
+    (figure,) = figures.gray_to_color(drawn)
+    assert "PixelShuffle All: black becomes 0.00 0.00 0.50" in figure.alt
+    assert "white becomes 1.25 1.00 0.50" in figure.alt
+    assert not [make for group in evaluation_sets[:2] for make in figures.gray_to_color(group)]
+
+
+@pytest.mark.pictures
 @pytest.mark.parametrize("make", ENTRIES, ids=lambda make: f"{make.__module__}.{make.__name__}")
 def test_every_entry_makes_something_that_can_be_read(make, evaluation_sets):
     assert inspect.getdoc(make)
