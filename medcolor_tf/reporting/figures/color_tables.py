@@ -9,7 +9,7 @@ import numpy as np
 from medcolor_tf.evaluation.color_table import ENTRIES, ColorTable
 from medcolor_tf.reporting.figures.drawing import DASHES, WIDTH, add_legend, drawing
 
-COLORS = {"red": "#D55E00", "green": "#009E73", "blue": "#0072B2", "gray, unchanged": "#6b7785"}
+COLORS = {"red": "#D55E00", "green": "#009E73", "blue": "#0072B2", "unchanged": "#6b7785"}
 STYLES = {
     name: {"color": color, "linestyle": dashes, "marker": ""}
     for (name, color), dashes in zip(COLORS.items(), DASHES, strict=False)
@@ -38,9 +38,7 @@ def color_tables(tables: Mapping[str, ColorTable]) -> str:
             axes.set_gid(f"panel-{number}")
             axes.set_title(textwrap.fill(title, 30), parse_math=False)
             for curve, values in zip(STYLES, [*table.colors.T, gray], strict=True):
-                axes.plot(
-                    gray, values, gid=f"line-{curve.split(',')[0]}", linewidth=1.5, **STYLES[curve]
-                )
+                axes.plot(gray, values, gid=f"line-{curve}", linewidth=1.5, **STYLES[curve])
             axes.set(xlim=(0, 1), ylabel="Colour" if column == 0 else "")
             axes.tick_params(labelbottom=False)
             _draw_bar(figure.add_subplot(grid[2 * row + 1, column], sharex=axes), gray, table)
