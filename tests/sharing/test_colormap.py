@@ -5,9 +5,9 @@ import io
 from pathlib import Path
 
 import keras
-import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import ListedColormap
 from PIL import Image
 
 import medcolor_tf as mc
@@ -75,7 +75,7 @@ def test_a_run_leaves_the_table_of_its_best_color_map(run_dir):
 
 def test_the_colormap_gives_the_colours(run_dir):
     colormap = mc.load_colormap(run_dir)
-    assert isinstance(colormap, matplotlib.colors.ListedColormap)
+    assert isinstance(colormap, ListedColormap)
     raw = np.array([[0, 100], [200, 255]], "uint8")
     expected = np.clip(colors_of(run_dir, raw.ravel()), 0, 1).reshape(2, 2, 3)
     np.testing.assert_allclose(colormap(raw)[..., :3], expected, atol=0.5 / 255 + 1e-6)
