@@ -48,7 +48,7 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u"):
     keras.Model(inputs, keras.layers.ReLU(name="relu")(x)).save(backbone)
     spec = ModelSpec(
         colorizer=colorizer,
-        colorizer_init=COLORIZERS[colorizer].inits[0],
+        colorizer_init=COLORIZERS[colorizer].inits[0] if colorizer in COLORIZERS else "paper",
         backbone=str(backbone),
         observations=("Edema", "Pleural Effusion"),
         image_size=32,
