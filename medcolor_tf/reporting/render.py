@@ -35,6 +35,7 @@ RESULTS: tuple[Callable[[EvaluationSet], Iterator[Content]], ...] = (
     figures.auc_by_size,
     figures.difference_by_size,
     figures.colorized,
+    figures.gray_to_color,
     figures.training_labels,
     figures.roc,
     figures.precision_recall,

@@ -276,15 +276,17 @@ class TrainConfig(SharedOptions):
 
     colorizer: str = option(
         "",
-        "Colorizer T: deconv, pixel_shuffle, color_u or none; not set: pixel_shuffle, none in the "
-        "baselines, or what --init_from has.",
+        "Colorizer T: the paper's deconv, pixel_shuffle, color_u; color_map, a map from gray value "
+        "to colour; context_map, one that also sees local contrast; or none. Not set: "
+        "pixel_shuffle, none in the baselines, or what --init_from has.",
         ("", *COLORIZERS, NO_COLORIZER),
         group="Model",
     )
     colorizer_init: str = option(
         "",
         "paper: the authors' initialisation. gray: T(x) = gray image + module's output, which "
-        "starts at zero. Not set: paper, or what --init_from has.",
+        "starts at zero. Not set: what --init_from has, else paper; gray for color_map and "
+        "context_map, which have no other.",
         ("", *COLORIZER_INITS),
         group="Model",
     )
@@ -350,6 +352,8 @@ class TrainConfig(SharedOptions):
             )
         if self.normalization == "source" and not self.init_from:
             raise InputError("--normalization=source needs --init_from")
+        if self.colorizer not in ("", NO_COLORIZER):
+            catalog.colorizer_init(self.colorizer, self.colorizer_init)
         for split in self.evaluate:
             if split not in ("train", "valid", "test"):
                 raise InputError(f"--evaluate={split}: expected train, valid or test")

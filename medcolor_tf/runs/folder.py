@@ -8,6 +8,7 @@ log.csv                   a row per checkpoint: step, loss, rate, AUC per observ
 last.safetensors          :class:`medcolor_tf.runs.checkpoint.TrainState` of the last checkpoint
 best.safetensors          weights of the checkpoint with the best validation mean AUC
 colorizer.safetensors     T of the best checkpoint, for --init_from
+color_table.png, .csv     the colour of each gray value, where that T is a color_map
 lr_find.json, .csv, .png  what the LR finder saw (--max_lr=auto)
 result.json               written last: the run is finished
 tensorboard/              event files
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 CONFIG, MODEL, LOG, RESULT = "config.json", "model.json", "log.csv", "result.json"
 LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safetensors"
 LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
+COLOR_TABLE, COLOR_TABLE_PICTURE = "color_table.csv", "color_table.png"
 TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
 # Of a split.
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
@@ -103,6 +105,11 @@ class Run:
     def read_result(self) -> dict:
         """Returns the content of result.json; the run is finished."""
         return read_json(self.folder / RESULT)
+
+    @property
+    def color_table(self) -> Path:
+        """Returns the path of the colour of each gray value; only a color_map has that file."""
+        return self.folder / COLOR_TABLE
 
     @property
     def finished(self) -> bool:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from medcolor_tf.commandline import command_line
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.evaluation.evaluate import first_pictures
 from medcolor_tf.evaluation.inference import Predict, predict_split, predictor
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
@@ -35,7 +36,7 @@ from medcolor_tf.serving.evaluate_run import (
     evaluate_once,
     origin_of,
 )
-from medcolor_tf.sharing import pretrained
+from medcolor_tf.sharing import colormap, pretrained
 from medcolor_tf.training import callbacks, device_cache, feature_cache, strategies
 from medcolor_tf.training.build import initial_classifier, training_model
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
@@ -200,6 +201,11 @@ class Trainer:
     def _colorize(self) -> Predict:
         return colorizer_of(self.classifier)
 
+    def _color_table(self) -> ColorTable:
+        """The colours of T, a color_map, as it is now."""
+        spec, colorizer = self.spec, self.classifier.get_layer("colorizer")
+        return ColorTable.from_colorizer(colorizer, spec.pixel_mean, spec.pixel_std, spec.max_value)
+
     # -- state -------------------------------------------------------------------------------------
 
     def claim_folder(self, record: dict) -> None:
@@ -339,6 +345,8 @@ class Trainer:
         }
         if self.frozen_features is None or not self.run.read_log():  # a frozen T paints them once
             self.log.pictures(step, *first_pictures(self._colorize, self.plan.valid))
+            if self.spec.is_gray_map:
+                self.log.color_table(step, self._color_table().to_picture())
         self.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
         scalars = {"valid/mean_auc": row["valid_mean_auc"], "train/interval_loss": loss}
         self.log.scalars(step, scalars)
@@ -370,6 +378,8 @@ class Trainer:
         folder, plan, best = self.run.folder, self.plan, self.best
         if self.spec.has_colorizer:
             pretrained.save_colorizer(folder, self.spec)
+        if self.spec.is_gray_map:
+            colormap.write_to_run(folder)
         result = {
             "steps": plan.total_steps,
             "best_step": best.step,
