@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.building.shards import BUILD_FOLDER, file_sha256
+from data_prep.building.shards import BUILD_FOLDER
 from data_prep.sources.paths import resolve_source
 from data_prep.sources.source import Source
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import file_sha256, write_atomically
 
 POLICIES = ("error", "keep_first")
 SHOWN = 5

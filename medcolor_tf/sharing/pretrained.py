@@ -36,8 +36,9 @@ class PretrainedParts:
         """Returns where it came from, for config.json: a report tells transfers apart by it."""
         path = Path(self.origin)
         record = {"path": self.origin, "strategy": None, "data_fingerprint": None}
-        if path.is_dir() and (path / folder.CONFIG).is_file():
-            config = folder.read_json(path / folder.CONFIG)
+        run = folder.Run(path)
+        if path.is_dir() and ((path / folder.CONFIG).is_file() or run.lists(folder.CONFIG)):
+            config = run.read_json(folder.CONFIG)
             record["strategy"] = config["flags"]["strategy"]
             record["data_fingerprint"] = config["data_fingerprint"]
             record["data_source"] = config.get("data_source")
@@ -67,17 +68,26 @@ def read_parts(init_from: str) -> PretrainedParts:
     if hub.is_address(init_from):
         path, origin = hub.download(init_from)
     if path.is_dir():
-        arrays, _ = checkpoint.load(path / folder.BEST)
-        spec = ModelSpec.load(path / folder.MODEL)
+        run = folder.Run(path)
+        spec = folder.load_spec(run)
+        run.note_unlisted()
+        arrays, _ = checkpoint.load(run.checked(folder.BEST))
+        expected = {"backbone", "colorizer"} if spec.has_colorizer else {"backbone"}
     elif path.is_file():
         arrays, metadata = checkpoint.load(path)
         spec = ModelSpec.from_dict(metadata.get("model", {}), str(path))
+        expected = {"colorizer"}
     else:
         raise InputError(
             f"--init_from={init_from}: no such run folder or colorizer file; expected the "
             "--run_dir of an earlier run, a colorizer file, or hf://owner/name"
         )
     arrays = {name: array for name, array in arrays.items() if not name.startswith("head/")}
+    if missing := expected - {name.partition("/")[0] for name in arrays}:
+        raise InputError(
+            f"{origin}: no tensor of the {' and of the '.join(sorted(missing))} that it describes; "
+            f"{len(arrays)} others received"
+        )
     return PretrainedParts(origin, spec, arrays, metadata.get("card", {}))
 
 
@@ -107,6 +117,9 @@ def save_colorizer(run_dir: Path, spec: ModelSpec) -> None:
         run_dir: the run folder.
         spec: of the run's model.
     """
-    arrays, _ = checkpoint.load(run_dir / folder.BEST)
+    run = folder.Run(run_dir)
+    arrays, _ = checkpoint.load(run.checked(folder.BEST))
     arrays = {name: array for name, array in arrays.items() if name.startswith("colorizer/")}
-    checkpoint.save(run_dir / folder.COLORIZER, arrays, {"model": colorizer_spec(spec).to_dict()})
+    metadata = {"model": colorizer_spec(spec).to_dict()}
+    content = checkpoint.to_bytes(arrays, checkpoint.with_digest(arrays, metadata))
+    run.write({folder.COLORIZER: content})

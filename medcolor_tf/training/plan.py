@@ -148,7 +148,7 @@ def _refuse_unknown_labels(config: TrainConfig, train: Split) -> None:
 
 
 def _split(config: TrainConfig, name: str, selection: Selection) -> Split:
-    return Split(config.data_dir, name, selection, config.image_size or None)
+    return Split(config.data_dir, name, selection, config.image_size or None, config.verify)
 
 
 def _spec(

@@ -139,7 +139,7 @@ def test_the_card_has_the_test_auc_of_these_weights(run_dir, small_dataset, tmp_
     test = colorizer_file.read(str(copy)).card["test"]
     assert test["mean_auc"] == found["mean_auc"]
     assert test["auc"]["Edema"] == found["observations"]["Edema"]["auc"]
-    runs.write_json(copy / "evaluation-test.json", found | {"weights": "last"})
+    runs.Run(copy).write({"evaluation-test.json": found | {"weights": "last"}})
     assert colorizer_file.read(str(copy)).card["test"] is None
 
 
