@@ -121,5 +121,15 @@ def record(
     return check
 
 
+def maybe(check: Check) -> Check:
+    """Null, or what ``check`` accepts."""
+
+    def check_or_null(value, where):
+        if value is not None:
+            check(value, where)
+
+    return check_or_null
+
+
 def anything(value: Any, where: str) -> None:
     """Accepts every value."""

@@ -337,6 +337,19 @@ class Run:
         self.write(files)
         return spec
 
+    def source(self, init_from: str) -> str:
+        """Returns where a run's --init_from is read: the commit that a run which began read then.
+
+        Args:
+            init_from: the flag's value, which may name a branch of a repository on the hub.
+        """
+        if not self.started or not (self.folder / CONFIG).is_file():
+            return init_from
+        stored = self.read_json(CONFIG)
+        origin = (stored.get("init_from") or {}).get("path")
+        same = stored["flags"].get("init_from") == init_from
+        return origin if same and "@" in str(origin) else init_from
+
     def resume_advice(self) -> str:
         """Returns the end of the message when another process is gone: what is kept, what to do."""
         try:

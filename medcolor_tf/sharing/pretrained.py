@@ -8,11 +8,51 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from medcolor_tf import catalog
+from medcolor_tf import schema_check as schema
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import checkpoint, folder
 from medcolor_tf.runs.config import data_name
 from medcolor_tf.sharing import hub
+
+_TEXT, _COUNT = schema.maybe(schema.text()), schema.maybe(schema.integer(0, 10**12))
+_NUMBER = schema.maybe(schema.number(0, 1e6))
+_TEXTS = schema.list_of(schema.text(), catalog.MAX_OBSERVATIONS)
+_TEST = schema.record(
+    {
+        "mean_auc": _NUMBER,
+        "auc": schema.mapping_of(_NUMBER, catalog.MAX_OBSERVATIONS),
+        "images": schema.integer(0, 10**12),
+        "data_fingerprint": _TEXT,
+    },
+    more=True,
+)
+CARD = schema.record(
+    {
+        "colorizer": schema.text(),
+        "colorizer_init": schema.text(),
+        **{name: schema.number(0, 1e6) for name in ("input_channels", "bits", "max_value")},
+        **{name: schema.number(0, 1e6) for name in ("pixel_mean", "pixel_std", "image_size")},
+        "origin": _TEXT,
+        "data": schema.record(
+            {
+                "source": _TEXT,
+                "observations": schema.maybe(_TEXTS),
+                "train_images": _COUNT,
+                "fingerprint": _TEXT,
+            },
+            more=True,
+        ),
+        "training": schema.record(
+            {"strategy": _TEXT, "backbone": _TEXT, "step": _COUNT, "valid_mean_auc": _NUMBER},
+            more=True,
+        ),
+        "test": schema.maybe(_TEST),
+        "versions": schema.maybe(schema.mapping_of(schema.text(), 100)),
+    },
+    more=True,
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +116,8 @@ def read_parts(init_from: str) -> PretrainedParts:
     elif path.is_file():
         arrays, metadata = checkpoint.load(path)
         spec = ModelSpec.from_dict(metadata.get("model", {}), str(path))
+        if card := metadata.get("card"):
+            CARD(card, f"{path}: card")
         expected = {"colorizer"}
     else:
         raise InputError(
