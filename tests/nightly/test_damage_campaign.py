@@ -9,7 +9,7 @@ import pytest
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 
-pytestmark = pytest.mark.nightly
+pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
