@@ -4,7 +4,6 @@ A check is a function of a value and of where it stands ("FILE: name"); it raise
 what was expected and what was received. Checks are put together from the functions here.
 """
 
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -38,8 +37,9 @@ def number(low: float, high: float, null: bool = False) -> Check:
     def check(value, where):
         if value is None and null:
             return
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high:
+        ordinary = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # Python's integers have no end, floats may be NaN: neither is between two numbers.
+        if not (ordinary and low <= value <= high):
             raise _refuse(where, f"a number from {low:g} to {high:g}", value)
 
     return check

@@ -53,7 +53,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "zeroed": zeroed,
     **{f"flipped at {place:.0%}": flipped(place) for place in (0.0, 0.31, 0.62, 0.999)},
 }
-REMOVED, SWAPPED = "removed", "another run's"
+REMOVED, SWAPPED, SIBLING = "removed", "another folder's", "a sibling's"
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,23 @@ def damaged_copies(
         name: of the file.
         work: where the copies are made.
         other: a folder of the same kind whose file of that name takes its place.
-        kinds: names of DAMAGES, REMOVED and SWAPPED; None for all.
+        kinds: names of DAMAGES, REMOVED, SWAPPED and SIBLING (a file of the same suffix in the same
+            folder); None for all.
     """
     content = (whole / name).read_bytes()
-    for kind in kinds or [*DAMAGES, REMOVED, SWAPPED]:
+    siblings = sorted(whole.glob(f"*{Path(name).suffix}"))
+    sibling = siblings[(siblings.index(whole / name) + 1) % len(siblings)]
+    for kind in kinds or [*DAMAGES, REMOVED, SWAPPED, SIBLING]:
         copy = work / whole.name
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(whole, copy)
         if kind == REMOVED:
             (copy / name).unlink()
-        elif kind == SWAPPED:
-            if other is None or not (other / name).is_file():
-                continue
-            assert (other / name).read_bytes() != content, name
-            shutil.copyfile(other / name, copy / name)
+        elif kind in (SWAPPED, SIBLING):
+            taken = sibling if kind == SIBLING else other and other / name
+            if taken is None or not taken.is_file() or taken.read_bytes() == content:
+                continue  # a description may be the same in both
+            shutil.copyfile(taken, copy / name)
         else:
             changed = DAMAGES[kind](content)
             if changed == content:

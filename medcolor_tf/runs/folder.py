@@ -348,7 +348,7 @@ class Run:
         stored = self.read_json(CONFIG)
         origin = (stored.get("init_from") or {}).get("path")
         same = stored["flags"].get("init_from") == init_from
-        return origin if same and "@" in str(origin) else init_from
+        return str(origin) if same and "@" in str(origin) else init_from
 
     def resume_advice(self) -> str:
         """Returns the end of the message when another process is gone: what is kept, what to do."""
