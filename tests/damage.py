@@ -102,6 +102,14 @@ def damaged_copies(
         yield kind, copy
 
 
+def answer(function: Callable, *arguments) -> tuple[Any, str]:
+    """Calls a function; returns (its result, "") or (None, what an InputError says)."""
+    try:
+        return function(*arguments), ""
+    except InputError as error:
+        return None, str(error)
+
+
 def run_trial(read: Callable[[Path], Any], folder: Path, name: str, expected: Any) -> tuple:
     """Calls a command on a damaged folder; returns (outcome, detail)."""
     output = io.StringIO()

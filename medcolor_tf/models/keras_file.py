@@ -12,7 +12,6 @@ import keras
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import MAX_JSON_BYTES, parse_json
 
-CONFIG = "config.json"
 MOST_MEMBERS = 1000
 # A file may unpack to so many times its size; weights hardly shrink.
 MOST_EXPANSION, ALWAYS_ALLOWED_BYTES = 20, 64 * 2**20
@@ -42,13 +41,14 @@ def _stored_bytes(path: Path) -> int:
                 f"{MOST_MEMBERS:,} parts of {most:,} bytes"
             )
         for member in members:
-            if member.filename == CONFIG:
-                if member.file_size > MAX_JSON_BYTES:
-                    raise InputError(
-                        f"{path}: {CONFIG} of {member.file_size:,} bytes, expected at most "
-                        f"{MAX_JSON_BYTES:,}"
-                    )
-                parse_json(archive.read(member), f"{path}: {CONFIG}")
+            if not member.filename.endswith(".json"):
+                continue
+            where = f"{path}: {member.filename}"
+            if member.file_size > MAX_JSON_BYTES:
+                raise InputError(
+                    f"{where}: {member.file_size:,} bytes, expected at most {MAX_JSON_BYTES:,}"
+                )
+            parse_json(archive.read(member), where)
     return size
 
 

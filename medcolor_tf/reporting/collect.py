@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medcolor_tf import schema_check as schema
 from medcolor_tf.catalog import NO_COLORIZER
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
@@ -30,6 +31,15 @@ REPEAT = ["seed", "subset_seed"]
 COMPARABLE = ["data_fingerprint", "observations", "split", "policy"]
 # Any of these files shows a run, should others be lost.
 _SIGNS = (run_folder.CONFIG, run_folder.MANIFEST, run_folder.LAST)
+_TEXT = schema.text(100_000)
+_PLAN = schema.record(
+    {
+        "name": _TEXT,
+        "runs": schema.list_of(schema.record({"name": _TEXT, "command": _TEXT}, more=True), 10**6),
+    },
+    more=True,
+)
+_FAILURE = schema.record({"exit_status": schema.anything, "reason": _TEXT}, more=True)
 _EVALUATE_AGAIN = "`python -m medcolor_tf.evaluate` writes it anew"
 # Options that columns hold or that change no result.
 _NOT_FURTHER_OPTIONS = (
@@ -357,6 +367,7 @@ def _number(value: float | None) -> float:
 def _read_plan(path: Path, known: Collection[str], collected: Collected) -> None:
     """Adds every planned run that has no folder, with the failure's reason if there is one."""
     plan = read_json(path)
+    _PLAN(plan, str(path))
     collected.studies.append(plan["name"])
     missing = collected.missing
     usable = set() if collected.runs.empty else {folder.name for folder in collected.runs["folder"]}
@@ -366,6 +377,7 @@ def _read_plan(path: Path, known: Collection[str], collected: Collected) -> None
         failure = path.parent / FAILURES / f"{name}.json"
         if failure.is_file():
             content = read_json(failure)
+            _FAILURE(content, str(failure))
             reason = f"failed with exit status {content['exit_status']}: {content['reason']}"
             failed = MissingRun(name, reason, run["command"])
             if name in places:

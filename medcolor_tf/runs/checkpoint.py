@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,21 +24,25 @@ DIGEST = "sha256"  # in the metadata of a file that stands alone: of its content
 # Of tensors, longest name and greatest rank in files that anybody may have made.
 MOST_TENSORS, MOST_DIMENSIONS = 100_000, 8
 _STEP = schema.integer(0, 10**12)
+
+
+def _check_auc(value, where: str) -> None:
+    """A mean AUC; NaN where undefined, -inf before the first."""
+    if value not in (float("-inf"),) and value == value:
+        schema.number(0, 1)(value, where)
+
+
 _METADATA = schema.record(
     {},
     {
         "step": _STEP,
-        "best": schema.record({"auc": schema.anything, "step": _STEP}),
-        "valid_mean_auc": schema.anything,
+        "best": schema.record({"auc": _check_auc, "step": _STEP}),
+        "valid_mean_auc": _check_auc,
         "model": schema.mapping_of(schema.anything, 100),
         "card": schema.mapping_of(schema.anything, 1000),
         DIGEST: schema.text(64, schema.SHA256),
     },
 )
-
-
-def _is_auc(value) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def parts(classifier: keras.Model) -> dict[str, keras.layers.Layer]:
@@ -123,11 +127,7 @@ class TrainState:
             InputError: no such file, cut, or not written by :meth:`save`.
         """
         arrays, metadata = load(path)
-        if missing := {"step", "best"} - metadata.keys() or not _is_auc(metadata["best"]["auc"]):
-            raise InputError(
-                f"{path}: not the state of a run; expected step and best in its metadata, received "
-                f"{', '.join(metadata) or 'none'} ({missing})"
-            )
+        _require(metadata, ("step", "best"), path)
         kinds: dict[str, dict] = {name: {} for name in ("generator", "optimizer", "weights")}
         for name, array in arrays.items():
             kind = name.split("/")[0]
@@ -232,6 +232,13 @@ def load_metadata(path: str | Path) -> dict:
     return metadata
 
 
+def load_best(path: str | Path) -> Best:
+    """Returns what a file of the best weights says of them; InputError as :func:`load`."""
+    metadata = load_metadata(path)
+    _require(metadata, ("step", "valid_mean_auc"), path)
+    return Best(metadata["valid_mean_auc"], metadata["step"])
+
+
 def _metadata(file, path: str | Path) -> dict:
     stored = file.metadata() or {}
     if METADATA_KEY not in stored:
@@ -241,6 +248,15 @@ def _metadata(file, path: str | Path) -> dict:
     metadata = parse_json(stored[METADATA_KEY], f"{path}: metadata")
     _METADATA(metadata, f"{path}: metadata")
     return metadata
+
+
+def _require(metadata: Mapping, names: Sequence[str], path: str | Path) -> None:
+    """Raises InputError where the metadata lacks one of ``names``."""
+    if missing := [name for name in names if name not in metadata]:
+        raise InputError(
+            f"{path}: not a checkpoint of a run: no {' and no '.join(missing)} in its metadata, "
+            f"only {', '.join(metadata) or 'nothing'}"
+        )
 
 
 def _tensor(file, name: str, path: str | Path) -> np.ndarray:
@@ -277,9 +293,12 @@ def load_parts(classifier: keras.Model, path: str | Path) -> dict:
     """Assigns a checkpoint's T, E and C; returns its metadata.
 
     Raises:
-        InputError: see :func:`load` and :func:`assign`.
+        InputError: see :func:`load` and :func:`assign`; or a weight that is not finite.
     """
     arrays, metadata = load(path)
+    _require(metadata, ("step",), path)
+    if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise InputError(f"{path}: {bad[0]} holds NaN or infinity ({len(bad)} tensors do)")
     weights = {name: array for name, array in arrays.items() if name.split("/")[0] in PARTS}
     assign(named_weights(classifier), weights, path)
     return metadata

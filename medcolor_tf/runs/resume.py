@@ -104,8 +104,7 @@ def mend(run: Run, state: TrainState, origin: Path, spec) -> Best:
     if origin.name == PREVIOUS:
         run.write({LAST: origin})
     try:
-        metadata = checkpoint.load_metadata(run.checked(BEST))
-        stored = Best(metadata["valid_mean_auc"], metadata["step"])
+        stored = checkpoint.load_best(run.checked(BEST))
         if stored.step >= state.best.step:
             return stored
         problem = (

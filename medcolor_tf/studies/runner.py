@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import locked, read_json, write_json
+from medcolor_tf.files import locked, write_json
 from medcolor_tf.runs.folder import Run
 from medcolor_tf.studies import grid
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
@@ -145,8 +145,8 @@ class _Schedule:
         head = f"[{self.done}/{self.total}] {run.name}"
         if status == 0:
             failure.unlink(missing_ok=True)
-            evaluation = Run(Path(run.config.run_dir)).evaluation(self.config.evaluate)
-            auc = read_json(evaluation)["mean_auc"]
+            files = Run(Path(run.config.run_dir))
+            auc = files.read_json(files.evaluation(self.config.evaluate))["mean_auc"]
             shown = "undefined" if auc is None else f"{auc:.4f}"
             print(f"{head}: {self.config.evaluate} mean AUC {shown} ({seconds:.0f} s)", flush=True)
             return
