@@ -207,3 +207,4 @@ def _link(source: Path, target: Path) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # where both were the same file, nothing was moved
