@@ -1,4 +1,4 @@
-"""Damaged runs: the same end as an undisturbed run, with a warning, or an error that names the file.
+"""Damaged runs: the end of an undisturbed run, with a warning, or an error that names the file.
 
 The long form, with every file and kind of damage, is tests/nightly/test_damage_campaign.py.
 """
@@ -158,5 +158,5 @@ def test_shards_that_changed_places_are_found_without_reading_them(
     monkeypatch.setattr(records, "_sample", lambda shards: [])
     with pytest.raises(InputError, match=r"its first record has index \[\d+\] and patient"):
         Split(tmp_path / "data", "train")
-    with pytest.raises(InputError, match="SHA-256 is not the one in dataset.json"):
+    with pytest.raises(InputError, match=r"SHA-256 is not the one in dataset\.json"):
         Split(tmp_path / "data", "train", verify="full")
