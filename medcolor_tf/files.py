@@ -42,22 +42,25 @@ def write_json(path: str | Path, content) -> None:
     write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: str | Path) -> dict:
+def read_json(path: str | Path, most_bytes: int | None = None) -> dict:
     """Reads a JSON object.
+
+    Args:
+        path: the file.
+        most_bytes: that it may have; None: MAX_JSON_BYTES.
 
     Raises:
         InputError: naming the file: it is missing, damaged, no object, or beyond the limits.
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise InputError(
-                f"{path}: {path.stat().st_size:,} bytes, expected at most {MAX_JSON_BYTES:,}"
-            )
+        most = most_bytes or MAX_JSON_BYTES
+        if path.stat().st_size > most:
+            raise InputError(f"{path}: {path.stat().st_size:,} bytes, expected at most {most:,}")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
-    content = parse_json(data, path)
+    content = parse_json(data, path, most)
     if not isinstance(content, dict):
         raise InputError(
             f"{path}: cannot be read (expected a JSON object, received {type(content).__name__})"
@@ -65,20 +68,20 @@ def read_json(path: str | Path) -> dict:
     return content
 
 
-def parse_json(data: str | bytes, origin: str | Path) -> Any:
+def parse_json(data: str | bytes, origin: str | Path, most_bytes: int | None = None) -> Any:
     """Parses JSON that may be anybody's.
 
     Args:
         data: the text, UTF-8 where it is bytes.
         origin: the file, for messages.
+        most_bytes: as in :func:`read_json`.
 
     Raises:
         InputError: no JSON, or longer than MAX_JSON_BYTES or nested deeper than MAX_JSON_DEPTH.
     """
-    if len(data) > MAX_JSON_BYTES:
-        raise InputError(
-            f"{origin}: {len(data):,} bytes of JSON, expected at most {MAX_JSON_BYTES:,}"
-        )
+    most = most_bytes or MAX_JSON_BYTES
+    if len(data) > most:
+        raise InputError(f"{origin}: {len(data):,} bytes of JSON, expected at most {most:,}")
     try:
         content = json.loads(data)
         depth = _depth(content)

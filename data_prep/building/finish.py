@@ -149,7 +149,7 @@ def print_warnings(path: Path) -> None:
     if not path.exists():
         return
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row.get("kind") and row.get("path")]
     counts = Counter(row["kind"] for row in rows)
     kinds = [f"{counts[kind]:,} {WARNING_KINDS.get(kind, kind)}" for kind in counts]
     images = len({row["path"] for row in rows})

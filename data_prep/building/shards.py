@@ -18,7 +18,7 @@ from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import SplitIndex, encode_example
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import file_sha256, write_atomically
+from medcolor_tf.files import file_sha256, read_json, write_atomically
 
 BUILD_FOLDER = ".build"
 # Number, sum and sum of squares of pixels: exact integers, however many there are.
@@ -231,7 +231,7 @@ def finished_shard(folder: Path, file: str) -> ShardResult | None:
     target = folder / file
     try:
         rows, statistics = sidecars(target)
-        content = json.loads(statistics.read_text(encoding="utf-8"))
+        content = read_json(statistics)
         content["rejects"] = tuple(Reject(**reject) for reject in content["rejects"])
         content["warnings"] = tuple(
             RecordWarning(**warning) for warning in content.get("warnings", ())

@@ -147,8 +147,9 @@ def check_shards(
             raise InputError(f"{path}: listed in {schema.DATASET_JSON} but not there")
         if path.stat().st_size != shard.bytes:
             raise InputError(
-                f"{path}: {path.stat().st_size} bytes, expected {shard.bytes}: the file is cut or "
-                "changed; `python -m data_prep.verify` tells more"
+                f"{path}: {path.stat().st_size} bytes, expected {shard.bytes} "
+                f"({schema.DATASET_JSON}): the file is cut or changed; `python -m data_prep.verify` "
+                "tells more"
             )
     for shard in shards if verify == "full" else _sample(shards):
         if file_sha256(folder / shard.file) != shard.sha256:

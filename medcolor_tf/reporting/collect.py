@@ -266,7 +266,7 @@ def _read_run(folder: Path, split: str) -> dict[str, Any] | MissingRun:
     try:
         run = Run(folder)
         config = run.read_json(run_folder.CONFIG)
-        if not run.finished:
+        if not run.finished and not run.lists(run_folder.RESULT):
             return MissingRun(folder.name, "not finished", config["command"])
         evaluation = run.evaluation(split)
         if not evaluation.is_file() and not run.lists(evaluation.name):

@@ -26,15 +26,12 @@ them, so importing this module imports no Keras; what needs it is imported where
 """
 
 import contextlib
-import csv
 import dataclasses
-import io
 import json
 import platform
 import re
 import time
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,10 +39,11 @@ from tqdm import tqdm
 
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import file_sha256, read_json
+from medcolor_tf.files import file_sha256
 from medcolor_tf.runs import contents
+from medcolor_tf.runs.checked import CheckedFolder
 from medcolor_tf.runs.config import changed_options
-from medcolor_tf.runs.manifest import Manifest, write_files
+from medcolor_tf.runs.manifest import Manifest
 
 if TYPE_CHECKING:
     from medcolor_tf.models.spec import ModelSpec
@@ -94,10 +92,8 @@ def record(config, command: str, train, source=None) -> dict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(CheckedFolder):
     """A run folder, which need not be there yet."""
-
-    folder: Path
 
     def evaluation(self, split: str) -> Path:
         """Returns the path of the AUCs and counts of a split."""
@@ -131,82 +127,23 @@ class Run:
                 return checkpoint.load_metadata(self.folder / name)["step"]
         return 0
 
-    # -- files, compared with the manifest ---------------------------------------------------------
-
-    def manifest(self, name: str = CONFIG) -> Manifest | None:
-        """Returns the manifest that a file belongs to; None where the folder has none.
-
-        Raises:
-            InputError: it is damaged.
-        """
-        return Manifest.load(self._manifest_path(name))
-
     def _manifest_path(self, name: str) -> Path:
         match = _OF_SPLIT.fullmatch(name)
         return self.folder / (MANIFEST_OF_SPLIT.format(match[1]) if match else MANIFEST)
 
-    def lists(self, name: str) -> bool:
-        """Whether the manifest says that there is such a file."""
-        manifest = self.manifest(name)
-        return manifest is not None and manifest.lists(name)
+    def _check_content(self, path: Path, content: dict) -> None:
+        of_split = _OF_SPLIT.fullmatch(path.name)
+        check = contents.EVALUATION if of_split else _CONTENTS.get(path.name)
+        if check is not None:
+            check(content, str(path))
 
-    def checked(self, file: str | Path) -> Path:
-        """Returns the path of a file that is what the manifest says.
-
-        Args:
-            file: its name, or its path in this folder.
-
-        Raises:
-            InputError: it is not there, damaged, another run's, or a link that leaves the folder.
-        """
-        path = self.folder / file if isinstance(file, str) else file
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise InputError(
-                f"{path}: a link to {path.resolve()}, which is outside the run folder; expected "
-                "the file itself"
-            )
-        manifest = self.manifest(path.name)
-        problem = manifest.problem(path.name) if manifest else ""
-        if not problem and not path.is_file():
-            problem = "no such file"
-        if problem:
-            raise InputError(f"{path}: {problem}")
-        return path
-
-    def read_json(self, file: str | Path) -> dict:
-        """Reads a JSON file of the run; InputError names it, see :meth:`checked`."""
-        path = self.checked(file)
-        content = read_json(path)
-        pattern = (
-            contents.EVALUATION if _OF_SPLIT.fullmatch(path.name) else _CONTENTS.get(path.name)
-        )
-        if pattern is not None:
-            pattern(content, str(path))
-        return content
-
-    def write(self, files: Mapping[str, bytes | str | Path | dict], log: str = "") -> None:
-        """Writes files of the run, in order, and their manifest.
-
-        A power cut leaves each of them old or new, and the folder readable.
-
-        Args:
-            files: name -> text, bytes, the content of a JSON file, or the path of a file in this
-                folder that stays as it is.
-            log: the whole of log.csv, where it is among them.
-        """
-        if not files:
-            return
-        path = self._manifest_path(next(iter(files)))
-        manifest = Manifest.load(path)
-        if manifest is None:
-            manifest = self._adopted() if path.name == MANIFEST else Manifest(path)
-        write_files(manifest, {name: _encoded(content) for name, content in files.items()}, log)
-
-    def _adopted(self) -> Manifest:
+    def _new_manifest(self, path: Path) -> Manifest:
         """A manifest of what is there, for a folder of an older version."""
+        if path.name != MANIFEST:
+            return Manifest(path)
         log = self.folder / LOG
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-        return Manifest.of_files(self.folder / MANIFEST, LISTED, text)
+        return Manifest.of_files(path, LISTED, text)
 
     def note_unlisted(self) -> None:
         """Says that there is no manifest."""
@@ -297,15 +234,16 @@ class Run:
     def claim(self, record: dict) -> None:
         """Writes config.json; a run without a checkpoint starts with nothing of an older try."""
         if self.started:
-            if self.manifest() is None:
-                self._adopted().save()
+            if self.manifest(CONFIG) is None:
+                self.note_unlisted()
+                self._new_manifest(self.folder / MANIFEST).save()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         stale = [BEST, LOG, RESULT]
         if (self.folder / CONFIG).is_file():
             old = self.read_json(CONFIG)["flags"]
             stale += [LR_FINDER] if old != json.loads(json.dumps(record["flags"])) else []
-        if manifest := self.manifest():
+        if manifest := self.manifest(CONFIG):
             manifest.resolved().without(stale).save()
         for name in stale:
             (self.folder / name).unlink(missing_ok=True)
@@ -323,7 +261,7 @@ class Run:
         files: dict[str, dict | bytes] = {}
         if spec.backbone.endswith(".keras"):
             copy, given = self.folder / BACKBONE, Path(spec.backbone)
-            manifest = self.manifest()
+            manifest = self.manifest(BACKBONE)
             entry = manifest.files.get(BACKBONE) if manifest and self.started else None
             if entry is not None and file_sha256(given) not in entry.allowed:
                 raise InputError(
@@ -367,56 +305,26 @@ class Run:
 
     def log_with(self, row: dict) -> str:
         """Returns log.csv with one more row; later ones (of an interrupted run) are dropped."""
-        heads, rows = self._log_rows()
-        if rows and heads != list(row):
-            tqdm.write(f"warning: {self.folder / LOG} line 1: damaged; columns are taken in order")
-        rows = [old for old in rows if int(old[0]) < int(row["step"]) and len(old) == len(row)]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([list(row), *rows, row.values()])
-        return text.getvalue()
+        return contents.log_with(self.log_text(), row, self.folder / LOG)
 
     def log_text(self) -> str:
         """Returns the content of log.csv, "" without one; the manifest's copy of a damaged one."""
-        path, manifest = self.folder / LOG, self.manifest()
+        path, manifest = self.folder / LOG, self.manifest(LOG)
         problem = manifest.problem(LOG) if manifest else ""
         if manifest and problem:
             tqdm.write(f"warning: {path}: {problem}; the copy of it in {MANIFEST} is read instead")
             return manifest.log
-        return (
-            self.checked(LOG).read_text(encoding="utf-8", errors="replace")
-            if path.is_file()
-            else ""
-        )
+        if not path.is_file():
+            return ""
+        return self.checked(LOG).read_text(encoding="utf-8", errors="replace")
 
     def read_log(self) -> list[dict]:
         """Returns the rows of log.csv as text; [] when there is none.
 
         Rows that are damaged are left out and named; no other row is lost for them.
         """
-        heads, rows = self._log_rows()
+        heads, rows = contents.log_rows(self.log_text(), self.folder / LOG)
         return [dict(zip(heads, row, strict=True)) for row in rows]
-
-    def _log_rows(self) -> tuple[list[str], list[list[str]]]:
-        """The head and the rows; each line is read by itself, the first cell is the step."""
-        lines = self.log_text().splitlines()
-        heads, rows, steps = contents.cells(lines[0]) if lines else [], [], set()
-        for number, line in enumerate(lines[1:], start=2):
-            row = contents.cells(line)
-            if contents.is_log_row(row, len(heads)) and row[0] not in steps:
-                steps.add(row[0])
-                rows.append(row)
-            else:
-                tqdm.write(
-                    f"warning: {self.folder / LOG} line {number}: damaged, left out; expected a "
-                    f"step of its own and {len(heads) - 1} numbers"
-                )
-        return heads, rows
-
-
-def _encoded(content: bytes | str | Path | dict) -> bytes | Path:
-    if isinstance(content, dict):
-        content = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    return content.encode() if isinstance(content, str) else content
 
 
 def _may_be_in_a_new_folder(name: str) -> bool:

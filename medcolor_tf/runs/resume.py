@@ -52,6 +52,11 @@ def load_state(run: Run) -> tuple[TrainState, Path] | None:
         InputError: there were checkpoints, and none can be read; names both files.
     """
     if not run.started and not _had_checkpoint(run):
+        if (run.folder / BEST).is_file():
+            tqdm.write(
+                f"note: {run.folder}: stopped before its first checkpoint was complete; training "
+                "starts anew"
+            )
         return None
     problems = []
     for name in (LAST, PREVIOUS):
@@ -78,7 +83,7 @@ def _had_checkpoint(run: Run) -> bool:
     """Whether a folder without a checkpoint file shows that there was one."""
     if (run.folder / RESULT).is_file() or run.lists(LAST) or run.lists(PREVIOUS):
         return True
-    if run.manifest() is not None:
+    if run.manifest(LAST) is not None:
         return False  # killed while it wrote its first checkpoint: the log may be there already
     return len(run.read_log()) > 1
 

@@ -322,10 +322,11 @@ def card_of_run(folder: Path, spec: ModelSpec) -> dict[str, Any]:
 
 def _test_result(folder: Path, step: int) -> dict | None:
     """Returns what these very weights reached on a test split, if that was evaluated."""
-    path = runs.Run(folder).evaluation("test")
-    if not path.is_file():
+    run = runs.Run(folder)
+    path = run.evaluation("test")
+    if not path.is_file() and not run.lists(path.name):
         return None
-    result = runs.Run(folder).read_json(path)
+    result = run.read_json(path)
     if result.get("weights") != "best" or result.get("step") != step:
         return None
     return {

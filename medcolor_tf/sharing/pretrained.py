@@ -114,6 +114,9 @@ def read_parts(init_from: str) -> PretrainedParts:
         arrays, _ = checkpoint.load(run.checked(folder.BEST))
         expected = {"backbone", "colorizer"} if spec.has_colorizer else {"backbone"}
     elif path.is_file():
+        run = folder.Run(path.parent)
+        if path.name == folder.COLORIZER and run.manifest(path.name):
+            run.checked(path)  # in its run's folder it is that run's
         arrays, metadata = checkpoint.load(path)
         spec = ModelSpec.from_dict(metadata.get("model", {}), str(path))
         if card := metadata.get("card"):

@@ -39,7 +39,7 @@ def run(tmp_path):
 
 
 def problems(run):
-    manifest = run.manifest()
+    manifest = run.manifest(runs.CONFIG)
     assert manifest is not None
     names = [path.name for path in run.folder.iterdir() if path.name in runs.LISTED]
     return {name: manifest.problem(name) for name in {*names, *manifest.files}}

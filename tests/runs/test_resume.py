@@ -125,7 +125,7 @@ def test_a_run_of_version_0_1_goes_on(config, copy, end):
     for name in (runs.MANIFEST, runs.PREVIOUS):
         (copy / name).unlink()
     assert damage.resumed(config)(copy) == end
-    manifest = runs.Run(copy).manifest()
+    manifest = runs.Run(copy).manifest(runs.CONFIG)
     assert manifest is not None
     assert manifest.lists(runs.RESULT)
 
