@@ -148,8 +148,8 @@ def check_shards(
         if path.stat().st_size != shard.bytes:
             raise InputError(
                 f"{path}: {path.stat().st_size} bytes, expected {shard.bytes} "
-                f"({schema.DATASET_JSON}): the file is cut or changed; `python -m data_prep.verify` "
-                "tells more"
+                f"({schema.DATASET_JSON}): the file is cut or changed; "
+                "`python -m data_prep.verify` tells more"
             )
     for shard in shards if verify == "full" else _sample(shards):
         if file_sha256(folder / shard.file) != shard.sha256:
