@@ -37,10 +37,10 @@ def number(low: float, high: float, null: bool = False) -> Check:
     def check(value, where):
         if value is None and null:
             return
-        ordinary = isinstance(value, (int, float)) and not isinstance(value, bool)
         # Python's integers have no end, floats may be NaN: neither is between two numbers.
-        if not (ordinary and low <= value <= high):
-            raise _refuse(where, f"a number from {low:g} to {high:g}", value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high:
+            return
+        raise _refuse(where, f"a number from {low:g} to {high:g}", value)
 
     return check
 

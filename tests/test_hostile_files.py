@@ -295,7 +295,18 @@ def test_downloads_are_compared_with_the_name_that_the_hub_gave_them(tmp_path, m
 
 
 def test_cells_that_spreadsheets_would_compute():
-    ordinary = ["-", "+1.2", "-0.3 to +0.4", "85.1 ± 0.2", "-1.0 ± 0.2", "0.05", "plain", "a=b", ""]
+    ordinary = [
+        "-",
+        "- to -",
+        "+1.2",
+        "-0.3 to +0.4",
+        "85.1 ± 0.2",
+        "-1.0 ± 0.2",
+        "0.05",
+        "plain",
+        "a=b",
+        "",
+    ]
     formulas = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", " =1", "-a", "+1-1"]
     rows = tuple((text, "x") for text in (*ordinary, *formulas))
     lines = to_csv(Table("t", "T", ("a", "b"), rows)).splitlines()[1:]
