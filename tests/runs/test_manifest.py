@@ -162,6 +162,17 @@ def test_rows_after_the_checkpoint_are_not_doubled(run):
     assert run.log_with(row) == LOG_2
 
 
+def test_a_resumed_run_keeps_to_the_commit_that_its_address_meant(run):
+    """Of the colorizer on the hub; another address is read as it is given."""
+    pinned = f"hf://me/T@{'0' * 40}"
+    content = {"flags": {"init_from": "hf://me/T"}, "data_fingerprint": "x", "command": "c"}
+    run.write({runs.CONFIG: content | {"init_from": {"path": pinned}}})
+    assert run.source("hf://me/T") == pinned
+    assert run.source("hf://me/other") == "hf://me/other"
+    (run.folder / runs.LAST).unlink()
+    assert run.source("hf://me/T") == "hf://me/T", "a run without a checkpoint begins anew"
+
+
 def test_a_folder_without_a_manifest_is_taken_as_it_is_and_gets_one(tmp_path):
     run = runs.Run(tmp_path)
     (tmp_path / runs.LAST).write_bytes(b"old")
