@@ -126,7 +126,7 @@ def _read_safetensors(path: str, backbone: Backbone) -> Mapping[str, np.ndarray]
         )
     try:
         return load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a readable .safetensors file ({error})") from error
 
 

@@ -46,7 +46,7 @@ EVALUATION = schema.record(
 def cells(line: str) -> list[str]:
     """Returns the cells of a line of CSV; none where it is not one."""
     try:
-        return next(csv.reader([line]), [])
+        return next(csv.reader([line.rstrip("\r")]), [])
     except csv.Error:
         return []
 
@@ -70,7 +70,7 @@ def log_rows(text: str, path: Path) -> tuple[list[str], list[list[str]]]:
         text: the file's content.
         path: of the file, for messages.
     """
-    lines = text.splitlines()
+    lines = text.rstrip("\n").split("\n") if text else []
     heads, rows, steps = cells(lines[0]) if lines else [], [], set()
     for number, line in enumerate(lines[1:], start=2):
         row = cells(line)
