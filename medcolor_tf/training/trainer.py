@@ -71,6 +71,7 @@ def train(config: TrainConfig) -> dict | None:
         if processes.broadcast_from_main(lambda: resume.has_result(run)):
             return _finished_result(plan, run) if processes.is_main_process else None
         loaded = resume.load_state(run)
+        processes.check_same({"the checkpoint of step": loaded[0].step if loaded else 0})
         trainer = Trainer.build(plan, run, processes, loaded)
         trainer.claim_folder(record)
         with processes.distribution():
