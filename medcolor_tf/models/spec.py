@@ -16,28 +16,32 @@ from medcolor_tf.files import read_json
 from medcolor_tf.models.classifier import build_classifier
 
 BACKBONE_FILE = "backbone.keras"
-_SIDE = schema.integer(1, catalog.MAX_SIDE)
-_SCHEMA = schema.record(
-    {
-        "colorizer": schema.one_of((*catalog.COLORIZERS, catalog.NO_COLORIZER)),
-        "colorizer_init": schema.one_of(catalog.COLORIZER_INITS),
-        # The file beside it, or a name: never a path.
-        "backbone": schema.text(
-            200,
-            re.compile(rf"{re.escape(BACKBONE_FILE)}|\w*"),
-            f"{BACKBONE_FILE} or a backbone's name",
-        ),
-        "observations": schema.list_of(schema.text(), catalog.MAX_OBSERVATIONS, unique=True),
-        "image_size": _SIDE,
-        "short_side": _SIDE,
-        "input_channels": schema.integer(1, catalog.MAX_CHANNELS),
-        "bits": schema.one_of((8, 16)),
-        "pixel_mean": schema.number(0, 1),
-        "pixel_std": schema.number(0, 1),
-        "bn_momentum": schema.number(0, 1),
-    },
-    {"head": schema.one_of(catalog.HEADS), "range": schema.one_of(catalog.RANGES)},
-)
+
+
+def _schema() -> schema.Check:
+    """What a description may hold, with the catalog's entries of now."""
+    side = schema.integer(1, catalog.MAX_SIDE)
+    return schema.record(
+        {
+            "colorizer": schema.one_of((*catalog.COLORIZERS, catalog.NO_COLORIZER)),
+            "colorizer_init": schema.one_of(catalog.COLORIZER_INITS),
+            # The file beside it, or a name: never a path.
+            "backbone": schema.text(
+                200,
+                re.compile(rf"{re.escape(BACKBONE_FILE)}|\w*"),
+                f"{BACKBONE_FILE} or a backbone's name",
+            ),
+            "observations": schema.list_of(schema.text(), catalog.MAX_OBSERVATIONS, unique=True),
+            "image_size": side,
+            "short_side": side,
+            "input_channels": schema.integer(1, catalog.MAX_CHANNELS),
+            "bits": schema.one_of((8, 16)),
+            "pixel_mean": schema.number(0, 1),
+            "pixel_std": schema.number(0, 1),
+            "bn_momentum": schema.number(0, 1),
+        },
+        {"head": schema.one_of(catalog.HEADS), "range": schema.one_of(catalog.RANGES)},
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class ModelSpec:
     def from_dict(cls, content: Mapping, origin: str) -> "ModelSpec":
         """Reads what :meth:`to_dict` gave; ``origin`` is the file, for the error message."""
         try:
-            _SCHEMA(content, origin)
+            _schema()(content, origin)
         except InputError as error:
             raise InputError(f"{error}: not a model description") from None
         return cls(**{**content, "observations": tuple(content["observations"])})

@@ -63,7 +63,7 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u"):
     arrays = checkpoint.to_arrays(checkpoint.named_weights(classifier))
     # Larger than at the start of training, so that probabilities differ from image to image.
     arrays["head/kernel"] = arrays["head/kernel"] * 20
-    checkpoint.save(folder / runs.BEST, arrays, {"step": 7})
+    runs.Run(folder).write({runs.BEST: checkpoint.to_bytes(arrays, {"step": 7})})
     return folder
 
 
