@@ -16,6 +16,7 @@ import tensorflow as tf
 from medcolor_tf.catalog import FULL_RANGE
 from medcolor_tf.data.image_ops import resize_pixels, square_crop
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_json
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder
@@ -52,7 +53,7 @@ def export(config) -> Path:
     about = spec.to_dict() | {"step": step, "weights": config.weights}
     extra = temporary / "assets.extra"
     extra.mkdir()
-    folder.write_json(extra / folder.MODEL, about)
+    write_json(extra / folder.MODEL, about)
     os.replace(temporary, out)
     return out
 

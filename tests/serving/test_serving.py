@@ -69,7 +69,7 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u"):
             arrays[name] = np.linspace(-1, 1, arrays[name].size, dtype="float32").reshape(
                 arrays[name].shape
             )
-    checkpoint.save(folder / runs.BEST, arrays, {"step": 7})
+    runs.Run(folder).write({runs.BEST: checkpoint.to_bytes(arrays, {"step": 7})})
     return folder
 
 
