@@ -72,9 +72,11 @@ def test_thresholds_are_the_best_of_scikit_learns_curve(seed, rule):
     if rule.name == "youden":
         assert point.sensitivity + point.specificity - 1 == pytest.approx((found - alarms).max())
     elif rule.name == "sensitivity":
+        assert rule.target is not None
         assert point.sensitivity >= rule.target
         assert point.specificity == pytest.approx(1 - alarms[found >= rule.target].min())
     else:
+        assert rule.target is not None
         assert point.specificity >= rule.target
         assert point.sensitivity == pytest.approx(found[1 - alarms >= rule.target - 1e-12].max())
 
