@@ -16,8 +16,8 @@ CONFIG = schema.record(
     {
         "flags": schema.mapping_of(schema.anything, 1000),
         "data_fingerprint": schema.text(),
-        "command": schema.text(100_000),
     },
+    {"command": schema.text(100_000)},
     more=True,
 )
 RESULT = schema.record(
@@ -33,8 +33,8 @@ RESULT = schema.record(
 LR_FINDER = schema.record({"suggestion": schema.number(1e-30, 1e30)}, more=True)
 _OBSERVATION = schema.record({"auc": _AUC, "positive": _STEP, "negative": _STEP}, more=True)
 EVALUATION = schema.record(
+    {"mean_auc": _AUC},
     {
-        "mean_auc": _AUC,
         "observations": schema.mapping_of(_OBSERVATION, 10_000),
         "data_fingerprint": schema.text(),
         "images": _STEP,

@@ -85,7 +85,13 @@ def read(source: str) -> TrainedColorizer:
         raise InputError(f"{source}: has no colorizer (it was trained without)")
     card = parts.card or make_card(parts.spec)
     if Path(source).is_dir():
-        card = card_of_run(Path(source), parts.spec)
+        try:
+            card = card_of_run(Path(source), parts.spec)
+        except KeyError as error:
+            raise InputError(
+                f"{source}: no {error} in {runs.CONFIG}, {runs.RESULT} or the evaluation; expected "
+                "a run folder made by `python -m medcolor_tf.train`"
+            ) from None
     spec = pretrained.colorizer_spec(parts.spec)
     colorizer = TrainedColorizer(parts.origin, spec, parts.of_part("colorizer"), card)
     colorizer.build()  # what does not fit is not passed on
