@@ -14,7 +14,8 @@ PACKAGES = ("medcolor_tf", "data_prep")
 # From the bottom up: a room imports from itself and from lower layers.
 LAYERS = (
     ("errors",),
-    ("catalog", "files", "help_text"),
+    ("catalog", "files", "help_text", "interrupts"),
+    ("locks",),
     ("registration",),
     ("commandline",),
     ("parallel",),
@@ -33,7 +34,17 @@ COMMANDS = (
 # Numbers from predictions: no run, no training, and processes come in as arguments.
 FORBIDDEN = {("evaluation", "runs"), ("evaluation", "training")}
 KERAS_FREE = (
-    *("catalog", "commandline", "errors", "files", "runs.config", "runs.folder", "data.schema"),
+    *(
+        "catalog",
+        "commandline",
+        "errors",
+        "files",
+        "interrupts",
+        "locks",
+        "runs.config",
+        "runs.folder",
+        "data.schema",
+    ),
     "data.labels",
     *("studies", "reporting", *COMMANDS),
 )

@@ -18,8 +18,7 @@ from data_prep.images import ImageError, encode_image, examine_image
 from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import SplitIndex, encode_example
-from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import cannot_write, replacing, write_atomically
 
 BUILD_FOLDER = ".build"
 # Number, sum and sum of squares of pixels: exact integers, however many there are.
@@ -88,7 +87,6 @@ def build_shard(task: ShardTask) -> ShardResult:
     """
     tf = import_tensorflow()
     target = Path(task.folder) / task.file
-    temporary = target.with_name(f".{task.file}.tmp")
     recipe = task.recipe
     labels = apply_policy(
         task.raw, recipe.observations, recipe.uncertain_policy, recipe.blank_policy
@@ -96,7 +94,7 @@ def build_shard(task: ShardTask) -> ShardResult:
     sums: PixelSums = (0, 0, 0)
     rejects, warnings, written = [], [], []
     try:
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
+        with replacing(target) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
             for position in range(len(task.paths)):
                 try:
                     images, doubts = read_record(task, position)
@@ -107,10 +105,6 @@ def build_shard(task: ShardTask) -> ShardResult:
                 written.append(position)
                 warnings += doubts
                 sums = add_sums(sums, pixel_sums(images))
-        # On the disk before it has its name: a power cut must not leave a name without content.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
         result = ShardResult(
             task.file,
             task.split,
@@ -123,8 +117,8 @@ def build_shard(task: ShardTask) -> ShardResult:
         )
         _index_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
         write_atomically(sidecars(target)[-1], json.dumps(asdict(result)))
-    except (OSError, tf.errors.OpError) as error:
-        raise InputError(f"{target}: cannot be written ({error})") from error
+    except tf.errors.OpError as error:
+        raise cannot_write(target, OSError(0, error.message)) from error
     return result
 
 

@@ -300,6 +300,25 @@ class Split:
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch)
         return epochs.prefetch(1).with_options(options)
 
+    def ids_of_steps(
+        self, before: int, step: int, batch_size: int, seed: int, shuffle_buffer: int
+    ) -> list[str]:
+        """Returns the keyed ids of the images of :meth:`training_batches`' steps, in their order.
+
+        Args:
+            before, step: number of steps done before the first of them and after the last.
+            batch_size, seed, shuffle_buffer: as there.
+        """
+        steps = self.steps_per_epoch(batch_size)
+        first, last = before // steps, (step - 1) // steps
+        epochs = self.training_positions(batch_size, seed, first, shuffle_buffer)
+        positions = np.concatenate(list(epochs.take(last - first + 1).as_numpy_iterator()))
+        start = (before - first * steps) * batch_size
+        positions = positions[start : start + (step - before) * batch_size]
+        if self._ram_cache is not None:
+            return [image.decode() for image in self._ram_cache.image_ids.numpy()[positions]]
+        return self._reader.image_ids(positions)
+
     def view_batches(self, batch_size: int, seed: int, view: int) -> tf.data.Dataset:
         """As :meth:`batches`, with random crops that are a function of (seed, view, position)."""
         dataset = (

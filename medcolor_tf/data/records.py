@@ -81,6 +81,24 @@ class RecordReader:
         position = tf.constant(self._position)
         return reader.map(lambda row: position[row]).filter(lambda position: position >= 0)
 
+    def image_ids(self, positions: Sequence[int]) -> list[str]:
+        """Returns the keyed ids of the images at some positions; reads their shards up to them."""
+        wanted: dict[int, dict[int, int]] = {}  # shard -> record -> place in the result
+        rows = np.flatnonzero(self._position >= 0)[np.asarray(positions, np.int64)]
+        for place, row in enumerate(rows):
+            shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+            wanted.setdefault(shard, {})[int(row - self._first_rows[shard])] = place
+        ids = [""] * len(rows)
+        spec = {"image_id": tf.io.FixedLenFeature([], tf.string)}
+        for shard, records in wanted.items():
+            path = str(self._folder / self._shards[shard].file)
+            reader = tf.data.TFRecordDataset(path).take(max(records) + 1)
+            for number, record in enumerate(reader.as_numpy_iterator()):
+                if number in records:
+                    example = tf.io.parse_single_example(record, spec)
+                    ids[records[number]] = example["image_id"].numpy().decode()
+        return ids
+
     def _interleave(
         self,
         items_of: Callable,

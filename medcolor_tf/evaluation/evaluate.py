@@ -1,7 +1,6 @@
 """A predict function on one split: exact AUC per observation, counts, and the predictions."""
 
 import csv
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from medcolor_tf.data.labels import count_labels
 from medcolor_tf.data.pipeline import WHOLE, Split
 from medcolor_tf.evaluation.inference import Predict, Predictions, concatenate, predict_split
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
+from medcolor_tf.files import replacing
 
 PICTURES = 4
 
@@ -90,9 +90,11 @@ def table(result: dict) -> str:
 
 def write_predictions(path: Path, observations: Sequence[str], predictions: Predictions) -> None:
     """Writes a row per image: keyed ids, then label and probability of every observation."""
-    temporary = path.with_name(f".{path.name}.tmp")
     heads = [f"{kind} {name}" for name in observations for kind in ("label", "probability")]
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["image_id", "patient", *heads])
         rows = zip(
@@ -107,7 +109,6 @@ def write_predictions(path: Path, observations: Sequence[str], predictions: Pred
             for label, probability in zip(labels, probabilities, strict=True):
                 cells += ["" if np.isnan(label) else int(label), f"{probability:.7g}"]
             writer.writerow([image_id, patient, *cells])
-    os.replace(temporary, path)
 
 
 def first_pictures(colorize: Predict, split: Split) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.locks import LOCK
 from medcolor_tf.reporting import figures, output, tables
 from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
 from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section
@@ -52,7 +53,8 @@ def make_report(config: "ReportConfig") -> Path:
         InputError: no runs, or an output folder that holds something else.
     """
     out = Path(config.out)
-    if out.exists() and any(out.iterdir()) and not (out / "index.html").is_file():
+    names = {path.name for path in out.iterdir()} - {LOCK} if out.is_dir() else set()
+    if out.exists() and (names or not out.is_dir()) and "index.html" not in names:
         raise InputError(f"--out={out}: not empty and no report; expected a new folder")
     report = build_report(collect(config.runs, config.split), config.bootstrap_samples)
     return output.write(report, out)

@@ -60,6 +60,26 @@ class Best:
 
 
 @dataclass(frozen=True)
+class LossSums:
+    """Sums behind the mean training loss of an interval between checkpoints, in the middle of it.
+
+    Attributes:
+        total: of the losses, a number per replica.
+        count: of what they are of, likewise.
+        steps: of the interval that are done.
+    """
+
+    total: tuple[float, ...]
+    count: tuple[float, ...]
+    steps: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean loss so far."""
+        return sum(self.total) / max(sum(self.count), 1e-9)
+
+
+@dataclass(frozen=True)
 class TrainState:
     """All that a run goes on from: what a training step reads and writes, and how far it is.
 
@@ -72,6 +92,7 @@ class TrainState:
         weights: of T, E and C by name, see :func:`named_weights`.
         generators: states of the random generators, "generator/0000", ...
         optimizer: its variables, "optimizer/0000", ...
+        loss: of an interval that was left in the middle; None at its end.
     """
 
     step: int
@@ -79,6 +100,7 @@ class TrainState:
     weights: Mapping[str, np.ndarray]
     generators: Mapping[str, np.ndarray]
     optimizer: Mapping[str, np.ndarray]
+    loss: LossSums | None = None
 
     @classmethod
     def capture(
@@ -107,11 +129,22 @@ class TrainState:
             kind = name.split("/")[0]
             kinds[kind if kind in kinds else "weights"][name] = array
         best = Best(**metadata["best"])
-        return cls(metadata["step"], best, kinds["weights"], kinds["generator"], kinds["optimizer"])
+        sums = metadata.get("loss")
+        return cls(
+            metadata["step"],
+            best,
+            kinds["weights"],
+            kinds["generator"],
+            kinds["optimizer"],
+            sums and LossSums(tuple(sums["total"]), tuple(sums["count"]), sums["steps"]),
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file; a power cut leaves the old one or the new one."""
-        save(path, self.arrays, {"step": self.step, "best": dataclasses.asdict(self.best)})
+        metadata = {"step": self.step, "best": dataclasses.asdict(self.best)}
+        if self.loss:
+            metadata["loss"] = dataclasses.asdict(self.loss)
+        save(path, self.arrays, metadata)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ evaluation-SPLIT.json     AUC and counts of a split, whatever evaluated it
 predictions-SPLIT.csv     its labels and probabilities
 colorized-SPLIT.png       its first images and what T makes of them
 saved_model/              the exported model, unless --out says another place
+.lock                     empty; held by the one process that writes
 ========================= ====================================================================
 
 No other module knows these names. Studies and reports ask for them, so importing this module
@@ -31,12 +32,14 @@ import platform
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import read_json, write_atomically, write_json
+from medcolor_tf.files import read_json, replacing, write_atomically, write_json
+from medcolor_tf.locks import LOCK, only_writer
 from medcolor_tf.runs.config import changed_options
 
 if TYPE_CHECKING:
@@ -127,13 +130,31 @@ class Run:
                     f"--run_dir={self.folder} holds a run with other options: "
                     f"{'; '.join(changed)}. Choose another --run_dir, or delete that one"
                 )
-        elif self.folder.is_dir() and any(
-            not path.name.startswith(MARK) for path in self.folder.iterdir()
-        ):
+        elif not self.is_empty:
             raise InputError(
                 f"--run_dir={self.folder}: not empty and no run; expected a new folder, or one "
                 "that this command made"
             )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there but what a start leaves: the lock, marks, temporary files."""
+        return all(
+            name.startswith((MARK, LOCK)) or (name.startswith(".") and name.endswith(".tmp"))
+            for name in self._names()
+        )
+
+    @contextlib.contextmanager
+    def only_writer(self) -> Iterator[None]:
+        """Holds the folder against other processes; see :func:`medcolor_tf.locks.only_writer`.
+
+        A finished run in a folder that cannot be written to is read all the same.
+        """
+        if self.finished and not os.access(self.folder, os.W_OK):
+            yield
+            return
+        with only_writer(self.folder, "--run_dir"):
+            yield
 
     def check_shared(self, processes: "Processes") -> None:
         """Checks that all processes see the same folder; it need not be there yet.
@@ -210,8 +231,8 @@ class Run:
         if spec.backbone.endswith(".keras"):
             copy = self.folder / BACKBONE_FILE
             if not copy.is_file():
-                shutil.copyfile(spec.backbone, copy.with_suffix(".tmp"))
-                os.replace(copy.with_suffix(".tmp"), copy)
+                with replacing(copy) as temporary:
+                    shutil.copyfile(spec.backbone, temporary)
             spec = dataclasses.replace(spec, backbone=str(copy))
         write_json(self.folder / MODEL, spec.to_dict())
         return spec
@@ -228,6 +249,22 @@ class Run:
                 "all machines goes on there"
             )
         return ". There was no checkpoint yet: the same command on all machines starts anew"
+
+    def what_is_kept(self) -> str:
+        """Returns a sentence on the last checkpoint, for a run that cannot go on."""
+        try:
+            step = self.last_step
+        except InputError:
+            step = 0
+        if step:
+            return f"The last checkpoint, of step {step}, is kept in {self.folder}"
+        return f"There was no checkpoint yet: nothing of it is kept in {self.folder}"
+
+    def how_to_go_on(self) -> str:
+        """Returns what a run that was stopped on request says at its end."""
+        return (
+            f"step {self.last_step} is saved in {self.folder}; the same command goes on from there"
+        )
 
     def append_log(self, row: dict) -> None:
         """Adds a row to log.csv; rows of later steps (of an interrupted run) are dropped."""

@@ -14,7 +14,7 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.evaluate import evaluate, first_pictures, write_predictions
 from medcolor_tf.evaluation.inference import Predict, predict_batch, predictor
 from medcolor_tf.evaluation.visualize import colorized_strip
-from medcolor_tf.files import read_json, write_atomically, write_json
+from medcolor_tf.files import read_json, write_atomically, write_json, writing
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.multihost import ALONE, Processes
@@ -86,7 +86,8 @@ def evaluate_model(
     if not processes.is_main_process:
         return result
     files = runs.Run(Path(out))
-    files.folder.mkdir(parents=True, exist_ok=True)
+    with writing(files.folder):
+        files.folder.mkdir(parents=True, exist_ok=True)
     # The summary last: where it is, the others are complete.
     write_predictions(files.predictions(split.split), spec.observations, predictions)
     if spec.has_colorizer:

@@ -91,14 +91,22 @@ class TrainPlan:
         )
 
     def segments(self, start: int) -> list[tuple[int, int, int]]:
-        """Splits the steps from ``start`` on into whole intervals and one shorter one.
+        """Splits the steps from ``start`` on into whole intervals and what is shorter.
+
+        Checkpoints are at the same steps wherever a run goes on: first comes what is left of an
+        interval that was left in the middle, last the end of the run.
 
         Returns:
             (first step, step after the last, steps between checkpoints) of each.
         """
         total, interval = self.total_steps, self.checkpoint_interval
-        whole = start + (total - start) // interval * interval
-        segments = [(start, whole, interval), (whole, total, total - whole)]
+        begin = min(-(-start // interval) * interval, total)
+        whole = begin + (total - begin) // interval * interval
+        segments = [
+            (start, begin, begin - start),
+            (begin, whole, interval),
+            (whole, total, total - whole),
+        ]
         return [segment for segment in segments if segment[0] < segment[1]]
 
     def describe(self, spec: ModelSpec, parameters: int, max_lr: float) -> list[str]:

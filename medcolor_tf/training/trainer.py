@@ -4,6 +4,7 @@
 what is open meanwhile, in the order data, model, state, loop, finish.
 """
 
+import contextlib
 import dataclasses
 import functools
 from dataclasses import dataclass, field
@@ -14,19 +15,21 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from medcolor_tf import interrupts
 from medcolor_tf.commandline import command_line
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.evaluate import first_pictures
 from medcolor_tf.evaluation.inference import Predict, predict_split, predictor
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
 from medcolor_tf.files import read_json, write_json
+from medcolor_tf.interrupts import StopRequest
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel import multihost, replicas, runtime
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.parallel.replicas import unsharded
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.runs.checkpoint import Best, TrainState
+from medcolor_tf.runs.checkpoint import Best, LossSums, TrainState
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.runs.folder import Run
 from medcolor_tf.serving.evaluate_run import (
@@ -42,7 +45,10 @@ from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.optimizer import follow
 from medcolor_tf.training.plan import TrainPlan
 from medcolor_tf.training.schedule import tabulate
+from medcolor_tf.training.stopping import IntervalLoss, KerasLoss, StopAtStep
 from medcolor_tf.training.tensorboard import Log
+
+SHOWN_IDS = 64
 
 
 def train(config: TrainConfig) -> dict | None:
@@ -68,17 +74,19 @@ def train(config: TrainConfig) -> dict | None:
         multihost.joined(config) as processes,
     ):
         plan, run = TrainPlan.from_config(config), Run(Path(config.run_dir))
-        record = _checked_record(plan, run, processes)
-        if processes.broadcast_from_main(lambda: run.finished):
-            return _finished_result(plan, run) if processes.is_main_process else None
-        state = TrainState.load(run.folder / runs.LAST) if run.started else None
-        trainer = Trainer.build(plan, run, processes, state)
-        trainer.claim_folder(record)
-        with processes.distribution():
-            trainer.restore(state)
-            del state  # as large as the model and its optimizer
-            trainer.fit()
-            result = trainer.finish() | {"evaluations": trainer.evaluate()}
+        run.check(_record(plan))  # before the folder is touched
+        with run.only_writer() if processes.is_main_process else contextlib.nullcontext():
+            record = _checked_record(plan, run, processes)
+            if processes.broadcast_from_main(lambda: run.finished):
+                return _finished_result(plan, run) if processes.is_main_process else None
+            state = TrainState.load(run.folder / runs.LAST) if run.started else None
+            trainer = Trainer.build(plan, run, processes, state)
+            trainer.claim_folder(record)
+            with processes.distribution():
+                trainer.restore(state)
+                del state  # as large as the model and its optimizer
+                trainer.fit()
+                result = trainer.finish() | {"evaluations": trainer.evaluate()}
     return result if processes.is_main_process else None
 
 
@@ -88,13 +96,19 @@ def range_test(config: TrainConfig) -> LRCurve:
     if config.hosts:
         raise InputError(f"--hosts={','.join(config.hosts)}: the LR finder runs in one process")
     run = Run(Path(config.run_dir))
-    if run.folder.is_dir() and any(run.folder.iterdir()):
-        raise InputError(f"--run_dir={run.folder}: not empty; give the LR finder a new folder")
-    with runtime.precision(config.mixed_precision), runtime.seeded(config.seed):
-        trainer = Trainer.build(TrainPlan.from_config(config), run)
-        curve = find_lr(trainer.model, trainer.batches(0))
-    run.folder.mkdir(parents=True, exist_ok=True)
-    curve.save(run.folder)
+    with (
+        runtime.precision(config.mixed_precision),
+        runtime.seeded(config.seed),
+    ):
+        plan = TrainPlan.from_config(config)
+        with run.only_writer():
+            if not run.is_empty:
+                raise InputError(
+                    f"--run_dir={run.folder}: not empty; give the LR finder a new folder"
+                )
+            trainer = Trainer.build(plan, run)
+            curve = find_lr(trainer.model, trainer.batches(0))
+            curve.save(run.folder)
     return curve
 
 
@@ -115,6 +129,8 @@ class Trainer:
         frozen_features: where only C trains and its input is computed once, else None.
         device_images: where training images are in the accelerator's memory, else None.
         log: TensorBoard, in the process that writes.
+        loss: of an interval between checkpoints in whose middle training starts, else None.
+        stop: whether a signal has come.
     """
 
     plan: TrainPlan
@@ -129,6 +145,8 @@ class Trainer:
     frozen_features: feature_cache.FrozenFeatures | None = None
     device_images: device_cache.DeviceImageCache | None = None
     log: Log | None = None
+    loss: LossSums | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
 
     # -- data --------------------------------------------------------------------------------------
 
@@ -145,15 +163,15 @@ class Trainer:
     def _cache_data(self) -> None:
         """Computes the features, or caches the decoded images, that every epoch needs again."""
         plan, processes = self.plan, self.processes
-        steps_left = plan.total_steps - self.step
         once, reason = False, ""
         if processes.count == 1:  # several would not choose the same; --features=once is refused
+            # Of the whole run, not of what is left: a resumed run must choose as it did before.
             once, reason = feature_cache.choose(
-                plan.config, self.classifier, plan.train, steps_left
+                plan.config, self.classifier, plan.train, plan.total_steps
             )
         if reason:
             print(reason)
-        if once and steps_left:
+        if once and self.step < plan.total_steps:
             self.frozen_features = feature_cache.FrozenFeatures.compute(
                 plan.config, self.classifier, plan.train, plan.valid
             )
@@ -212,7 +230,7 @@ class Trainer:
         """Goes on from the last checkpoint; None leaves a new run as it is."""
         if state is not None:
             state.restore(self.classifier, self.model, self.run.folder / runs.LAST)
-            self.step, self.best = state.step, state.best
+            self.step, self.best, self.loss = state.step, state.best, state.loss
 
     # -- loop --------------------------------------------------------------------------------------
 
@@ -226,8 +244,9 @@ class Trainer:
             self.log = Log(self.run.folder / runs.TENSORBOARD)
             if self.step == 0:
                 self.log.hyper_parameters(config)
-        for first, last, interval in plan.segments(self.step):
-            self._fit_segment(first, (last - first) // interval, interval)
+        with interrupts.deferred("finishing the step, then saving") as self.stop:
+            for first, last, interval in plan.segments(self.step):
+                self._fit_segment(first, (last - first) // interval, interval)
         if self.log:
             self.log.close()
 
@@ -250,14 +269,22 @@ class Trainer:
     def _fit_segment(self, first: int, epochs: int, steps: int) -> None:
         """Trains ``epochs`` times ``steps`` steps from step ``first`` on."""
         config, batches = self.plan.config, self.batches(first)
-        observers = self._callbacks(first, steps)
+        model = self.model if self.device_images is None else self.device_images.model
         if self.frozen_features is not None:
-            every = config.log_every
+            loss = feature_cache.HeadLoss()
             feature_cache.fit_head(
-                self.model, batches, epochs, steps, self.schedule, every, observers
+                model,
+                batches,
+                epochs,
+                steps,
+                self.schedule,
+                config.log_every,
+                self._callbacks(first, steps, loss),
+                loss,
+                self.stop,
             )
             return
-        model = self.model if self.device_images is None else self.device_images.model
+        observers = self._callbacks(first, steps, KerasLoss(model))
         together = runtime.steps_together(config.steps_per_execution, steps)
         table = tabulate(self.schedule, self.plan.total_steps)
         # The optimizer looks rate and momentum up inside the step, by its iterations.
@@ -273,15 +300,57 @@ class Trainer:
             callbacks=observers,
         )
 
-    def _callbacks(self, first: int, interval: int) -> list[keras.callbacks.Callback]:
+    def _callbacks(
+        self, first: int, interval: int, loss: IntervalLoss
+    ) -> list[keras.callbacks.Callback]:
         total, config = self.plan.total_steps, self.plan.config
         at_checkpoint = callbacks.AtCheckpoint(first, interval, self._checkpoint)
+        segment = first, interval, self.loss if first == self.step else None
+        stop = StopAtStep(*segment, self._agreed, loss, self._save_amid, self.run.how_to_go_on)
         if not self.log:
-            return [at_checkpoint]
+            return [at_checkpoint, stop]
         size, schedule = config.batch_size, self.schedule
-        curve = callbacks.LossCurve(first, interval, self.log, config.log_every, size, schedule)
-        progress = callbacks.Progress(first, interval, total, size, schedule)
-        return [curve, at_checkpoint, progress]
+        curve = callbacks.LossCurve(*segment, self.log, config.log_every, size, schedule)
+        progress = callbacks.Progress(*segment, total, size, schedule, self._diverged)
+        return [curve, at_checkpoint, progress, stop]
+
+    def _agreed(self, step: int, loss: Any) -> int:
+        """Returns the signal at which all processes end after this step, 0 to go on."""
+        if self.processes.count > 1:
+            float(loss)  # waits for the step, so that nobody is further ahead than the next one
+        return self.processes.stop_signal(self.stop.signum, step)
+
+    def _save_amid(self, step: int, loss: LossSums) -> None:
+        """Saves the state alone, in the middle of an interval: no validation, no row in the log."""
+        if self.processes.is_main_process:
+            state = TrainState.capture(step, self.best, self.classifier, self.model)
+            self._check_finite(state)
+            dataclasses.replace(state, loss=loss).save(self.run.folder / runs.LAST)
+        self.processes.all_gather(None)
+
+    def _check_finite(self, state: TrainState) -> None:
+        """Refuses to save what cannot be gone on from.
+
+        The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
+        """
+        if name := callbacks.not_finite(state.arrays):
+            what = f"{name} is not finite at step {state.step}, nor perhaps in the steps before"
+            raise callbacks.diverged(what, self.run.what_is_kept())
+
+    def _diverged(self, what: str, before: int, step: int) -> InputError:
+        """Returns the error of a run that diverged in the steps after ``before`` up to ``step``."""
+        config = self.plan.config
+        stream = config.batch_size, config.seed, config.shuffle_buffer
+        ids = self.plan.train.ids_of_steps(before, step, *stream)
+        shown = ", ".join(ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")
+        where = f"at step {step}"
+        if step - before > 1:
+            where = (
+                f"in steps {before + 1} to {step}, which were one execution (the same command with "
+                "--steps_per_execution=1 tells which)"
+            )
+        images = f"Its {len(ids)} images (keyed ids): {shown}. " if ids else ""
+        return callbacks.diverged(f"{what} {where}", images + self.run.what_is_kept())
 
     def _checkpoint(self, step: int, loss: float) -> None:
         """Validates in all processes and saves in one."""
@@ -311,8 +380,7 @@ class Trainer:
         """
         folder, mean = self.run.folder, mean_auc(auc)
         state = TrainState.capture(step, self.best, self.classifier, self.model)
-        # The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
-        callbacks.check_finite(state.arrays, step)
+        self._check_finite(state)
         # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
         if not mean <= self.best.auc:
             self.best = Best(mean, step)
@@ -402,13 +470,18 @@ def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
     Raises:
         InputError: it holds another one, or the processes do not see the same folder and data.
     """
-    command = command_line("medcolor_tf.train", plan.config)
-    record = runs.record(plan.config, command, plan.train, plan.source)
-    run.check(record)
+    record = _record(plan)
+    run.check(record)  # once more: another process may have written in between
     processes.check_same({"data": record["data_fingerprint"], "of": record["init_from"]})
     run.check_shared(processes)
     processes.advise(run.resume_advice)
     return record
+
+
+def _record(plan: TrainPlan) -> dict:
+    """Returns the content of config.json."""
+    command = command_line("medcolor_tf.train", plan.config)
+    return runs.record(plan.config, command, plan.train, plan.source)
 
 
 def _finished_result(plan: TrainPlan, run: Run) -> dict:
