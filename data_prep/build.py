@@ -125,7 +125,7 @@ def run_build(
     if done:
         print(f"continuing: {len(results)} of {len(images)} shards are finished")
     bar = tqdm(total=sum(images.values()), initial=done, unit="image", desc="building")
-    tasks = plan.tasks(folder, ids, missing)
+    tasks = plan.tasks(folder, ids, missing, config.private_paths)
     with bar, contextlib.closing(parallel.run_tasks(build_shard, tasks, workers)) as running:
         try:
             for result in running:

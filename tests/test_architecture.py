@@ -45,7 +45,7 @@ KERAS_FREE = (
         "runs.folder",
         "data.schema",
     ),
-    "data.labels",
+    *("data.labels", "private_paths"),
     *("studies", "reporting", *COMMANDS),
 )
 FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")

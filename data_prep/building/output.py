@@ -17,6 +17,7 @@ from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import remove_leftovers, write_atomically, writing
 from medcolor_tf.locks import locked, refusal
+from medcolor_tf.private_paths import recorded
 
 RANDOM_KEY = "random"
 
@@ -61,7 +62,7 @@ class PlanRecord:
             plan.recipe,
             parts,
             tuple((file, split, stop - start) for file, split, start, stop in plan.shards()),
-            commandline.command_line("data_prep.build", replace(config, shard="")),
+            commandline.command_line("data_prep.build", recorded(replace(config, shard=""))),
         )
 
     @classmethod

@@ -19,6 +19,7 @@ from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import SplitIndex, encode_example
 from medcolor_tf.files import cannot_write, replacing, write_atomically
+from medcolor_tf.private_paths import text_without_folders
 
 BUILD_FOLDER = ".build"
 # Number, sum and sum of squares of pixels: exact integers, however many there are.
@@ -144,8 +145,9 @@ def read_record(task: ShardTask, position: int) -> tuple[list[np.ndarray], list[
         try:
             reading = examine_image(path, recipe.short_side, recipe.bits, recipe.range)
             images.append(reading.pixels)
+            shown = os.path.basename(path) if task.private_paths else path
             warnings += [
-                RecordWarning(task.split, index, path, warning.kind, warning.message)
+                RecordWarning(task.split, index, shown, warning.kind, warning.message)
                 for warning in reading.warnings
             ]
             if images[0].shape != images[-1].shape:
@@ -155,7 +157,10 @@ def read_record(task: ShardTask, position: int) -> tuple[list[np.ndarray], list[
                     "the channels of a record must agree"
                 )
         except ImageError as error:
-            reject = Reject(task.split, index, path, str(error), state)
+            reason, shown = str(error), path
+            if task.private_paths:
+                reason, shown = text_without_folders(reason, files), os.path.basename(path)
+            reject = Reject(task.split, index, shown, reason, state)
             raise RejectedError(reject) from None
     return images, warnings
 

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from medcolor_tf.data import schema, subsets
+from medcolor_tf.data.damage import SHOWN, Damage, find_damage
 from medcolor_tf.data.image_cache import RamCache
 from medcolor_tf.data.image_ops import resize_pixels, square_crop
 from medcolor_tf.data.labels import apply_policy, count_raw_labels, parse_policy
@@ -38,12 +39,14 @@ class Selection:
         uncertain_policy: "" for the data set's, else as in ``labels.parse_policy``.
         train_fraction: share of the training split, (0, 1].
         subset_seed: another seed, another subset of that size.
+        max_bad_records: of a split that are left out; 0: one is an error when it is read.
     """
 
     observations: tuple[str, ...] = ()
     uncertain_policy: str = ""
     train_fraction: float = 1.0
     subset_seed: int = 0
+    max_bad_records: int = 0
 
 
 class Split:
@@ -62,9 +65,12 @@ class Split:
         labels: (N, L) float32 of the selected records, policy applied, in the order of the shards.
         raw_counts: of the selected records, see ``labels.count_raw_labels``.
         patient: (N,) bytes, keyed patient ids.
+        shards: of the split that hold records.
+        bad_records: that are left out; see ``Selection.max_bad_records``.
 
     Raises:
-        InputError: no such data set, split, observation or policy; a shard missing or cut.
+        InputError: no such data set, split, observation or policy; a shard missing or cut; more bad
+            records than may be left out.
     """
 
     def __init__(
@@ -83,7 +89,9 @@ class Split:
         self.policy = parse_policy(
             selection.uncertain_policy, self.info.observations, self.info.uncertain_policy
         )
-        shards = check_shards(self.folder, self.info, split)
+        shards = self.shards = check_shards(self.folder, self.info, split)
+        damage = self._find_damage(selection.max_bad_records)
+        self.max_bad_records, self.bad_records = selection.max_bad_records, damage.bad
         index = schema.SplitIndex.load(folder, split)
         rows = None
         if split == "train" and selection.train_fraction < 1.0:
@@ -91,13 +99,13 @@ class Split:
             rows = subsets.subset_rows(
                 index.raw_labels, selection.train_fraction, selection.subset_seed
             )
-        self._reader = RecordReader(self.folder, shards, index, rows)
-        raw_labels = index.raw_labels if rows is None else index.raw_labels[rows]
-        self.patient = index.patient if rows is None else index.patient[rows]
+        self._reader = RecordReader(self.folder, shards, index, rows, damage)
+        is_subset, rows = rows is not None, self._reader.rows
+        raw_labels, self.patient = index.raw_labels[rows], index.patient[rows]
         self.raw_counts = count_raw_labels(raw_labels[:, self._columns], self.observations)
         self.labels = self._apply_policy(raw_labels)
         self._ram_cache: RamCache | None = None
-        self._shuffle_whole = rows is not None and self._reader.encoded_bytes <= SUBSET_CACHE_BYTES
+        self._shuffle_whole = is_subset and self._reader.encoded_bytes <= SUBSET_CACHE_BYTES
         self._cached_records = self._reader.records().cache() if self._shuffle_whole else None
         self._in_order_examples: dict[tuple[int, int], tf.data.Dataset] = {}
 
@@ -339,6 +347,19 @@ class Split:
                 f"--batch_size={batch_size}; lower it or raise --train_fraction"
             )
         return len(self) // batch_size
+
+    def _find_damage(self, limit: int) -> Damage:
+        """Looks for bad records where some may be left out; InputError for more of them."""
+        if not limit:
+            return Damage()
+        damage = find_damage(self.folder, self.info, self.shards, limit)
+        if len(damage.bad) > limit:
+            shown = "\n".join(f"  {record}" for record in damage.bad[:SHOWN])
+            raise InputError(
+                f"{self.folder}: {len(damage.bad)} or more records of {self.split} cannot be read, "
+                f"--max_bad_records={limit} allows fewer:\n{shown}"
+            )
+        return damage
 
     def _apply_policy(self, raw_labels: np.ndarray) -> np.ndarray:
         labels = apply_policy(

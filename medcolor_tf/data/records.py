@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from medcolor_tf.data import schema
+from medcolor_tf.data.damage import Damage
 from medcolor_tf.data.image_ops import decode_image
 from medcolor_tf.data.labels import UNCERTAIN
 from medcolor_tf.errors import InputError
@@ -23,6 +24,10 @@ class RecordReader:
         shards: of the split, from :func:`check_shards`.
         index: of the split.
         rows: ascending row numbers of the subset's records; None for all.
+        damage: of the split: bad records are left out.
+
+    Attributes:
+        rows: (N,) ascending row numbers of the records that are read.
     """
 
     def __init__(
@@ -31,17 +36,23 @@ class RecordReader:
         shards: Sequence[schema.Shard],
         index: schema.SplitIndex,
         rows: np.ndarray | None = None,
+        damage: Damage | None = None,
     ):
         self._folder, self._shards = folder, shards
         self._first_rows = np.cumsum([0] + [shard.records for shard in self._shards])[:-1]
         self._is_subset = rows is not None
+        self._damage = damage if damage and damage.bad else None
+        self._readable = np.ones(len(index.index), bool)
+        if self._damage:
+            self._readable[[record.row for record in self._damage.bad]] = False
         if rows is None:
-            rows = np.arange(len(index.index))
+            rows = np.flatnonzero(self._readable)
         else:
+            rows = rows[self._readable[rows]]
             used = np.unique(np.searchsorted(self._first_rows, rows, side="right") - 1)
             self._shards = [shards[number] for number in used]
             self._first_rows = self._first_rows[used]
-        self._count = len(rows)
+        self.rows, self._count = rows, len(rows)
         # By a record's own number: whether it is in the subset.
         self._selected = np.zeros(int(index.index[-1]) + 1, bool)
         self._selected[index.index[rows]] = True
@@ -76,28 +87,23 @@ class RecordReader:
         Interleaving does not look at what it moves, so positions come out as the records would.
         """
         reader = self._interleave(self._rows_of, seed)
-        if not self._is_subset:
+        if not self._is_subset and not self._damage:
             return reader
         position = tf.constant(self._position)
         return reader.map(lambda row: position[row]).filter(lambda position: position >= 0)
 
     def image_ids(self, positions: Sequence[int]) -> list[str]:
         """Returns the keyed ids of the images at some positions; reads their shards up to them."""
-        wanted: dict[int, dict[int, int]] = {}  # shard -> record -> place in the result
         rows = np.flatnonzero(self._position >= 0)[np.asarray(positions, np.int64)]
-        for place, row in enumerate(rows):
-            shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-            wanted.setdefault(shard, {})[int(row - self._first_rows[shard])] = place
-        ids = [""] * len(rows)
+        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
         spec = {"image_id": tf.io.FixedLenFeature([], tf.string)}
-        for shard, records in wanted.items():
-            path = str(self._folder / self._shards[shard].file)
-            reader = tf.data.TFRecordDataset(path).take(max(records) + 1)
-            for number, record in enumerate(reader.as_numpy_iterator()):
-                if number in records:
-                    example = tf.io.parse_single_example(record, spec)
-                    ids[records[number]] = example["image_id"].numpy().decode()
-        return ids
+        ids = {}
+        for shard in np.unique(shards):
+            last, number = rows[shards == shard].max(), tf.constant(shard, tf.int64)
+            pairs = tf.data.Dataset.zip((self._rows_of(number), self._records_of(number)))
+            for row, record in pairs.take_while(lambda row, _, last=last: row <= last):
+                ids[int(row)] = tf.io.parse_single_example(record, spec)["image_id"]
+        return [ids[int(row)].numpy().decode() for row in rows]
 
     def _interleave(
         self,
@@ -120,12 +126,44 @@ class RecordReader:
 
     def _records_of(self, shard) -> tf.data.Dataset:
         names = tf.constant([str(self._folder / shard.file) for shard in self._shards])
-        return tf.data.TFRecordDataset(names[shard], buffer_size=READ_BUFFER_BYTES)
+        if not self._damage:
+            return tf.data.TFRecordDataset(names[shard], buffer_size=READ_BUFFER_BYTES)
+        return self._records_around_damage(names, shard)
+
+    def _records_around_damage(self, names, shard) -> tf.data.Dataset:
+        """The good records of a shard: of one without damage as ever, else by their places."""
+        assert self._damage
+        places = [self._damage.places.get(shard.file) for shard in self._shards]
+        damaged = tf.constant([place is not None for place in places])[shard]
+        whole = tf.data.TFRecordDataset(
+            tf.boolean_mask(names[shard][None], ~damaged[None]), buffer_size=READ_BUFFER_BYTES
+        )
+        counts = np.cumsum([0, *(0 if place is None else len(place.offsets) for place in places)])
+        known = [place for place in places if place is not None]
+        offsets, lengths = (
+            tf.constant(np.concatenate([np.empty(0, np.int64), *parts]))
+            for parts in ([p.offsets for p in known], [p.lengths for p in known])
+        )
+        first, last = tf.constant(counts[:-1])[shard], tf.constant(counts[1:])[shard]
+
+        def cut(name):
+            content = tf.io.read_file(name)
+            places = tf.data.Dataset.range(first, last)
+            return places.map(
+                lambda place: tf.strings.substr(content, offsets[place], lengths[place])
+            )
+
+        names = tf.boolean_mask(names[shard][None], damaged[None])
+        return whole.concatenate(tf.data.Dataset.from_tensor_slices(names).flat_map(cut))
 
     def _rows_of(self, shard) -> tf.data.Dataset:
         first = tf.constant(self._first_rows)[shard]
         records = tf.constant([shard.records for shard in self._shards], tf.int64)
-        return tf.data.Dataset.range(first, first + records[shard])
+        rows = tf.data.Dataset.range(first, first + records[shard])
+        if not self._damage:
+            return rows
+        readable = tf.constant(self._readable)
+        return rows.filter(lambda row: readable[row])
 
 
 def check_shards(folder: Path, info: schema.DatasetInfo, split: str) -> tuple[schema.Shard, ...]:

@@ -56,7 +56,10 @@ def make_report(config: "ReportConfig") -> Path:
     names = {path.name for path in out.iterdir()} - {LOCK} if out.is_dir() else set()
     if out.exists() and (names or not out.is_dir()) and "index.html" not in names:
         raise InputError(f"--out={out}: not empty and no report; expected a new folder")
-    report = build_report(collect(config.runs, config.split), config.bootstrap_samples)
+    collected = collect(config.runs, config.split)
+    if config.private_paths:
+        collected = collected.without_folders(config.runs)
+    report = build_report(collected, config.bootstrap_samples)
     return output.write(report, out)
 
 

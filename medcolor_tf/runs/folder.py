@@ -32,7 +32,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json, replacing, write_atomically, write_json
 from medcolor_tf.locks import LOCK, only_writer
+from medcolor_tf.private_paths import origin_without_folders
 from medcolor_tf.runs.config import changed_options
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ MARK = ".shared-"
 SHARED_SECONDS = 75.0
 
 
-def record(config, command: str, train, source=None) -> dict:
+def record(config, command: str, train, source=None, bad_records: Mapping | None = None) -> dict:
     """Returns the content of config.json: options, command, data set, source and versions.
 
     Args:
@@ -68,6 +69,7 @@ def record(config, command: str, train, source=None) -> dict:
         train: the training images (:class:`medcolor_tf.data.pipeline.Split`).
         source: what --init_from holds, :class:`medcolor_tf.sharing.pretrained.PretrainedParts`, or
             None.
+        bad_records: split -> places of records that are left out; those without are not there.
     """
     return {
         "flags": dataclasses.asdict(config),
@@ -76,9 +78,15 @@ def record(config, command: str, train, source=None) -> dict:
         "data_source": train.info.source,
         "train_images": len(train),
         "train_labels": train.raw_counts,
-        "init_from": source and source.origin_record(),
+        "init_from": source and _origin(source, config.private_paths),
         "versions": versions(),
+        **({"bad_records": bad_records} if bad_records else {}),
     }
+
+
+def _origin(source, private_paths: bool) -> dict:
+    origin = source.origin_record()
+    return origin_without_folders(origin) if private_paths else origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +216,13 @@ class Run:
         changed = changed_options(stored["flags"], record["flags"])
         if stored["data_fingerprint"] != record["data_fingerprint"]:
             changed.append(f"--data_dir={record['flags']['data_dir']} (there: another data set)")
+        left_out = [content.get("bad_records", {}) for content in (stored, record)]
+        if "command" in record and left_out[0] != left_out[1]:
+            there, now = (sum(map(len, places.values())) for places in left_out)
+            changed.append(
+                f"{now} bad records left out (there: {there}, or others; with them goes the order "
+                "of the images)"
+            )
         return changed
 
     def claim(self, record: dict) -> None:

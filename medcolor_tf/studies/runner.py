@@ -11,9 +11,20 @@ from pathlib import Path
 from medcolor_tf import interrupts
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import read_json, remove_leftovers, write_json, writing
+from medcolor_tf.files import (
+    read_json,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+    writing,
+)
 from medcolor_tf.interrupts import Interrupted, StopRequest
 from medcolor_tf.locks import locked, refusal
+from medcolor_tf.private_paths import (
+    command_without_folders,
+    text_without_folders,
+    without_folders,
+)
 from medcolor_tf.runs.folder import Run
 from medcolor_tf.studies import grid
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
@@ -167,6 +178,9 @@ class _Schedule:
                 process.send_signal(self.stop.signum)
             status = process.wait()
             self.processes.discard(process)
+        if self.config.private_paths:
+            text = log.read_text(encoding="utf-8", errors="replace")
+            write_atomically(log, text_without_folders(text, _paths(self.config, run)))
         if gpu is not None:
             self.free_gpus.append(gpu)
         return status, time.perf_counter() - start
@@ -190,6 +204,8 @@ class _Schedule:
         log = _log_path(self.config, run.name)
         reason = _last_line(log)
         about = {"command": run.command, "exit_status": status, "reason": reason, "log": str(log)}
+        if self.config.private_paths:
+            about |= {"command": command_without_folders(run.command), "log": log.name}
         failure.parent.mkdir(parents=True, exist_ok=True)
         write_json(failure, about)
         print(f"{head}: FAILED with exit status {status}: {reason} ({log})", flush=True)
@@ -233,9 +249,20 @@ def _save_plan(folder: Path, config: StudyConfig, planned: list[PlannedRun]) -> 
         {"name": run.name, "needs": run.needs, "command": run.command, "flags": vars(run.config)}
         for run in planned
     ]
+    if config.private_paths:
+        for run in runs:
+            run["command"] = command_without_folders(run["command"])
+            run["flags"] = without_folders(run["flags"])
     content = {"name": config.name, "split": config.evaluate, "runs": runs}
     path = folder / grid.PLAN.format(config.name)
     write_json(path, content)
+
+
+def _paths(config: StudyConfig, run: PlannedRun) -> list[str]:
+    """Returns the paths that a run's log may name."""
+    flags = vars(run.config)
+    paths = (flags[name] for name in ("run_dir", "data_dir", "init_from", "backbone"))
+    return [config.study_dir, *filter(None, paths)]
 
 
 def _last_line(log: Path) -> str:

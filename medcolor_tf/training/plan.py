@@ -1,5 +1,6 @@
 """The plan of a run: what is trained on what, checked before anything is built or written."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -52,16 +53,27 @@ class TrainPlan:
         source = read_parts(config.init_from) if config.init_from else None
         parts = strategies.choose_parts(config, source)
         selection = Selection(
-            config.observations, config.uncertain_policy, config.train_fraction, config.subset_seed
+            config.observations,
+            config.uncertain_policy,
+            config.train_fraction,
+            config.subset_seed,
+            config.max_bad_records,
         )
         train, valid = (_split(config, name, selection) for name in ("train", "valid"))
         _refuse_unknown_labels(config, train)
         train.steps_per_epoch(config.batch_size)
         # Opened now, so that a missing test split is found before the training, not after it.
-        whole = Selection(config.observations, config.uncertain_policy)
+        whole = dataclasses.replace(selection, train_fraction=1.0)
         evaluated = tuple(_split(config, name, whole) for name in config.evaluate)
         spec = _spec(config, source, train, parts)
         return cls(config, source, train, valid, evaluated, spec, devices)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """All that are read, each once."""
+        names = ("train", "valid")
+        others = (split for split in self.evaluated if split.split not in names)
+        return (self.train, self.valid, *others)
 
     @property
     def steps_per_epoch(self) -> int:

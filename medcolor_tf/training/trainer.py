@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from medcolor_tf import interrupts
 from medcolor_tf.commandline import command_line
+from medcolor_tf.data import damage
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.evaluate import first_pictures
 from medcolor_tf.evaluation.inference import Predict, predict_split, predictor
@@ -27,6 +28,7 @@ from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel import multihost, replicas, runtime
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.parallel.replicas import unsharded
+from medcolor_tf.private_paths import recorded
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.checkpoint import Best, LossSums, TrainState
@@ -75,7 +77,8 @@ def train(config: TrainConfig) -> dict | None:
     ):
         plan, run = TrainPlan.from_config(config), Run(Path(config.run_dir))
         run.check(_record(plan))  # before the folder is touched
-        with run.only_writer() if processes.is_main_process else contextlib.nullcontext():
+        only_writer = run.only_writer() if processes.is_main_process else contextlib.nullcontext()
+        with only_writer, damage.named(*plan.splits):
             record = _checked_record(plan, run, processes)
             if processes.broadcast_from_main(lambda: run.finished):
                 return _finished_result(plan, run) if processes.is_main_process else None
@@ -87,6 +90,8 @@ def train(config: TrainConfig) -> dict | None:
                 del state  # as large as the model and its optimizer
                 trainer.fit()
                 result = trainer.finish() | {"evaluations": trainer.evaluate()}
+            for line in damage.describe(plan.splits):
+                print(line)
     return result if processes.is_main_process else None
 
 
@@ -101,7 +106,7 @@ def range_test(config: TrainConfig) -> LRCurve:
         runtime.seeded(config.seed),
     ):
         plan = TrainPlan.from_config(config)
-        with run.only_writer():
+        with run.only_writer(), damage.named(plan.train):
             if not run.is_empty:
                 raise InputError(
                     f"--run_dir={run.folder}: not empty; give the LR finder a new folder"
@@ -109,6 +114,8 @@ def range_test(config: TrainConfig) -> LRCurve:
             trainer = Trainer.build(plan, run)
             curve = find_lr(trainer.model, trainer.batches(0))
             curve.save(run.folder)
+            for line in damage.describe([plan.train]):
+                print(line)
     return curve
 
 
@@ -243,7 +250,7 @@ class Trainer:
         if self.processes.is_main_process:
             self.log = Log(self.run.folder / runs.TENSORBOARD)
             if self.step == 0:
-                self.log.hyper_parameters(config)
+                self.log.hyper_parameters(recorded(config))
         with interrupts.deferred("finishing the step, then saving") as self.stop:
             for first, last, interval in plan.segments(self.step):
                 self._fit_segment(first, (last - first) // interval, interval)
@@ -261,7 +268,7 @@ class Trainer:
         lines = self.plan.describe(self.spec, parameters, self.max_lr)
         if note := runtime.xla_note(self.model):
             lines.append(note)
-        lines += self.plan.one_sided_labels()
+        lines += self.plan.one_sided_labels() + damage.describe(self.plan.splits)
         if self.step:
             lines.append(f"resuming at step {self.step:,}")
         print("\n".join(lines))
@@ -440,6 +447,8 @@ class Trainer:
             "train_images": len(plan.train),
             "valid_images": len(plan.valid),
         }
+        if plan.config.max_bad_records:
+            result["bad_records"] = {s.split: len(s.bad_records) for s in plan.splits}
         write_json(folder / runs.RESULT, result)
         return result
 
@@ -448,7 +457,13 @@ class Trainer:
         config, run, processes = self.plan.config, self.run, self.processes
         metadata = checkpoint.load_parts(self.classifier, run.folder / runs.BEST)
         processes.check_same({"the best weights of step": metadata["step"]})
-        origin = origin_of(config.run_dir, "best", metadata["step"], config.mixed_precision)
+        origin = origin_of(
+            config.run_dir,
+            "best",
+            metadata["step"],
+            config.mixed_precision,
+            config.data_dir if config.private_paths else "",
+        )
         return [
             evaluate_model(
                 self.spec,
@@ -480,8 +495,10 @@ def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
 
 def _record(plan: TrainPlan) -> dict:
     """Returns the content of config.json."""
-    command = command_line("medcolor_tf.train", plan.config)
-    return runs.record(plan.config, command, plan.train, plan.source)
+    config = recorded(plan.config)
+    command = command_line("medcolor_tf.train", config)
+    bad_records = damage.record_places((plan.train, plan.valid))
+    return runs.record(config, command, plan.train, plan.source, bad_records)
 
 
 def _finished_result(plan: TrainPlan, run: Run) -> dict:
@@ -490,7 +507,9 @@ def _finished_result(plan: TrainPlan, run: Run) -> dict:
     print(f"{config.run_dir}: already finished")
     result = read_json(run.folder / runs.RESULT)
     evaluations = [
-        evaluate_once(config.run_dir, split, config.batch_size, config.mixed_precision)
+        evaluate_once(
+            config.run_dir, split, config.batch_size, config.mixed_precision, config.private_paths
+        )
         for split in plan.evaluated
     ]
     return result | {"evaluations": evaluations}
