@@ -1,6 +1,7 @@
 """Records that cannot be read: found by shard and number, left out on request, counted."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 
@@ -151,8 +152,9 @@ def test_ids_of_steps_are_those_of_the_images(data):
 
 @pytest.mark.slow
 def test_train_evaluate_and_find_lr_count_bad_records(data, tmp_path, monkeypatch, capsys):
-    from medcolor_tf import evaluate, find_lr, train
-
+    train, evaluate, find_lr = (
+        importlib.import_module(f"medcolor_tf.{name}") for name in ("train", "evaluate", "find_lr")
+    )
     flip(data, FIRST, 3, 40)
     flip(data, "test-00001-of-00002.tfrecord", 1, 40)
     run = tmp_path / "run"
