@@ -29,8 +29,8 @@ _MISSING = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 def only_writer(folder: str | Path, flag: str) -> Iterator[None]:
     """Holds a folder against every other process that asks for it here.
 
-    The folder is made, left-overs of killed writers in it are removed, and it goes again where
-    nothing has come of it. The lock's empty file stays: others may be looking at it.
+    The folder is made, left-overs of killed writers in it are removed, and a new one goes again
+    where nothing has come of it. The lock's empty file stays: others may be looking at it.
 
     Args:
         folder: what is written to.
@@ -41,7 +41,7 @@ def only_writer(folder: str | Path, flag: str) -> Iterator[None]:
             cannot be written to.
     """
     folder = Path(folder)
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock, is_new = FileLock(folder / LOCK, timeout=0), not folder.exists()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _acquire(lock, folder / LOCK, f"{flag}={folder}")
@@ -54,7 +54,8 @@ def only_writer(folder: str | Path, flag: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if {path.name for path in folder.iterdir()} == {LOCK}:
                 (folder / LOCK).unlink()
-                folder.rmdir()
+                if is_new:
+                    folder.rmdir()
         lock.release()
 
 

@@ -15,7 +15,7 @@ PACKAGES = ("medcolor_tf", "data_prep")
 LAYERS = (
     ("errors",),
     ("catalog", "files", "help_text", "interrupts"),
-    ("locks",),
+    ("locks", "private_paths"),
     ("registration",),
     ("commandline",),
     ("parallel",),

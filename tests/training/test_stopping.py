@@ -1,6 +1,7 @@
 """Signals while a run trains, the lock of its folder, and a loss that is not finite."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kill_campaign import campaign
 
 from medcolor_tf import locks
 from medcolor_tf.data.pipeline import Split
@@ -224,3 +226,31 @@ def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config):
         train(dataclasses.replace(config, max_lr="1e30", checkpoint_every=12))
     step = int(re.search(r"at step (\d+):", str(caught.value))[1])
     assert named_images(config, step - 1, step) in str(caught.value)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(config, tmp_path, monkeypatch):
+    whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
+    train(whole)
+    real, written = os.fsync, []
+
+    def fsync(descriptor):
+        written.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if sum(f"/.{runs.LAST}." in name for name in written) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(InputError, match=f"{runs.LAST}: cannot be written .No space left"):
+            train(config)
+    run = Run(Path(config.run_dir))
+    assert run.last_step == 5
+    assert not list(run.folder.glob(".*.tmp"))
+    train(config)
+    assert content(config.run_dir) == content(whole.run_dir)
+
+
+def test_runs_that_are_killed_at_random_places_end_in_the_same_bytes(config, tmp_path):
+    """The short form of tests/nightly/test_kills.py."""
+    words = [word for word in flags(config) if not word.startswith("--run_dir")]
+    assert campaign(tmp_path, [*words, "--deterministic"], kills=2, seed=3) >= 2
