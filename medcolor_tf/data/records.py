@@ -92,7 +92,7 @@ class RecordReader:
         position = tf.constant(self._position)
         return reader.map(lambda row: position[row]).filter(lambda position: position >= 0)
 
-    def image_ids(self, positions: Sequence[int]) -> list[str]:
+    def image_ids(self, positions: Sequence[int] | np.ndarray) -> list[str]:
         """Returns the keyed ids of the images at some positions; reads their shards up to them."""
         rows = np.flatnonzero(self._position >= 0)[np.asarray(positions, np.int64)]
         shards = np.searchsorted(self._first_rows, rows, side="right") - 1
@@ -101,7 +101,9 @@ class RecordReader:
         for shard in np.unique(shards):
             last, number = rows[shards == shard].max(), tf.constant(shard, tf.int64)
             pairs = tf.data.Dataset.zip((self._rows_of(number), self._records_of(number)))
-            for row, record in pairs.take_while(lambda row, _, last=last: row <= last):
+            for row, record in pairs:
+                if row > last:
+                    break
                 ids[int(row)] = tf.io.parse_single_example(record, spec)["image_id"]
         return [ids[int(row)].numpy().decode() for row in rows]
 
@@ -136,7 +138,8 @@ class RecordReader:
         places = [self._damage.places.get(shard.file) for shard in self._shards]
         damaged = tf.constant([place is not None for place in places])[shard]
         whole = tf.data.TFRecordDataset(
-            tf.boolean_mask(names[shard][None], ~damaged[None]), buffer_size=READ_BUFFER_BYTES
+            tf.boolean_mask(names[shard][None], tf.logical_not(damaged[None])),
+            buffer_size=READ_BUFFER_BYTES,
         )
         counts = np.cumsum([0, *(0 if place is None else len(place.offsets) for place in places)])
         known = [place for place in places if place is not None]

@@ -114,7 +114,8 @@ class TrainState:
             model: the compiled training model around it.
         """
         variables = _state_variables(classifier, model)
-        return cls(step, best, *(to_arrays(named) for named in variables))
+        weights, generators, optimizer = map(to_arrays, variables)
+        return cls(step, best, weights, generators, optimizer)
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainState":
@@ -124,19 +125,22 @@ class TrainState:
             InputError: no such file, cut, or not written by :meth:`save`.
         """
         arrays, metadata = load(path)
+        sums = metadata.get("loss")
+        loss = None
+        if sums:
+            loss = LossSums(tuple(sums["total"]), tuple(sums["count"]), sums["steps"])
         kinds: dict[str, dict] = {name: {} for name in ("generator", "optimizer", "weights")}
         for name, array in arrays.items():
             kind = name.split("/")[0]
             kinds[kind if kind in kinds else "weights"][name] = array
         best = Best(**metadata["best"])
-        sums = metadata.get("loss")
         return cls(
             metadata["step"],
             best,
             kinds["weights"],
             kinds["generator"],
             kinds["optimizer"],
-            sums and LossSums(tuple(sums["total"]), tuple(sums["count"]), sums["steps"]),
+            loss,
         )
 
     def save(self, path: str | Path) -> None:

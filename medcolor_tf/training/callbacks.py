@@ -138,7 +138,12 @@ class Progress(AfterSteps):
 
     def on_train_end(self, logs=None):
         """Closes the bar."""
-        self._bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Ends the bar's line, for what is said next; twice is once."""
+        if bar := getattr(self, "_bar", None):
+            bar.close()
 
 
 class AtCheckpoint(keras.callbacks.Callback):

@@ -43,20 +43,18 @@ class KerasLoss:
 
     def read(self) -> LossSums:
         """Returns the sums of each replica."""
-        total, count = self._variables()
-        return LossSums(
-            *(
-                tuple(float(np.asarray(part)) for part in replicas.local_values(self._model, sums))
-                for sums in (total, count)
-            )
+        total, count = (
+            tuple(float(np.asarray(part)) for part in replicas.local_values(self._model, sums))
+            for sums in self._variables()
         )
+        return LossSums(total, count)
 
     def write(self, sums: LossSums) -> None:
         """Assigns the sums of each replica; where their number is another, all to the first."""
         for variable, values in zip(self._variables(), (sums.total, sums.count), strict=True):
             parts = replicas.local_values(self._model, variable)
             if len(parts) == 1:
-                variable.assign(placed_like(variable, np.float32(sum(values))))
+                variable.assign(placed_like(variable, np.asarray(sum(values), np.float32)))
                 continue
             if len(values) != len(parts):
                 values = (sum(values), *[0.0] * (len(parts) - 1))

@@ -138,6 +138,7 @@ class Trainer:
         log: TensorBoard, in the process that writes.
         loss: of an interval between checkpoints in whose middle training starts, else None.
         stop: whether a signal has come.
+        open: what is closed when training ends, however it does.
     """
 
     plan: TrainPlan
@@ -154,6 +155,7 @@ class Trainer:
     log: Log | None = None
     loss: LossSums | None = None
     stop: StopRequest = field(default_factory=StopRequest)
+    open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     # -- data --------------------------------------------------------------------------------------
 
@@ -251,7 +253,8 @@ class Trainer:
             self.log = Log(self.run.folder / runs.TENSORBOARD)
             if self.step == 0:
                 self.log.hyper_parameters(recorded(config))
-        with interrupts.deferred("finishing the step, then saving") as self.stop:
+        stoppable = interrupts.deferred("finishing the step, then saving")
+        with contextlib.ExitStack() as self.open, stoppable as self.stop:
             for first, last, interval in plan.segments(self.step):
                 self._fit_segment(first, (last - first) // interval, interval)
         if self.log:
@@ -319,6 +322,7 @@ class Trainer:
         size, schedule = config.batch_size, self.schedule
         curve = callbacks.LossCurve(*segment, self.log, config.log_every, size, schedule)
         progress = callbacks.Progress(*segment, total, size, schedule, self._diverged)
+        self.open.callback(progress.close)  # a run that ends in an error too
         return [curve, at_checkpoint, progress, stop]
 
     def _agreed(self, step: int, loss: Any) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ FIRST = "train-00000-of-00003.tfrecord"  # 8 records each
 
 def rewrite(folder, file, number, change):
     """Changes one record of a shard, with right checksums, and describes the shard anew."""
-    records = list(tf.data.TFRecordDataset(str(folder / file)).as_numpy_iterator())
+    reader: Any = tf.data.TFRecordDataset(str(folder / file)).as_numpy_iterator()
+    records = list(reader)
     records[number] = change(records[number])
     with tf.io.TFRecordWriter(str(folder / file)) as writer:
         for record in records:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ from medcolor_tf.training.trainer import Trainer, range_test, train
 
 pytestmark = pytest.mark.slow
 
-PLAIN = {"strategy": "color_module", "colorizer": "color_u"}
-FROZEN = {
+PLAIN: dict[str, Any] = {"strategy": "color_module", "colorizer": "color_u"}
+FROZEN: dict[str, Any] = {
     "strategy": "baseline",
     "colorizer": "",
     "augment_probability": 0.0,
@@ -224,7 +225,9 @@ def test_a_loss_that_is_not_finite_names_steps_images_and_checkpoint(
 def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config):
     with pytest.raises(InputError, match="There was no checkpoint yet") as caught:
         train(dataclasses.replace(config, max_lr="1e30", checkpoint_every=12))
-    step = int(re.search(r"at step (\d+):", str(caught.value))[1])
+    match = re.search(r"at step (\d+):", str(caught.value))
+    assert match
+    step = int(match[1])
     assert named_images(config, step - 1, step) in str(caught.value)
 
 
