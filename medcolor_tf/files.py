@@ -55,7 +55,8 @@ def _is_left_over(path: Path) -> bool:
     match = _TEMPORARY.fullmatch(path.name)
     if match and match["host"] == _HOST:
         pid = int(match["pid"])
-        if match["own"] != _OWN and (pid == os.getpid() or not is_alive(pid)):
+        # A fork has its parent's token, and another number.
+        if match["own"] != _OWN if pid == os.getpid() else not is_alive(pid):
             return True
     with contextlib.suppress(OSError):
         return time.time() - path.stat().st_mtime > OLD_SECONDS
