@@ -25,6 +25,7 @@ from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.runs.folder import Run
+from medcolor_tf.training import callbacks
 from medcolor_tf.training.trainer import Trainer, range_test, train
 
 pytestmark = pytest.mark.slow
@@ -222,13 +223,24 @@ def test_a_loss_that_is_not_finite_names_steps_images_and_checkpoint(
     assert all(np.isfinite(array).all() for array in state.arrays.values())
 
 
-def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config):
+def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config, monkeypatch):
+    real = callbacks.Progress.on_train_batch_end
+
+    def diverge(self, batch, logs=None):
+        real(self, batch, {"loss": float("nan")} if self.first + batch + 1 == 7 else logs)
+
+    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", diverge)
     with pytest.raises(InputError, match="There was no checkpoint yet") as caught:
+        train(dataclasses.replace(config, checkpoint_every=12))
+    assert "the loss is nan at step 7: training diverged" in str(caught.value)
+    assert named_images(config, 6, 7) in str(caught.value)
+
+
+def test_weights_that_are_not_finite_behind_a_finite_loss_are_found_at_the_checkpoint(config):
+    """A ReLU inside a convolution's kernel turns NaN into 0."""
+    with pytest.raises(InputError, match=r"is not finite at step 12|the loss is nan at step"):
         train(dataclasses.replace(config, max_lr="1e30", checkpoint_every=12))
-    match = re.search(r"at step (\d+):", str(caught.value))
-    assert match
-    step = int(match[1])
-    assert named_images(config, step - 1, step) in str(caught.value)
+    assert not Path(config.run_dir, runs.LAST).exists()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(config, tmp_path, monkeypatch):
