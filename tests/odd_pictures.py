@@ -54,7 +54,7 @@ def draw(random, size: tuple[int, int], channels: int, levels: int) -> np.ndarra
     pictures = []
     for _ in range(channels):
         coarse = Image.fromarray(random.random((6, 6), np.float32))
-        smooth = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+        smooth = np.asarray(coarse.resize((size[1], size[0]), Image.Resampling.BICUBIC))
         noisy = smooth + random.normal(0, random.choice([0.01, 0.3]), size)
         pictures.append(np.clip(noisy, 0, 1) * (levels - 1))
     return np.stack(pictures, -1).astype(np.uint16 if levels > 256 else np.uint8)

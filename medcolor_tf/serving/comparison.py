@@ -47,7 +47,7 @@ def _write_images(folder: Path, spec: ModelSpec) -> list[list[Path]]:
     side = spec.short_side
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
-    kinds = (
+    kinds: tuple[tuple[str, tuple[int, int], type, dict[str, Any]], ...] = (
         ("deep.png", (side + 9, 3 * side), np.uint16, {}),
         ("tall.png", (3 * side + 20, side + 5), np.uint8, {}),
         ("small.png", (3, 5), np.uint8, {}),

@@ -86,7 +86,7 @@ def _archive(spec: ModelSpec, model: keras.Model) -> Any:
 
     def with_names(probabilities):
         count = tf.shape(probabilities)[0]
-        names = tf.tile(tf.constant([spec.observations]), [count, 1])
+        names = tf.repeat(tf.constant([spec.observations]), count, axis=0)
         return {"probabilities": probabilities, "observations": names}
 
     def from_arrays(images):

@@ -83,7 +83,8 @@ def decode(content, where):
 def _walk(data: Bytes) -> _Chunks:
     """Goes from chunk to chunk up to the last one."""
     no, zero = tf.constant(False), tf.constant(0)
-    start = _Chunks(tf.constant(len(MAGIC)), no, ~no, no, zero, zero, no, zero, zero, no)
+    yes = tf.constant(True)
+    start = _Chunks(tf.constant(len(MAGIC)), no, yes, no, zero, zero, no, zero, zero, no)
 
     def step(chunks: _Chunks):
         at = chunks.at
@@ -183,7 +184,7 @@ def crc32(numbers):
     crcs = tf.gather(tables[0, 0], tf.cast(numbers, tf.int32))
 
     def join(level, crcs):
-        crcs = tf.pad(crcs, [[tf.shape(crcs)[0] % 2, 0]])
+        crcs = tf.pad(crcs, [[tf.math.mod(tf.shape(crcs)[0], 2), 0]])
         left, right = crcs[0::2], crcs[1::2]
         for i in range(4):
             part = tf.bitwise.bitwise_and(

@@ -40,7 +40,7 @@ def prepare_files(encoded, spec: ModelSpec):
     count = tf.shape(encoded)[0]
     shape = (spec.image_size, spec.image_size, spec.input_channels)
     return tf.map_fn(
-        lambda item: _prepare_record(*item, spec),
+        lambda item: _prepare_record(item[0], item[1], spec),
         (tf.range(count), tf.reshape(encoded, [count, spec.input_channels])),
         fn_output_signature=tf.TensorSpec(shape, pixel_type(spec)),
         parallel_iterations=PARALLEL_FILES,
