@@ -5,39 +5,47 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 TRAIN := $(BIN)/python -m medcolor_tf.train
-EVALUATE := $(BIN)/python -m medcolor_tf.evaluate --data_dir=$(DEMO)/tfrecords
 
 STUDY := runs/phantom
 PREPARE := $(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
 	--short_side=48 --phantom_images=300
 
 .PHONY: demo study check test test-torch static bench bench-quick lint clean
+.PHONY: lock audit nightly nightly-tests nightly-lowest nightly-newest
 
-$(VENV)/.installed: setup.py pyproject.toml
+# The versions of requirements.lock, each checked by its hash: what CI tested is what is installed.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/.installed: setup.py pyproject.toml requirements.lock
 	@echo "installing the packages into $(VENV) (some minutes, 3 GB)"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) --require-hashes --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
 		--short_side=96 --data_root=$(DEMO)/phantom --out=$(DEMO)/tfrecords
-	$(TRAIN) --flagfile=stage1.flags --flagfile=demo.flags --run_dir=$(DEMO)/stage1
+	$(TRAIN) --flagfile=baseline.flags --flagfile=demo.flags --run_dir=$(DEMO)/baseline
+	$(TRAIN) --flagfile=stage1.flags --flagfile=demo.flags --run_dir=$(DEMO)/stage1 \
+		--colorizer=color_u --colorizer_init=gray
+	$(TRAIN) --flagfile=baseline_all.flags --flagfile=demo.flags --run_dir=$(DEMO)/baseline_all
 	$(TRAIN) --flagfile=stage2.flags --flagfile=demo.flags --run_dir=$(DEMO)/stage2 \
 		--init_from=$(DEMO)/stage1
-	$(EVALUATE) --run_dir=$(DEMO)/stage1
-	$(EVALUATE) --run_dir=$(DEMO)/stage2
 	test -e $(DEMO)/predictions.csv || $(BIN)/python -m medcolor_tf.predict \
 		--run_dir=$(DEMO)/stage2 --inputs=$(DEMO)/phantom/valid --out=$(DEMO)/predictions.csv \
 		--colorized_dir=$(DEMO)/colorized
 	test -e $(DEMO)/saved_model || $(BIN)/python -m medcolor_tf.export \
 		--run_dir=$(DEMO)/stage2 --out=$(DEMO)/saved_model
+	$(BIN)/python -m medcolor_tf.report $(DEMO)/baseline $(DEMO)/stage1 $(DEMO)/baseline_all \
+		$(DEMO)/stage2 --out=$(DEMO)/report
 	@echo
 	@echo "The demo is complete. Where to look:"
 	@echo "  $(DEMO)/phantom/train      the drawn X-rays, in CheXpert's layout"
 	@echo "  $(DEMO)/colorized          gray images beside what T makes of them"
 	@echo "  $(DEMO)/predictions.csv    probability of each observation for each image"
+	@echo "  $(DEMO)/report/index.html  the four strategies side by side, pictures, curves"
 	@echo "  $(DEMO)/stage2             the run: AUC per checkpoint, weights, evaluation"
 	@echo "  $(DEMO)/saved_model        the exported model"
 	@echo "  $(BIN)/tensorboard --logdir=$(DEMO)    curves and colorized images"
@@ -50,10 +58,10 @@ study: $(VENV)/.installed
 	@echo "Open $(STUDY)/report/index.html in a browser."
 
 # `make check` is for every change, in less than 90 seconds; `make test` is everything.
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 check: static
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not nightly"
 
 test: static
 	$(PYTEST)
@@ -69,7 +77,7 @@ QUICK_ROWS := color_module/ResNet18,all/ResNet18,inference/ResNet18/float32
 QUICK_ROWS := $(QUICK_ROWS),color_module/DenseNet121/bfloat16,augmentation,input,preparation
 
 $(VENV)/.torch: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(PIP) --editable '.[bench]'
 	touch $@
 
 test-torch: $(VENV)/.torch
@@ -81,6 +89,38 @@ bench: $(VENV)/.torch
 bench-quick: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --images=1024 --rounds=5 \
 		--seconds=2 "--leave_out=DenseNet121:torch compile,all/ResNet18:torch compile"
+
+# What takes too long for every change: hours of kills, damages and fuzzing; both ends of the
+# versions that pyproject.toml allows; known vulnerabilities. One that fails does not stop the rest.
+nightly:
+	$(MAKE) --keep-going nightly-tests nightly-lowest nightly-newest audit
+
+nightly-tests: $(VENV)/.installed
+	$(BIN)/python -m pytest -m nightly --capture=tee-sys
+
+$(VENV)/.nightly: $(VENV)/.installed
+	$(PIP) --editable '.[nightly]'
+	touch $@
+
+COMPILE := $(BIN)/uv pip compile --quiet --extra=dev pyproject.toml --output-file
+
+lock: $(VENV)/.nightly
+	$(COMPILE) requirements.lock --universal --python-version=3.11 --generate-hashes --upgrade \
+		--custom-compile-command="make lock"
+
+# Old versions beside new ones warn of each other; that is no failure.
+nightly-lowest: OPTIONS := --resolution=lowest-direct
+nightly-newest: OPTIONS := --upgrade
+nightly-lowest nightly-newest: nightly-%: $(VENV)/.nightly
+	rm -rf $(VENV)-$*
+	$(PYTHON) -m venv $(VENV)-$*
+	$(COMPILE) $(VENV)-$*/versions.txt $(OPTIONS)
+	$(BIN)/uv pip install --quiet --python=$(VENV)-$* --requirement $(VENV)-$*/versions.txt
+	$(BIN)/uv pip install --quiet --python=$(VENV)-$* --no-deps --editable .
+	$(VENV)-$*/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -W default
+
+audit: $(VENV)/.nightly
+	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements.lock
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -167,7 +167,9 @@ def _read_as(form: Format, path: Path, reduced_to: int | None) -> Decoded:
             f"pip install medcolor_tf[{form.extra}]"
         ) from None
     except Image.UnidentifiedImageError:
-        raise ImageError(f"begins as a {form.name} file does, but is not one") from None
+        raise ImageError(
+            f"begins as a {form.name} file does, but is damaged or of a kind that is not read"
+        ) from None
 
 
 def target_size(height: float, width: float, short_side: int | None) -> tuple[int, int]:

@@ -13,10 +13,11 @@ GROUPS = {
     "Models": ("build_classifier", "build_colorizer", "build_backbone", "load_torch_colorizer"),
     "Training": (
         *("MaskedBinaryCrossentropy", "MomentumSGD", "OneCycle", "one_cycle", "find_lr"),
+        "set_lr_multipliers",
         "RandomRotationZoom",
     ),
     "Evaluation": ("roc_auc", "mean_auc"),
-    "Runs": ("load_run", "load_colorizer"),
+    "Runs": ("load_run", "load_colorizer", "load_colormap"),
 }
 INTRODUCTION = """\
 # Public API

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     )
     from medcolor_tf.runs.load import load_run
     from medcolor_tf.sharing.colorizer_file import load_colorizer
+    from medcolor_tf.sharing.colormap import load_colormap
     from medcolor_tf.training.augment import RandomRotationZoom
     from medcolor_tf.training.losses import MaskedBinaryCrossentropy
     from medcolor_tf.training.lr_finder import find_lr
+    from medcolor_tf.training.lr_multipliers import set_lr_multipliers
     from medcolor_tf.training.optimizer import MomentumSGD
     from medcolor_tf.training.schedule import OneCycle, one_cycle
 
@@ -42,12 +44,14 @@ __all__ = [
     "build_colorizer",
     "find_lr",
     "load_colorizer",
+    "load_colormap",
     "load_run",
     "load_torch_colorizer",
     "make_dataset",
     "mean_auc",
     "one_cycle",
     "roc_auc",
+    "set_lr_multipliers",
 ]
 
 # Where each name comes from; imported on first use.
@@ -61,12 +65,14 @@ _SOURCES = {
     "build_colorizer": "medcolor_tf.models",
     "find_lr": "medcolor_tf.training.lr_finder",
     "load_colorizer": "medcolor_tf.sharing.colorizer_file",
+    "load_colormap": "medcolor_tf.sharing.colormap",
     "load_run": "medcolor_tf.runs.load",
     "load_torch_colorizer": "medcolor_tf.models",
     "make_dataset": "medcolor_tf.data",
     "mean_auc": "medcolor_tf.evaluation",
     "one_cycle": "medcolor_tf.training.schedule",
     "roc_auc": "medcolor_tf.evaluation",
+    "set_lr_multipliers": "medcolor_tf.training.lr_multipliers",
 }
 
 

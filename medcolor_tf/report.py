@@ -13,15 +13,17 @@ curves, calibration, learning curves, and the command and options behind every v
 
   python -m medcolor_tf.report runs/phantom --out=report
 
-RUNS are folders of studies or runs, searched through. Runs that failed or are missing are listed;
-runs of different data sets or labels are kept apart.
+The first table of each data set is printed as well. RUNS are folders of studies or runs, searched
+through. Runs that failed or are missing are listed; runs of different data sets or labels are kept
+apart.
 """
 
 
 def _report(config: ReportConfig) -> None:
     from medcolor_tf.reporting.render import make_report
 
-    print(f"report: {make_report(config)}")
+    page, tables = make_report(config)
+    print(f"report: {page}\n\n{tables}")
 
 
 def main(argv=None) -> int:

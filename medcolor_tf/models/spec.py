@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from medcolor_tf.catalog import DEFAULT_HEAD, FULL_RANGE
+from medcolor_tf.catalog import COLORIZERS, DEFAULT_HEAD, FULL_RANGE
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.classifier import build_classifier
 
@@ -20,7 +20,7 @@ class ModelSpec:
     """Architecture, input and labels of a classifier; stored with every run as ``model.json``.
 
     Attributes:
-        colorizer: "deconv", "pixel_shuffle", "color_u" or "none".
+        colorizer: a name of :data:`medcolor_tf.catalog.COLORIZERS`, or "none".
         colorizer_init: "paper" or "gray" (which adds the gray image to the colorizer's output).
         backbone: "ResNet18", a keras.applications name, or the path of a .keras file.
         observations: names of the logits.
@@ -57,6 +57,12 @@ class ModelSpec:
     def has_colorizer(self) -> bool:
         """Whether there is a T."""
         return self.colorizer != "none"
+
+    @property
+    def is_gray_map(self) -> bool:
+        """Whether T is a map from one gray value to a colour, which a table can hold."""
+        entry = COLORIZERS.get(self.colorizer)
+        return entry is not None and entry.pointwise and self.input_channels == 1
 
     def build(self, backbone_weights: str | None = None, seed: int | None = None) -> keras.Model:
         """Builds the classifier; see :func:`medcolor_tf.models.build_classifier`.

@@ -1,7 +1,7 @@
 """PyTorch tensors into our models, by name. Nothing is assigned unless everything fits."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 import keras
@@ -34,6 +34,16 @@ _RESNET_NAMES: Names = (
     (r"layer(\d)_(\d)_(conv|bn)(\d)", r"layer\1.\2.\3\4"),
     (r"layer(\d)_(\d)_downsample_conv", r"layer\1.\2.downsample.0"),
     (r"layer(\d)_(\d)_downsample_bn", r"layer\1.\2.downsample.1"),
+)
+_EFFICIENTNET_LITE_NAMES: Names = (
+    (r"stem_conv", r"_conv_stem"),
+    (r"stem_bn", r"_bn0"),
+    (r"block(\d+)_(expand|depthwise|project)_conv", r"_blocks.\1._\2_conv"),
+    (r"block(\d+)_expand_bn", r"_blocks.\1._bn0"),
+    (r"block(\d+)_depthwise_bn", r"_blocks.\1._bn1"),
+    (r"block(\d+)_project_bn", r"_blocks.\1._bn2"),
+    (r"head_conv", r"_conv_head"),
+    (r"head_bn", r"_bn1"),
 )
 # keras.applications counts DenseNet's blocks from conv2 and its transitions from pool2.
 _DENSE_LAYER = {"0_bn": "norm1", "1_conv": "conv1", "1_bn": "norm2", "2_conv": "conv2"}
@@ -115,6 +125,21 @@ def load_torch_densenet121(backbone: keras.Model, state: Mapping[str, np.ndarray
     _load(backbone, state, _DENSENET_NAMES, ignored=("classifier.",), what="DenseNet121")
 
 
+def load_torch_efficientnet_lite0(backbone: keras.Model, state: Mapping[str, np.ndarray]) -> None:
+    """Loads the PyTorch tensors of EfficientNet-Lite0 into our model.
+
+    Args:
+        backbone: of `build_backbone("EfficientNetLite0")`.
+        state: dict of efficientnet-pytorch's names ("_blocks.1._expand_conv.weight") to arrays,
+            OIHW. `_fc.*` (the head, which we have not) and `num_batches_tracked` are ignored.
+
+    Raises:
+        InputError: missing, unexpected or wrongly shaped tensors, by name. The model is unchanged.
+    """
+    names = _EFFICIENTNET_LITE_NAMES
+    _load(backbone, state, names, ignored=("_fc.",), what="EfficientNetLite0")
+
+
 def torch_state(model: keras.Model, names: Names = _COLORIZER_NAMES) -> dict[str, np.ndarray]:
     """Returns a model's weights under PyTorch's names and in its layout, to be loaded there.
 
@@ -125,14 +150,14 @@ def torch_state(model: keras.Model, names: Names = _COLORIZER_NAMES) -> dict[str
     Returns:
         Name to float32 array: kernels OIHW, those of transposed convolutions IOHW.
     """
-    arrays = {
-        name: ops.convert_to_numpy(variable)
-        for name, variable in torch_variables(model, names).items()
-    }
-    return {
-        name: np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
-        for name, array in arrays.items()
-    }
+    depthwise = _depthwise_kernels(model)
+    state = {}
+    for name, variable in torch_variables(model, names).items():
+        array = ops.convert_to_numpy(variable)
+        if array.ndim == 4:
+            array = array.transpose((2, 3, 0, 1) if id(variable) in depthwise else (3, 2, 0, 1))
+        state[name] = np.ascontiguousarray(array)
+    return state
 
 
 def torch_variables(model: keras.Model, names: Names) -> dict[str, keras.Variable]:
@@ -158,6 +183,16 @@ def _torch_module(layer_name: str, names: Names) -> str | None:
     return None
 
 
+def _depthwise_kernels(model: keras.Model) -> set[int]:
+    """The ids of the kernels (h,w,C,1) that PyTorch holds as (C,1,h,w)."""
+    return {
+        id(variable)
+        for layer in model.layers
+        if isinstance(layer, keras.layers.DepthwiseConv2D)
+        for variable in layer.weights
+    }
+
+
 def _load(
     model: keras.Model,
     state: Mapping[str, np.ndarray],
@@ -171,7 +206,11 @@ def _load(
         for name, array in state.items()
         if not name.startswith(ignored or ("\0",)) and not name.endswith(_IGNORED)
     }
-    _check(variables, arrays, state, what)
+    depthwise = {n for n, v in variables.items() if id(v) in _depthwise_kernels(model)}
+    for name in depthwise & arrays.keys():
+        if arrays[name].ndim == 4:
+            arrays[name] = arrays[name].swapaxes(2, 3)
+    _check(variables, arrays, state, depthwise, what)
     for name, variable in variables.items():
         variable.assign(arrays[name].astype("float32"))
 
@@ -181,18 +220,22 @@ def _to_keras_layout(array: np.ndarray) -> np.ndarray:
     return np.transpose(array, (2, 3, 1, 0)) if array.ndim == 4 else array
 
 
-def _to_torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(shape)
+def _to_torch_shape(shape: tuple[int, ...], depthwise: bool) -> tuple[int, ...]:
+    if len(shape) != 4:
+        return tuple(shape)
+    height, width, inputs, outputs = shape
+    return (inputs, outputs, height, width) if depthwise else (outputs, inputs, height, width)
 
 
 def _check(
     variables: Mapping[str, keras.Variable],
     arrays: Mapping[str, np.ndarray],
     state: Mapping[str, np.ndarray],
+    depthwise: Collection[str],
     what: str,
 ) -> None:
     wrong = [
-        f"{name} (expected {_to_torch_shape(variables[name].shape)}, "
+        f"{name} (expected {_to_torch_shape(variables[name].shape, name in depthwise)}, "
         f"received {tuple(np.shape(state[name]))})"
         for name in variables
         if name in arrays and tuple(variables[name].shape) != arrays[name].shape

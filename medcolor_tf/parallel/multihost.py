@@ -272,6 +272,22 @@ def placed_like(variable: keras.Variable, value: np.ndarray) -> Any:
     return _global_array(np.asarray(value, variable.dtype), variable.value.sharding)
 
 
+@contextlib.contextmanager
+def undistributed() -> Iterator[None]:
+    """Makes variables those of this process alone, inside :meth:`Processes.distribution` too.
+
+    There JAX compares a new variable between all processes, of which the others may make none.
+    """
+    import keras
+
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
 def predict_here(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Returns what the model makes of a batch, computed on this process' devices alone.
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -17,11 +18,14 @@ import pandas as pd
 from medcolor_tf.catalog import NO_COLORIZER
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
+from medcolor_tf.reporting import tuning
+from medcolor_tf.reporting.contents import Section
 from medcolor_tf.reporting.settings import Setting, table_order
 from medcolor_tf.runs import folder as run_folder
 from medcolor_tf.runs.config import data_name, differing_options
 from medcolor_tf.runs.folder import Run
 from medcolor_tf.studies.grid import FAILURES, PLAN
+from medcolor_tf.studies.tuning import TRIALS, TUNING
 
 # Columns of the table: what repeats share, what tells them apart, what comparable runs share.
 SETTING = [entry.name for entry in dataclasses.fields(Setting)]
@@ -59,11 +63,13 @@ class Collected:
         runs: finished and evaluated ones, a row each, with the columns of :func:`_columns`.
         missing: planned, failed, unfinished or unreadable ones.
         studies: names of the studies whose plans were found.
+        tuning: a section for each study that was tuned.
     """
 
     runs: pd.DataFrame
     missing: list[MissingRun] = field(default_factory=list)
     studies: list[str] = field(default_factory=list)
+    tuning: list[Section] = field(default_factory=list)
 
     def evaluation_sets(self, n_resamples: int) -> "list[EvaluationSet]":
         """Runs by what may be compared, the largest set first."""
@@ -155,6 +161,8 @@ def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; expected a study's or a run's folder")
         for config in sorted(path.rglob(run_folder.CONFIG)):
+            if (TUNING, TRIALS) in itertools.pairwise(config.relative_to(path).parts):
+                continue  # chosen among, never reported beside the study's runs
             if (config.parent / run_folder.MODEL).is_file() or _has_flags(config):
                 folders[config.parent.resolve()] = None
     entries = [_read_run(folder, split) for folder in folders]
@@ -165,7 +173,8 @@ def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
     for path in map(Path, paths):
         for plan in sorted(path.rglob(PLAN.format("*"))):
             _read_plan(plan, {folder.name for folder in folders}, collected)
-    if collected.runs.empty and not collected.missing:
+    collected.tuning = list(tuning.sections(paths))
+    if collected.runs.empty and not collected.missing and not collected.tuning:
         raise InputError(
             f"no run in {', '.join(map(str, paths))}; expected folders made by "
             "medcolor_tf.experiment or medcolor_tf.train"
@@ -292,6 +301,8 @@ def _setting(config: Mapping, model: Mapping) -> Setting:
     flags, source = config["flags"], config.get("init_from") or {}
     transfers = source and source.get("data_fingerprint") != config["data_fingerprint"]
     changed = differing_options({}, flags)
+    # Each setting has its own value of these, which its repeats share.
+    tuned = tuple(flags.get("tuned", ()))
     return Setting(
         strategy=flags["strategy"],
         origin=(source.get("strategy") or "colorizer file") if transfers else "",
@@ -304,8 +315,9 @@ def _setting(config: Mapping, model: Mapping) -> Setting:
         options=tuple(
             (name, str(value))
             for name, (_, value) in changed.items()
-            if name not in _NOT_FURTHER_OPTIONS
-        ),
+            if name not in _NOT_FURTHER_OPTIONS and name not in tuned
+        )
+        + ((("tuned", ", ".join(tuned)),) if tuned else ()),
     )
 
 

@@ -58,6 +58,23 @@ def to_csv(table: Table) -> str:
     return file.getvalue()
 
 
+def to_text(table: Table) -> str:
+    """A table for a terminal: title, aligned columns, and what one has to know to read it."""
+    rows = [list(table.header), *([cell.text for cell in row] for row in table.cells)]
+    rows = [[_line(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [
+        "  ".join(
+            text.rjust(width) if numeric else text.ljust(width)
+            for text, width, numeric in zip(row, widths, table.numeric, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    head, *body = aligned
+    return "\n".join([_line(table.title), rule, head, rule, *body, rule, _line(table.caption)])
+
+
 def to_html(report: Report) -> str:
     """The report as HTML5, its pictures and style inside.
 

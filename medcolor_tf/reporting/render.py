@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medcolor_tf.errors import InputError
 from medcolor_tf.reporting import figures, output, tables
 from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
-from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section
+from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section, Table
 from medcolor_tf.reporting.settings import full_label, percent
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ RESULTS: tuple[Callable[[EvaluationSet], Iterator[Content]], ...] = (
     figures.auc_by_size,
     figures.difference_by_size,
     figures.colorized,
+    figures.gray_to_color,
     figures.training_labels,
     figures.roc,
     figures.precision_recall,
@@ -45,8 +46,11 @@ RESULTS: tuple[Callable[[EvaluationSet], Iterator[Content]], ...] = (
 FEW_POSITIVES = 10
 
 
-def make_report(config: "ReportConfig") -> Path:
-    """Writes index.html, report.md, the tables as CSV and the figures; returns the page's path.
+def make_report(config: "ReportConfig") -> tuple[Path, str]:
+    """Writes index.html, report.md, the tables as CSV and the figures.
+
+    Returns:
+        The page's path, and the first table of each section of results as text.
 
     Raises:
         InputError: no runs, or an output folder that holds something else.
@@ -55,7 +59,10 @@ def make_report(config: "ReportConfig") -> Path:
     if out.exists() and any(out.iterdir()) and not (out / "index.html").is_file():
         raise InputError(f"--out={out}: not empty and no report; expected a new folder")
     report = build_report(collect(config.runs, config.split), config.bootstrap_samples)
-    return output.write(report, out)
+    sections = [section for section in report.sections if section.anchor.startswith("data-")]
+    tables = (next((c for c in s.contents if isinstance(c, Table)), None) for s in sections)
+    text = "\n\n".join(output.to_text(table) for table in tables if table)
+    return output.write(report, out), text
 
 
 def build_report(collected: Collected, n_resamples: int) -> Report:
@@ -66,6 +73,7 @@ def build_report(collected: Collected, n_resamples: int) -> Report:
         names = ", ".join(group.observations[:6]) + (", …" if len(group.observations) > 6 else "")
         contents = (*_introduction(group), *(part for make in RESULTS for part in make(group)))
         sections.append(Section(f"{group.data}: {names}", f"data-{group.number}", contents))
+    sections += collected.tuning
     for group in groups:
         contents = (*tables.every_run(group), *_commands(group))
         sections.append(Section(f"Runs on {group.data}", f"appendix-{group.number}", contents))

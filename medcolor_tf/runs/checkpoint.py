@@ -12,11 +12,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+from medcolor_tf.catalog import PARTS
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import write_atomically
 from medcolor_tf.parallel.multihost import placed_like
 
-PARTS = ("colorizer", "backbone", "head")
 METADATA_KEY = "medcolor_tf"
 
 

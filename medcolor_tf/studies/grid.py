@@ -2,91 +2,21 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from medcolor_tf import commandline
 from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, NO_COLORIZER, STRATEGIES
-from medcolor_tf.commandline import option
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
 from medcolor_tf.runs.config import SharedOptions, TrainConfig, data_name
+from medcolor_tf.studies.config import ORIGINS, TRANSFERRED, StudyConfig
 
-# What can be transferred, and the runs whose T it can start from.
-TRANSFERRED = tuple(name for name, entry in STRATEGIES.items() if entry.colorizer != NO_COLORIZER)
-ORIGINS = tuple(name for name, entry in STRATEGIES.items() if "colorizer" in entry.trains)
 # In --study_dir: folders, and the plan of a study of some name.
 RUNS, LOGS, FAILURES, PLAN = "runs", "logs", "failures", "{}.plan.json"
-
-
-@dataclass(frozen=True)
-class StudyConfig(SharedOptions):
-    """Options of ``python -m medcolor_tf.experiment``; the fields' help is the documentation."""
-
-    name: str = option(
-        "study", "Of the study; several may share a --study_dir and its runs.", group="Study"
-    )
-    study_dir: str = option("", "Folder of the study.", required=True)
-    data_dir: str = option("", "Data set on which --strategies learn.", required=True)
-    strategies: tuple[str, ...] = option(
-        ("baseline", "color_module", "baseline_all", "all"),
-        "Strategies on --data_dir; what they start from is added.",
-        group="Grid",
-    )
-    colorizers: tuple[str, ...] = option(("pixel_shuffle",), "Colorizers T.", group="Grid")
-    colorizer_inits: tuple[str, ...] = option(
-        ("paper",), "Initialisations of T: paper, gray.", group="Grid"
-    )
-    backbones: tuple[str, ...] = option(
-        ("ResNet18",), "Backbones E, names or .keras files.", group="Grid"
-    )
-    seeds: tuple[str, ...] = option(("0", "1", "2"), "A repeat each.", group="Grid")
-    train_fractions: tuple[str, ...] = option(
-        ("1",), "Shares of the training images, up to 1.", group="Grid"
-    )
-    subset_seeds: tuple[str, ...] = option(
-        (),
-        "Subsets of each share, all with each seed; not set: seed k takes subset k.",
-        group="Grid",
-    )
-    target_dirs: tuple[str, ...] = option((), "Data sets to transfer to.", group="Transfer")
-    target_strategies: tuple[str, ...] = option(
-        ("baseline", "color_module", "baseline_all", "all"),
-        "Strategies on the targets alone.",
-        group="Transfer",
-    )
-    transfers: tuple[str, ...] = option(
-        ("last_layer@color_module", "last_layer@all", "all@color_module", "all@all"),
-        "Strategies on the targets that start from --data_dir's runs (of the largest share): "
-        "STRATEGY@ORIGIN, with color_module, all or last_layer, from color_module or all.",
-        group="Transfer",
-    )
-    target_observations: tuple[str, ...] = option(
-        (), "Labels of the targets; not set: all.", group="Transfer"
-    )
-    transfer_normalization: str = option(
-        "source",
-        "Mean and std of the transfers' input: source's (the paper's choice) or target's.",
-        ("source", "target"),
-        group="Transfer",
-    )
-    overrides: tuple[str, ...] = option(
-        (), "Options of one strategy: baseline:max_lr=0.02,all:epochs=20.", group="Grid"
-    )
-    evaluate: str = option(
-        "test", "Split on which every run is evaluated.", schema.SPLITS, group="Study"
-    )
-    jobs: int = option(0, "Runs at a time; 0: one, or one a GPU of --gpus.", group="Study")
-    gpus: tuple[str, ...] = option(
-        (), "Numbers of the GPUs, one run each; not set: all for each.", group="Study"
-    )
-    shard: str = option(
-        "", "2/8: the second of eight machines; each gets whole chains of runs.", group="Study"
-    )
-    dry_run: bool = option(
-        False, "List the runs and their train commands, and stop.", group="Study"
-    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +40,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class _GridPoint:
+class GridPoint:
     """A point of the grid."""
 
     data_dir: str
@@ -126,6 +56,14 @@ class _GridPoint:
     @property
     def name(self) -> str:
         """Folder name; equal for equal runs, so that studies in one folder share them."""
+        words = [self.cell, f"s{self.seed}"]
+        if float(self.fraction) < 1 and self.subset_seed != self.seed:
+            words.append(f"subset{self.subset_seed}")
+        return "-".join(words)
+
+    @property
+    def cell(self) -> str:
+        """What it is a repeat of."""
         init = "" if self.colorizer_init == "paper" else f"_{self.colorizer_init}"
         words = [
             data_name(self.data_dir),
@@ -133,24 +71,26 @@ class _GridPoint:
             *([] if self.colorizer == "none" else [self.colorizer + init]),
             Path(self.backbone).stem,
             f"f{float(self.fraction):g}",
-            f"s{self.seed}",
         ]
-        if float(self.fraction) < 1 and self.subset_seed != self.seed:
-            words.append(f"subset{self.subset_seed}")
         return "-".join(words)
 
 
-def plan(config: StudyConfig) -> list[PlannedRun]:
+def plan(
+    config: StudyConfig, chosen: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> list[PlannedRun]:
     """Lists the runs of a study, each after the one it starts from.
+
+    Args:
+        config: options.
+        chosen: options of each cell (:attr:`GridPoint.cell`), as tuning chose them.
 
     Raises:
         InputError: a value that does not exist, contradictory values, or data that does not fit.
     """
     check(config)
-    overrides = parse_overrides(config.overrides)
     planned: dict[str, PlannedRun] = {}
-    for point in _grid_points(config):
-        _add(planned, point, config, overrides)
+    for point in grid_points(config):
+        _add(planned, point, config, chosen)
     return list(planned.values())
 
 
@@ -184,16 +124,16 @@ def _weight(chain: list[PlannedRun]) -> float:
     return sum(run.config.train_fraction for run in chain)
 
 
-def _grid_points(config: StudyConfig):
+def grid_points(config: StudyConfig) -> Iterator[GridPoint]:
     """Yields the grid: what learns on the data set, then what learns on the targets."""
     parts = list(itertools.product(config.backbones, config.colorizers, config.colorizer_inits))
-    repeats = _repeats(config)
-    for fraction, (seed, subset) in itertools.product(config.train_fractions, repeats):
+    seeds = repeats(config)
+    for fraction, (seed, subset) in itertools.product(config.train_fractions, seeds):
         for (backbone, colorizer, init), strategy in itertools.product(parts, config.strategies):
             yield _grid_point(
                 config.data_dir, strategy, "", colorizer, init, backbone, fraction, seed, subset
             )
-    for target, (seed, subset) in itertools.product(config.target_dirs, repeats):
+    for target, (seed, subset) in itertools.product(config.target_dirs, seeds):
         for backbone, colorizer, init in parts:
             rest = (colorizer, init, backbone, "1", seed, subset)
             for strategy in config.target_strategies:
@@ -202,47 +142,69 @@ def _grid_points(config: StudyConfig):
                 yield _grid_point(target, *transfer.split("@"), *rest)
 
 
-def _grid_point(data_dir, strategy, origin, colorizer, init, *rest) -> _GridPoint:
+def _grid_point(data_dir, strategy, origin, colorizer, init, *rest) -> GridPoint:
     if strategy not in TRANSFERRED:  # one and the same run for every colorizer
         colorizer, init = NO_COLORIZER, "paper"
-    return _GridPoint(data_dir, strategy, origin, colorizer, init, *rest)
+    return GridPoint(data_dir, strategy, origin, colorizer, init, *rest)
 
 
-def _repeats(config: StudyConfig) -> list[tuple[str, str]]:
+def repeats(config: StudyConfig) -> list[tuple[str, str]]:
+    """Returns the seed and subset of each repeat."""
     if config.subset_seeds:
         return list(itertools.product(config.seeds, config.subset_seeds))
     return [(seed, seed) for seed in config.seeds]
 
 
-def _add(planned: dict, point: _GridPoint, config: StudyConfig, overrides: dict) -> str:
+def _add(
+    planned: dict, point: GridPoint, config: StudyConfig, chosen: Mapping[str, Mapping[str, Any]]
+) -> str:
     """Adds a run after the run it starts from; returns its name."""
     if point.name in planned:
         return point.name
-    needs = ""
-    if point.origin:
-        largest = max(config.train_fractions, key=float)
-        before = dataclasses.replace(
-            point, data_dir=config.data_dir, strategy=point.origin, origin="", fraction=largest
-        )
-        needs = _add(planned, before, config, overrides)
-    elif before := STRATEGIES[point.strategy].starts_from:
-        before = dataclasses.replace(point, strategy=before)
-        needs = _add(planned, before, config, overrides)
-    planned[point.name] = PlannedRun(
-        point.name, _train_config(point, needs, config, overrides), needs
-    )
+    source = source_of(point, config)
+    needs = _add(planned, source, config, chosen) if source else ""
+    runs = Path(config.study_dir) / RUNS
+    options, init_from = chosen.get(point.cell, {}), str(runs / needs) if needs else ""
+    built = train_config(point, config, options, str(runs / point.name), init_from)
+    planned[point.name] = PlannedRun(point.name, built, needs)
     return point.name
 
 
-def _train_config(
-    point: _GridPoint, needs: str, config: StudyConfig, overrides: dict
+def source_of(point: GridPoint, config: StudyConfig) -> GridPoint | None:
+    """Returns the point of the grid that one starts from, or None."""
+    if point.origin:
+        largest = max(config.train_fractions, key=float)
+        return dataclasses.replace(
+            point, data_dir=config.data_dir, strategy=point.origin, origin="", fraction=largest
+        )
+    before = STRATEGIES[point.strategy].starts_from
+    return dataclasses.replace(point, strategy=before) if before else None
+
+
+def train_config(
+    point: GridPoint,
+    config: StudyConfig,
+    chosen: Mapping[str, Any],
+    run_dir: str,
+    init_from: str,
 ) -> TrainConfig:
+    """Builds the options of a run.
+
+    Args:
+        point: of the grid.
+        config: of the study.
+        chosen: options that tuning chose.
+        run_dir: folder of the run.
+        init_from: folder of the run that it starts from, or "".
+
+    Raises:
+        InputError: options that contradict each other.
+    """
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(SharedOptions)}
-    runs = Path(config.study_dir) / RUNS
     is_target = point.data_dir in config.target_dirs
     own = {
         "data_dir": point.data_dir,
-        "run_dir": str(runs / point.name),
+        "run_dir": run_dir,
         "strategy": point.strategy,
         "train_fraction": float(point.fraction),
         # Without a subset its seed means nothing; one value lets such runs be shared.
@@ -251,15 +213,16 @@ def _train_config(
         "evaluate": (config.evaluate,),
         "observations": config.target_observations if is_target else config.observations,
     }
-    if needs:
-        own["init_from"] = str(runs / needs)
+    if init_from:
+        own["init_from"] = init_from
         if point.origin:
             own["normalization"] = config.transfer_normalization
     else:
         own["backbone"] = point.backbone
         if point.colorizer != "none":
             own |= {"colorizer": point.colorizer, "colorizer_init": point.colorizer_init}
-    built = TrainConfig(**(shared | own | overrides.get(point.strategy, {})))
+    overrides = parse_overrides(config.overrides).get(point.strategy, {})
+    built = TrainConfig(**(shared | own | overrides | dict(chosen)))
     built.check()
     return built
 

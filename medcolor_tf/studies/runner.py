@@ -1,18 +1,20 @@
 """Runs a study: each run in a process of its own, finished ones skipped, failed ones told."""
 
+import functools
 import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import locked, read_json, write_json
-from medcolor_tf.runs.folder import Run
-from medcolor_tf.studies import grid
+from medcolor_tf.runs.folder import DIVERGED, Run
+from medcolor_tf.studies import grid, tuning
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
 
 
@@ -31,18 +33,81 @@ def run_study(config: StudyConfig) -> int:
         InputError: a study that cannot be run, or a folder with runs of other options.
     """
     planned = grid.plan(config)
-    mine = grid.shard_of(planned, config.shard)
-    states = {run.name: state(run, config) for run in planned}
-    if config.dry_run:
-        _list(mine, states)
-        return 0
+    tuning.check(config)
     folder = Path(config.study_dir)
+    if config.dry_run:
+        if tuning.axes(config):
+            print("\n".join(tuning.describe(config)))
+            planned = _plan_of_finished_tuning(config)
+        _list(grid.shard_of(planned, config.shard), _states(planned, config))
+        return 0
     folder.mkdir(parents=True, exist_ok=True)
-    _save_plan(folder, config, planned)
     with _only_one(folder, config.shard) as lock:
+        if tuning.axes(config):
+            chosen = tuning.tune(config, functools.partial(_run_trials, config, lock))
+            if chosen is None:
+                print("the tuning is not finished; the same command goes on")
+                return 1
+            if config.tune_only:
+                return 0
+            planned = grid.plan(config, chosen)
+        _save_plan(folder, config, planned)
+        mine = grid.shard_of(planned, config.shard)
         # Another process may have finished runs while this one waited.
-        states = {run.name: state(run, config) for run in planned}
-        return _Schedule(config, mine, states, lock).work()
+        return _Schedule(config, mine, _states(planned, config), lock).work()
+
+
+def _states(planned: list[PlannedRun], config: StudyConfig) -> dict[str, str]:
+    return {run.name: state(run, config) for run in planned}
+
+
+def _plan_of_finished_tuning(config: StudyConfig) -> list[PlannedRun]:
+    """The runs with the options that were chosen; [] and a word where trials are left to do."""
+
+    def all_done(trials: list[PlannedRun], title: str) -> bool:
+        return not _unfinished(config, trials)
+
+    chosen = tuning.tune(config, all_done, save=False)
+    if chosen is None:
+        print("# the study's own runs are known when the tuning is done")
+        return []
+    return grid.plan(config, chosen)
+
+
+def _run_trials(config: StudyConfig, lock: int, trials: list[PlannedRun], title: str) -> bool:
+    """Brings trials to their end; False where one failed, other than by diverging."""
+    left = _unfinished(config, trials)
+    if left and config.shard:
+        raise InputError(
+            f"--shard={config.shard}: {len(left)} trials of the tuning are left, which all shards "
+            "need; run the same command with --tune_only and without --shard first"
+        )
+    if left:
+        states = {run.name: "new" for run in left}
+        return _Schedule(config, left, states, lock, title).work() == 0
+    return True
+
+
+def _unfinished(config: StudyConfig, trials: list[PlannedRun]) -> list[PlannedRun]:
+    """The trials that are neither finished nor known to diverge."""
+    unfinished = []
+    for run in trials:
+        now = state(run, config)
+        if now == "failed":
+            failure = read_json(_failure_path(config, run.name))
+            now = "finished" if _is_divergence(run, failure) else now
+        if now != "finished":
+            unfinished.append(run)
+    return unfinished
+
+
+def _is_divergence(run: PlannedRun, failure: Mapping) -> bool:
+    """Whether a trial, which has no split to evaluate, failed because of the values it tried."""
+    return (
+        not run.config.evaluate
+        and DIVERGED in failure["reason"]
+        and failure["command"] == run.command
+    )
 
 
 def state(run: PlannedRun, config: StudyConfig) -> str:
@@ -56,13 +121,17 @@ def state(run: PlannedRun, config: StudyConfig) -> str:
     started = files.finished or files.started
     if started:
         fingerprint = schema.DatasetInfo.load(run.config.data_dir).fingerprint
-        record = {"flags": vars(run.config), "data_fingerprint": fingerprint}
+        record = {
+            "flags": vars(run.config),
+            "data_fingerprint": fingerprint,
+            "lr_multipliers": run.config.lr_factors,
+        }
         if changed := files.differences(record):
             raise InputError(
                 f"{files.folder} holds a run with other options: {'; '.join(changed)}. Choose "
                 "another --study_dir, or delete that run"
             )
-    if files.finished and files.evaluation(config.evaluate).is_file():
+    if files.finished and all(files.evaluation(s).is_file() for s in run.config.evaluate):
         return "finished"
     if _failure_path(config, run.name).is_file():
         return "failed"
@@ -77,10 +146,19 @@ class _Schedule:
         planned: the runs to do, each after its source.
         states: name -> state, of all runs of the study.
         lock: file descriptor that the child processes keep open.
+        title: of the runs, in what is printed.
     """
 
-    def __init__(self, config: StudyConfig, planned: list[PlannedRun], states: dict, lock: int):
+    def __init__(
+        self,
+        config: StudyConfig,
+        planned: list[PlannedRun],
+        states: dict,
+        lock: int,
+        title: str = "",
+    ):
         self.config, self.lock, self.states = config, lock, dict(states)
+        self.title = title or f"study {config.name}"
         self.waiting = [run for run in planned if states[run.name] != "finished"]
         self.total, self.done = len(planned), len(planned) - len(self.waiting)
         self.jobs = config.jobs or max(1, len(config.gpus))
@@ -90,8 +168,7 @@ class _Schedule:
     def work(self) -> int:
         """Returns the exit status when nothing is left to do."""
         print(
-            f"study {self.config.name}: {self.total} runs, {self.done} finished before; "
-            f"{self.jobs} at a time",
+            f"{self.title}: {self.total} runs, {self.done} finished before; {self.jobs} at a time",
             flush=True,
         )
         running: dict[Future, PlannedRun] = {}
@@ -145,18 +222,28 @@ class _Schedule:
         head = f"[{self.done}/{self.total}] {run.name}"
         if status == 0:
             failure.unlink(missing_ok=True)
-            evaluation = Run(Path(run.config.run_dir)).evaluation(self.config.evaluate)
-            auc = read_json(evaluation)["mean_auc"]
+            split, auc = _outcome(run)
             shown = "undefined" if auc is None else f"{auc:.4f}"
-            print(f"{head}: {self.config.evaluate} mean AUC {shown} ({seconds:.0f} s)", flush=True)
+            print(f"{head}: {split} mean AUC {shown} ({seconds:.0f} s)", flush=True)
             return
-        self.failed.append(run.name)
         log = _log_path(self.config, run.name)
         reason = _last_line(log)
         about = {"command": run.command, "exit_status": status, "reason": reason, "log": str(log)}
         failure.parent.mkdir(parents=True, exist_ok=True)
         write_json(failure, about)
+        if _is_divergence(run, about):
+            print(f"{head}: diverged, the worst of values ({seconds:.0f} s)", flush=True)
+            return
+        self.failed.append(run.name)
         print(f"{head}: FAILED with exit status {status}: {reason} ({log})", flush=True)
+
+
+def _outcome(run: PlannedRun) -> tuple[str, float | None]:
+    """The split that a run was evaluated on, and its mean AUC; of a trial, the validation's."""
+    files = Run(Path(run.config.run_dir))
+    for split in run.config.evaluate:
+        return split, read_json(files.evaluation(split))["mean_auc"]
+    return "validation", files.read_result()["best_valid_mean_auc"]
 
 
 def _environment(jobs: int, gpu: str | None) -> dict[str, str]:

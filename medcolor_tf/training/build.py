@@ -11,6 +11,7 @@ from medcolor_tf.runs.checkpoint import TrainState
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.sharing.pretrained import assign_parts
 from medcolor_tf.training.augment import RandomRotationZoom
+from medcolor_tf.training.lr_multipliers import set_lr_multipliers
 from medcolor_tf.training.plan import TrainPlan
 
 
@@ -68,5 +69,7 @@ def training_model(
     with processes.distribution():  # for the metrics, which Keras resets at every epoch
         model.compile(optimizer(rate, config.momentum_max), loss())
     model.optimizer.build(model.trainable_variables)
+    if config.lr_factors:
+        set_lr_multipliers(model, config.lr_factors)
     processes.replicate([*classifier.variables, *model.variables, *model.optimizer.variables])
     return model

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.runs.folder import DIVERGED
 
 Schedule = Callable[[int], tuple[float, float]]
 
@@ -36,7 +38,7 @@ class RunningLoss:
 def diverged(what: str, step: int) -> InputError:
     """Returns the error of a run that cannot go on."""
     return InputError(
-        f"{what} at step {step}: training diverged; start a new run with a lower --max_lr. "
+        f"{what} at step {step}: {DIVERGED}; start a new run with a lower --max_lr. "
         "The last checkpoint is kept"
     )
 
@@ -147,12 +149,21 @@ class LossCurve(AfterSteps):
         every: steps between points; with several steps an execution, the first end of one beyond.
         batch_size: images per step.
         schedule: step -> (learning rate, momentum).
+        multipliers: factors of the rate of parts that have one.
     """
 
     def __init__(
-        self, first: int, interval: int, log, every: int, batch_size: int, schedule: Schedule
+        self,
+        first: int,
+        interval: int,
+        log,
+        every: int,
+        batch_size: int,
+        schedule: Schedule,
+        multipliers: Mapping[str, float] = MappingProxyType({}),
     ):
         super().__init__(first, interval)
+        self.multipliers = multipliers
         self.log, self.every, self.batch_size, self.schedule = log, every, batch_size, schedule
         self._loss = RunningLoss()
         self._last = first
@@ -175,6 +186,7 @@ class LossCurve(AfterSteps):
             {
                 "train/loss": self._loss.since_last(loss, batch + 1),
                 "train/learning_rate": rate,
+                **{f"train/learning_rate_{p}": rate * f for p, f in self.multipliers.items()},
                 "train/momentum": momentum,
                 "train/images_per_second": (batch + 1 - self._batches)
                 * self.batch_size

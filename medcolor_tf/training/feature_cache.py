@@ -185,6 +185,7 @@ def fit_head(
     schedule: Callable[[int], tuple[float, float]],
     every: int,
     callbacks: Sequence[keras.callbacks.Callback],
+    multiplier: float = 1.0,
 ) -> None:
     """Does what ``model.fit`` would, where only C trains and its features are at hand.
 
@@ -197,6 +198,7 @@ def fit_head(
         schedule: step -> (learning rate, momentum).
         every: callbacks see the end of every step whose number this divides, and of each epoch.
         callbacks: as for ``fit``; without ``on_train_batch_begin``.
+        multiplier: factor of the schedule's rate.
     """
     callback_list = keras.callbacks.CallbackList(list(callbacks), model=model)
     step = int(model.optimizer.iterations.numpy())
@@ -207,7 +209,8 @@ def fit_head(
         total = 0.0
         for done in range(1, steps_per_epoch + 1):
             rate, momentum = schedule(step)
-            total += _step(state, *next(batches), np.float32(rate), np.float32(momentum))
+            rate = np.float32(rate) * np.float32(multiplier)
+            total += _step(state, *next(batches), rate, np.float32(momentum))
             step += 1
             if step % every == 0 or done == steps_per_epoch:
                 _write(model, state, step)

@@ -3,7 +3,8 @@
 import csv
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,25 @@ class LRCurve:
         losses: batch loss of each step.
         smoothed: bias-corrected exponential mean of the losses.
         suggestion: the suggested peak rate.
+        multipliers: factors of these rates that parts of the model had.
     """
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     smoothed: tuple[float, ...]
     suggestion: float
+    multipliers: Mapping[str, float] = field(default_factory=dict)
+
+    def of_parts(self, multipliers: Mapping[str, float]) -> "LRCurve":
+        """Returns the curve with the factors that parts had meanwhile."""
+        return dataclasses.replace(self, multipliers=dict(multipliers))
+
+    @property
+    def parts(self) -> str:
+        """Says which parts had another rate: "head 4 times this"; "" where none had."""
+        return ", ".join(
+            f"{part} {factor:g} times this" for part, factor in self.multipliers.items()
+        )
 
     def save(self, folder: Path) -> None:
         """Writes table, plot and, last, the JSON file."""
@@ -44,13 +58,17 @@ class LRCurve:
             writer.writerow(["learning_rate", "loss", "smoothed_loss"])
             writer.writerows(zip(self.rates, self.losses, self.smoothed, strict=True))
         self._draw(folder / LR_FINDER_PLOT)
-        write_json(folder / LR_FINDER, dataclasses.asdict(self))
+        content = dataclasses.asdict(self)
+        if not self.multipliers:
+            del content["multipliers"]
+        write_json(folder / LR_FINDER, content)
 
     def _draw(self, path: Path) -> None:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 4), layout="constrained")
-        axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss")
+        label = "learning rate" + (f" ({self.parts})" if self.parts else "")
+        axes = figure.add_subplot(xscale="log", xlabel=label, ylabel="training loss")
         axes.plot(self.rates, self.losses, color="0.8", label="batch")
         axes.plot(self.rates, self.smoothed, label="smoothed")
         axes.axvline(self.suggestion, linestyle="--", label=f"suggestion {self.suggestion:.2g}")
@@ -69,7 +87,8 @@ def find_lr(
 
     Args:
         model: built, and compiled with a loss and any Keras optimizer with one learning rate, a
-            number. The momentum stays what it is.
+            number. The momentum stays what it is, and so do the factors of
+            :func:`set_lr_multipliers`: the curve is over the common rate.
         data: what ``model.fit`` takes as its one data argument: batches (x, y) or (x, y, sample
             weights), all of one size. A finite ``tf.data.Dataset`` is repeated where it is shorter
             than ``steps``; of anything else at least ``steps`` batches are needed.

@@ -156,7 +156,7 @@ def follow(optimizer: keras.optimizers.Optimizer, table, start: int = 0) -> bool
         ValueError: a MultiOptimizer, an optimizer that has a schedule of its own, or a table of
             another shape.
     """
-    optimizer = _innermost(optimizer)
+    optimizer = innermost(optimizer)
     if isinstance(optimizer, MomentumSGD):
         return optimizer.follow(table, start)
     before: _Following | None = getattr(optimizer, "_following", None)
@@ -175,7 +175,7 @@ def momentum_name(optimizer: keras.optimizers.Optimizer) -> str | None:
     None as well where it is zero, since then there is no velocity, and for ScheduleFreeAdamW, whose
     weights are averages that a beta_1 which moves would undo.
     """
-    optimizer = _innermost(optimizer)
+    optimizer = innermost(optimizer)
     if isinstance(optimizer, MomentumSGD):
         return "momentum"
     if isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW):
@@ -188,8 +188,8 @@ def momentum_name(optimizer: keras.optimizers.Optimizer) -> str | None:
     return None
 
 
-def _innermost(optimizer):
-    """The optimizer that updates the weights; ValueError where there is not exactly one."""
+def innermost(optimizer):
+    """Returns the optimizer that updates the weights; ValueError where there are several."""
     while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     if isinstance(optimizer, keras.optimizers.MultiOptimizer):

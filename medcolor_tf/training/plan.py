@@ -10,7 +10,7 @@ from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.replicas import Devices
-from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.runs.config import TrainConfig, parse_multipliers
 from medcolor_tf.sharing.pretrained import PretrainedParts, read_parts
 from medcolor_tf.training import feature_cache, strategies
 from medcolor_tf.training.callbacks import Schedule
@@ -121,7 +121,17 @@ class TrainPlan:
             f"{len(train):,} training and {len(self.valid):,} validation images of "
             f"{spec.image_size} px; {self.total_steps:,} steps of {config.batch_size}, "
             f"checkpoint every {self.checkpoint_interval:,}; peak learning rate {max_lr:.3g}"
+            + "".join(
+                f", {part} {factor:g} times: {max_lr * factor:.3g}"
+                for part, factor in config.lr_factors.items()
+            )
         )
+        idle = parse_multipliers(config.lr_multipliers).keys() - STRATEGIES[config.strategy].trains
+        if idle:
+            lines.append(
+                f"--lr_multipliers: {', '.join(sorted(idle))} without effect, since "
+                f"--strategy={config.strategy} does not train it"
+            )
         return lines
 
     def one_sided_labels(self) -> list[str]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from medcolor_tf.commandline import command_line
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.evaluation.evaluate import first_pictures
 from medcolor_tf.evaluation.inference import Predict, predict_split, predictor
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
@@ -35,7 +36,7 @@ from medcolor_tf.serving.evaluate_run import (
     evaluate_once,
     origin_of,
 )
-from medcolor_tf.sharing import pretrained
+from medcolor_tf.sharing import colormap, pretrained
 from medcolor_tf.training import callbacks, device_cache, feature_cache, strategies
 from medcolor_tf.training.build import initial_classifier, training_model
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
@@ -92,7 +93,7 @@ def range_test(config: TrainConfig) -> LRCurve:
         raise InputError(f"--run_dir={run.folder}: not empty; give the LR finder a new folder")
     with runtime.precision(config.mixed_precision), runtime.seeded(config.seed):
         trainer = Trainer.build(TrainPlan.from_config(config), run)
-        curve = find_lr(trainer.model, trainer.batches(0))
+        curve = find_lr(trainer.model, trainer.batches(0)).of_parts(config.lr_factors)
     run.folder.mkdir(parents=True, exist_ok=True)
     curve.save(run.folder)
     return curve
@@ -200,6 +201,11 @@ class Trainer:
     def _colorize(self) -> Predict:
         return colorizer_of(self.classifier)
 
+    def _color_table(self) -> ColorTable:
+        """The colours of T, a color_map, as it is now."""
+        spec, colorizer = self.spec, self.classifier.get_layer("colorizer")
+        return ColorTable.from_colorizer(colorizer, spec.pixel_mean, spec.pixel_std, spec.max_value)
+
     # -- state -------------------------------------------------------------------------------------
 
     def claim_folder(self, record: dict) -> None:
@@ -253,8 +259,9 @@ class Trainer:
         observers = self._callbacks(first, steps)
         if self.frozen_features is not None:
             every = config.log_every
+            multiplier = config.lr_factors.get("head", 1.0)
             feature_cache.fit_head(
-                self.model, batches, epochs, steps, self.schedule, every, observers
+                self.model, batches, epochs, steps, self.schedule, every, observers, multiplier
             )
             return
         model = self.model if self.device_images is None else self.device_images.model
@@ -279,7 +286,9 @@ class Trainer:
         if not self.log:
             return [at_checkpoint]
         size, schedule = config.batch_size, self.schedule
-        curve = callbacks.LossCurve(first, interval, self.log, config.log_every, size, schedule)
+        curve = callbacks.LossCurve(
+            first, interval, self.log, config.log_every, size, schedule, config.lr_factors
+        )
         progress = callbacks.Progress(first, interval, total, size, schedule)
         return [curve, at_checkpoint, progress]
 
@@ -326,14 +335,18 @@ class Trainer:
         """Adds a row to log.csv, and pictures and points to TensorBoard."""
         assert self.log is not None, "only the process that writes logs"
         per_observation = dict(zip(self.spec.observations, map(float, auc), strict=True))
+        rate, _ = self.schedule(step - 1)
         row = {
             "step": step,
             "loss": loss,
-            "learning_rate": self.schedule(step - 1)[0],
+            "learning_rate": rate,
+            **{f"learning_rate {p}": rate * f for p, f in self.plan.config.lr_factors.items()},
             "valid_mean_auc": mean_auc(auc),
         }
         if self.frozen_features is None or not self.run.read_log():  # a frozen T paints them once
             self.log.pictures(step, *first_pictures(self._colorize, self.plan.valid))
+            if self.spec.is_gray_map:
+                self.log.color_table(step, self._color_table().to_picture())
         self.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
         scalars = {"valid/mean_auc": row["valid_mean_auc"], "train/interval_loss": loss}
         self.log.scalars(step, scalars)
@@ -348,11 +361,12 @@ class Trainer:
         if before:
             return before
         print("LR finder:", end=" ", flush=True)
-        curve: LRCurve = find_lr(self.model, self.batches(0))
+        curve: LRCurve = find_lr(self.model, self.batches(0)).of_parts(self.plan.config.lr_factors)
         if self.processes.is_main_process:
             curve.save(self.run.folder)
         plot = self.run.folder / runs.LR_FINDER_PLOT
-        print(f"suggests {curve.suggestion:.3g} (curve: {plot})")
+        parts = f"; {curve.parts}" if curve.parts else ""
+        print(f"suggests {curve.suggestion:.3g}{parts} (curve: {plot})")
         return curve.suggestion
 
     # -- finish ------------------------------------------------------------------------------------
@@ -364,11 +378,14 @@ class Trainer:
         folder, plan, best = self.run.folder, self.plan, self.best
         if self.spec.has_colorizer:
             pretrained.save_colorizer(folder, self.spec)
+        if self.spec.is_gray_map:
+            colormap.write_to_run(folder)
         result = {
             "steps": plan.total_steps,
             "best_step": best.step,
             "best_valid_mean_auc": best.auc if np.isfinite(best.auc) else None,
             "max_lr": self.max_lr,
+            **({"lr_multipliers": factors} if (factors := plan.config.lr_factors) else {}),
             "train_images": len(plan.train),
             "valid_images": len(plan.valid),
         }

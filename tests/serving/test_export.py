@@ -156,6 +156,18 @@ def test_several_channels_of_16_bits(other_run, other_export, tmp_path):
         loaded.signatures["encoded"](tf.constant([other]))
 
 
+def test_a_map_with_local_contrast_is_exported(tmp_path):
+    run_dir = make_run(tmp_path / "run", colorizer="context_map")
+    images = np.stack([pixels(32, 32, seed=i) for i in range(2)])[..., None]
+    logits, colors = classify_and_colorize(runs.load_classifier(run_dir)[1])(images)
+    exported = tf.saved_model.load(export(ExportConfig(run_dir=str(run_dir))))
+    answer = exported.signatures["colorized"](tf.constant(images))
+    np.testing.assert_allclose(answer["probabilities"], sigmoid(logits), atol=1e-5)
+    np.testing.assert_allclose(answer["colorized"], colors, atol=1e-5)
+    gray = (images / 255 - 0.5) / 0.25
+    assert np.abs(colors - gray).max() > 0.1
+
+
 def jpeg_of_size(width, height):
     """A JPEG whose header claims another size."""
     content = encode(pixels(16, 16), "JPEG")

@@ -210,7 +210,7 @@ def test_rows_of_another_command_are_refused(config, computed, images, run_dir, 
     other = make_run(tmp_path / "other")
     arrays, metadata = checkpoint.load(other / runs.BEST)
     arrays["head/bias"] = arrays["head/bias"] + 1
-    checkpoint.save(other / runs.BEST, arrays, metadata)
+    runs.Run(other).write({runs.BEST: checkpoint.to_bytes(arrays, metadata)})
     refuses(r"other weights \(--run_dir\)", run_dir=str(other))
     (images / "1.png").write_bytes(encode(pixels(40, 32, seed=20), "PNG"))
     refuses(r"1.png has changed since its row was written")
