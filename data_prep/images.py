@@ -96,7 +96,7 @@ def examine_image(
         path: the file.
         short_side: pixels of the shorter side; None leaves the size.
         bits: 8 or 16, of the result.
-        pixel_range: one of :data:`data_prep.levels.RANGES`, what becomes black and white.
+        pixel_range: one of :data:`medcolor_tf.catalog.RANGES`, what becomes black and white.
 
     Raises:
         ImageError: no such file, empty, truncated, damaged, none of the formats, no known range of

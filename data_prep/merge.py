@@ -19,7 +19,6 @@ from data_prep.building.output import PlanRecord
 from data_prep.building.shards import (
     BUILD_FOLDER,
     ShardResult,
-    file_sha256,
     finished_shard,
     sidecars,
 )
@@ -27,6 +26,7 @@ from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import file_sha256
 
 SHOWN = 3
 

@@ -20,6 +20,11 @@ FROZEN_BN = ("moving", "batch")
 DEFAULT_HEAD = "linear"
 # What becomes black and white in an image file, where the build does not say otherwise.
 FULL_RANGE = "full"
+RANGES = (FULL_RANGE, "used", "percentile")
+# How much of a data set's shards is compared with their SHA-256 when they are opened.
+VERIFICATIONS = ("sample", "full")
+# What a description may ask for: checked before memory is taken for it.
+MAX_SIDE, MAX_CHANNELS, MAX_OBSERVATIONS = 16_384, 256, 10_000
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from medcolor_tf import commandline
+from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.commandline import option
 
 DESCRIPTION = """
@@ -31,6 +32,13 @@ class EvaluateConfig:
     )
     uncertain_policy: str = option(
         "", "Another policy than the data set's, as for training.", group="Images and weights"
+    )
+    verify: str = option(
+        VERIFICATIONS[0],
+        "How many of the split's shards are compared with their SHA-256: a sample of 64 MB, or "
+        "all.",
+        VERIFICATIONS,
+        group="Images and weights",
     )
     batch_size: int = option(32, "Images at a time.", group="Memory and speed")
     out: str = option("", "Folder for the two files; not set: the run's.", group="Output")

@@ -1,14 +1,21 @@
-"""Files that a power cut leaves old or new, never a part, and locks between processes."""
+"""Files that a power cut leaves old or new, JSON with limits and a seal, and locks."""
 
 import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from medcolor_tf.errors import InputError
+
+# Of a file that we read; the description of a data set of 100,000 shards has 30 MB.
+MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_DEPTH = 64
+SEAL = "sha256"
 
 
 def write_atomically(path: str | Path, content: str | bytes, mode: int = 0o666) -> None:
@@ -35,12 +42,103 @@ def write_json(path: str | Path, content) -> None:
     write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: str | Path) -> dict:
-    """Reads JSON; InputError naming the file when it is missing or damaged."""
+def read_json(path: str | Path, most_bytes: int | None = None) -> dict:
+    """Reads a JSON object.
+
+    Args:
+        path: the file.
+        most_bytes: that it may have; None: MAX_JSON_BYTES.
+
+    Raises:
+        InputError: naming the file: it is missing, damaged, no object, or beyond the limits.
+    """
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        most = most_bytes or MAX_JSON_BYTES
+        if path.stat().st_size > most:
+            raise InputError(f"{path}: {path.stat().st_size:,} bytes, expected at most {most:,}")
+        data = path.read_bytes()
+    except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
+    content = parse_json(data, path, most)
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: cannot be read (expected a JSON object, received {type(content).__name__})"
+        )
+    return content
+
+
+def parse_json(data: str | bytes, origin: str | Path, most_bytes: int | None = None) -> Any:
+    """Parses JSON that may be anybody's.
+
+    Args:
+        data: the text, UTF-8 where it is bytes.
+        origin: the file, for messages.
+        most_bytes: as in :func:`read_json`.
+
+    Raises:
+        InputError: no JSON, or longer than MAX_JSON_BYTES or nested deeper than MAX_JSON_DEPTH.
+    """
+    most = most_bytes or MAX_JSON_BYTES
+    if len(data) > most:
+        raise InputError(f"{origin}: {len(data):,} bytes of JSON, expected at most {most:,}")
+    try:
+        content = json.loads(data)
+        depth = _depth(content)
+    except RecursionError:
+        depth = MAX_JSON_DEPTH + 1
+    except ValueError as error:
+        raise InputError(f"{origin}: cannot be read ({error})") from None
+    if depth > MAX_JSON_DEPTH:
+        raise InputError(
+            f"{origin}: cannot be read (JSON nested deeper than {MAX_JSON_DEPTH} levels)"
+        )
+    return content
+
+
+def _depth(content: Any) -> int:
+    """Levels of lists and objects; counted up to one more than is allowed."""
+    level, depth = [content], 0
+    while level and depth <= MAX_JSON_DEPTH:
+        level = [
+            child
+            for value in level
+            if isinstance(value, (dict, list))
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+        depth += 1
+    return depth
+
+
+def sealed(content: Mapping) -> dict:
+    """Returns an object for a JSON file with the SHA-256 of itself, under SEAL."""
+    return {**content, SEAL: _seal(content)}
+
+
+def unsealed(content: Mapping, origin: str | Path) -> dict:
+    """Returns what :func:`sealed` was given; an object without a seal as it is.
+
+    Raises:
+        InputError: the seal is not that of the content; names ``origin``.
+    """
+    bare = {name: value for name, value in content.items() if name != SEAL}
+    if SEAL in content and content[SEAL] != _seal(bare):
+        raise InputError(
+            f"{origin}: its SHA-256 is not that of its content: the file is damaged or was "
+            "changed by hand; restore it from a copy"
+        )
+    return bare
+
+
+def _seal(content: Mapping) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

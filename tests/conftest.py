@@ -116,7 +116,7 @@ def write_dataset(
         schema.SplitIndex(2 * np.arange(number), raw, patient).save(folder, split)
         digest = hashlib.sha256(schema.SplitIndex.path(folder, split).read_bytes())
         sha[split] = digest.hexdigest()
-        counts[split] = {}
+        counts[split] = labels.count_raw_labels(raw, observations)
     pixels = np.concatenate([p.ravel() for p in kept["train"]]) / (2**bits - 1)
     schema.DatasetInfo(
         source="test",

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from data_prep.images import read_image
 from data_prep.raster import ImageError
@@ -25,7 +26,7 @@ from data_prep.tables import read_table
 from medcolor_tf.errors import InputError
 
 LUMA = np.array([19595, 38470, 7471])
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+SECONDARY_CAPTURE, INSTANCE = UID("1.2.840.10008.5.1.4.1.1.7"), UID("1.2.3.4")
 
 
 class Made(NamedTuple):
@@ -55,7 +56,7 @@ def make_image(random: np.random.Generator) -> Made:
     return kinds[random.integers(len(kinds))](random)
 
 
-def _picture(random, channels=0, white=255, dtype=np.uint8) -> np.ndarray:
+def _picture(random, channels=0, white=255, dtype: DTypeLike = np.uint8) -> np.ndarray:
     shape = tuple(random.integers(1, 25, 2)) + ((channels,) if channels else ())
     low, high = sorted(random.integers(0, white + 1, 2))
     return random.integers(low, high + 1, shape).astype(dtype)
@@ -227,9 +228,9 @@ def _dicom_tags(values, bits: int, allocated: int, signed: bool) -> FileDataset:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian if values.size % 2 else ImplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = SECONDARY_CAPTURE
-    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    meta.MediaStorageSOPInstanceUID = INSTANCE
     data = FileDataset("a.dcm", {}, file_meta=meta, preamble=b"\0" * 128)
-    data.SOPClassUID, data.SOPInstanceUID = SECONDARY_CAPTURE, "1.2.3.4"
+    data.SOPClassUID, data.SOPInstanceUID = SECONDARY_CAPTURE, INSTANCE
     data.Modality = "DX"
     data.Rows, data.Columns = values.shape
     data.SamplesPerPixel, data.PixelRepresentation = 1, int(signed)

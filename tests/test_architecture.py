@@ -14,6 +14,7 @@ PACKAGES = ("medcolor_tf", "data_prep")
 # From the bottom up: a room imports from itself and from lower layers.
 LAYERS = (
     ("errors",),
+    ("schema_check",),
     ("catalog", "files", "help_text"),
     ("registration",),
     ("commandline",),

@@ -15,7 +15,7 @@ from data_prep.building.plan import Plan, Recipe, describe_options
 from data_prep.building.shards import BUILD_FOLDER
 from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import locked, write_atomically
+from medcolor_tf.files import locked, parse_json, write_atomically
 
 RANDOM_KEY = "random"
 
@@ -68,7 +68,7 @@ class PlanRecord:
         """Reads the record of the build in ``folder``; InputError without one."""
         path = folder / BUILD_FOLDER / "plan.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_bytes(), path)
             recipe = content.pop("recipe")
             recipe["observations"] = tuple(recipe["observations"])
             content["shards"] = tuple(map(tuple, content["shards"]))

@@ -5,7 +5,6 @@ that (its rows of the split's index, then its statistics); a build that is inter
 finds out from the sidecars what it has.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import SplitIndex, encode_example
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import file_sha256, read_json, write_atomically
 
 BUILD_FOLDER = ".build"
 # Number, sum and sum of squares of pixels: exact integers, however many there are.
@@ -232,7 +231,7 @@ def finished_shard(folder: Path, file: str) -> ShardResult | None:
     target = folder / file
     try:
         rows, statistics = sidecars(target)
-        content = json.loads(statistics.read_text(encoding="utf-8"))
+        content = read_json(statistics)
         content["rejects"] = tuple(Reject(**reject) for reject in content["rejects"])
         content["warnings"] = tuple(
             RecordWarning(**warning) for warning in content.get("warnings", ())
@@ -259,9 +258,3 @@ def sidecars(target: Path) -> tuple[Path, Path]:
     """Returns where a shard's rows of the index and its statistics are kept during the build."""
     folder = target.parent / BUILD_FOLDER
     return SplitIndex.path(folder, target.name), folder / f"{target.name}.json"
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

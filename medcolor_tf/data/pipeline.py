@@ -15,11 +15,18 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data import schema, subsets
 from medcolor_tf.data.image_cache import RamCache
 from medcolor_tf.data.image_ops import resize_pixels, square_crop
 from medcolor_tf.data.labels import apply_policy, count_raw_labels, parse_policy
-from medcolor_tf.data.records import RecordReader, check_shards, decode_record, label_tensor
+from medcolor_tf.data.records import (
+    RecordReader,
+    check_first_records,
+    check_shards,
+    decode_record,
+    label_tensor,
+)
 from medcolor_tf.errors import InputError
 
 # All images; another part is (index, count): the images of one of several processes.
@@ -54,6 +61,8 @@ class Split:
         split: "train", "valid" or "test".
         selection: subset and labels.
         image_size: side of the square batch images in pixels; None for the stored short side.
+        verify: how many shards are compared with their SHA-256, "sample" or "full"; see
+            :func:`medcolor_tf.data.records.check_shards`.
 
     Attributes:
         info: the data set's description.
@@ -73,6 +82,7 @@ class Split:
         split: str,
         selection: Selection | None = None,
         image_size: int | None = None,
+        verify: str = VERIFICATIONS[0],
     ):
         selection = selection or Selection()
         self.folder, self.split = Path(folder), split
@@ -83,8 +93,9 @@ class Split:
         self.policy = parse_policy(
             selection.uncertain_policy, self.info.observations, self.info.uncertain_policy
         )
-        shards = check_shards(self.folder, self.info, split)
-        index = schema.SplitIndex.load(folder, split)
+        shards = check_shards(self.folder, self.info, split, verify)
+        index = schema.SplitIndex.load(folder, split, self.info)
+        check_first_records(self.folder, shards, index)
         rows = None
         if split == "train" and selection.train_fraction < 1.0:
             # Stratified over all observations, so that the subset is the same for any target.

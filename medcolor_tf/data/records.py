@@ -1,18 +1,25 @@
 """The encoded records of a split's shards: checked, read in order or shuffled, decoded."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data import schema
 from medcolor_tf.data.image_ops import decode_image
 from medcolor_tf.data.labels import UNCERTAIN
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import file_sha256
 
 SHARDS_OPEN = 16
 READ_BUFFER_BYTES = 8 * 2**20
+# Of the shards of a split, so many bytes are compared with their SHA-256 when it is opened.
+SAMPLED_BYTES = 64 * 2**20
+# In a TFRecord file: length and its checksum before a record, checksum after it.
+LENGTH_BYTES, CHECKSUM_BYTES = 8, 4
 
 
 class RecordReader:
@@ -110,28 +117,119 @@ class RecordReader:
         return tf.data.Dataset.range(first, first + records[shard])
 
 
-def check_shards(folder: Path, info: schema.DatasetInfo, split: str) -> tuple[schema.Shard, ...]:
+def check_shards(
+    folder: Path, info: schema.DatasetInfo, split: str, verify: str = VERIFICATIONS[0]
+) -> tuple[schema.Shard, ...]:
     """Returns the shards of a split that hold records.
 
-    A shard that is missing or cut is found here, before training starts, not hours into it.
+    A shard that is missing, cut or another one is found here, before training starts, not hours
+    into it. The size of every shard is compared, and the SHA-256 of all (``verify="full"``) or of
+    as many as have SAMPLED_BYTES, at random ("sample"). Inside the others each record has its own
+    checksum, which TensorFlow compares when it reads it.
 
     Raises:
-        InputError: no such split, or a shard that is missing or of another size.
+        InputError: no such split, or a shard that is missing or another one than was built.
     """
+    if verify not in VERIFICATIONS:
+        raise InputError(f"--verify={verify}: expected {' or '.join(VERIFICATIONS)}")
     shards = info.split_shards(split)
     if not shards or not sum(shard.records for shard in shards):
         present = [name for name in schema.SPLITS if info.images.get(name)]
         raise InputError(f"{folder}: no images in split {split!r}; it has {', '.join(present)}")
+    if sum(shard.records for shard in shards) != info.images.get(split):
+        raise InputError(
+            f"{folder / schema.DATASET_JSON}: {info.images.get(split)} {split} images, but its "
+            f"shards hold {sum(shard.records for shard in shards)}"
+        )
     for shard in shards:
         path = folder / shard.file
         if not path.is_file():
             raise InputError(f"{path}: listed in {schema.DATASET_JSON} but not there")
         if path.stat().st_size != shard.bytes:
             raise InputError(
-                f"{path}: {path.stat().st_size} bytes, expected {shard.bytes}: the file is cut or "
-                "changed; `python -m data_prep.verify` tells more"
+                f"{path}: {path.stat().st_size} bytes, expected {shard.bytes} "
+                f"({schema.DATASET_JSON}): the file is cut or changed; "
+                "`python -m data_prep.verify` tells more"
+            )
+    for shard in shards if verify == "full" else _sample(shards):
+        if file_sha256(folder / shard.file) != shard.sha256:
+            raise InputError(
+                f"{folder / shard.file}: SHA-256 is not the one in {schema.DATASET_JSON}: the file "
+                "is damaged or another one; `python -m data_prep.verify` tells more"
             )
     return tuple(shard for shard in shards if shard.records)
+
+
+def _sample(shards: Sequence[schema.Shard]) -> Iterator[schema.Shard]:
+    """Yields shards of SAMPLED_BYTES together, others each time; at least one.
+
+    Not from the generators of a run: which shards are looked at changes no result.
+    """
+    size = 0
+    for shard in random.SystemRandom().sample(shards, len(shards)):
+        if size and size + shard.bytes > SAMPLED_BYTES:
+            return
+        yield shard
+        size += shard.bytes
+
+
+def check_first_records(
+    folder: Path, shards: Sequence[schema.Shard], index: schema.SplitIndex
+) -> None:
+    """Compares the first record of each shard with its row of the index.
+
+    Two shards of one size that changed places, or a shard of another data set, are found so
+    without reading them. Expects the shards' sizes to have been compared.
+
+    Args:
+        folder: the data set's.
+        shards: of the split, those with records.
+        index: of the split.
+
+    Raises:
+        InputError: another record than the index says.
+    """
+    row = 0
+    for shard in shards:
+        path = folder / shard.file
+        example = _first_example(path)
+        values = (
+            example.get("index", []),
+            example.get("patient", []),
+            [label if label == label else None for label in example.get("raw_label", [])],
+        )
+        labels = index.raw_labels[row].tolist()
+        expected = (
+            [int(index.index[row])],
+            [bytes(index.patient[row])],
+            [label if label == label else None for label in labels],
+        )
+        if values != expected:
+            raise InputError(
+                f"{path}: its first record has index {values[0]} and patient {values[1]}, expected "
+                f"{expected[0]} and {expected[1]}: the file is damaged or another shard's; "
+                "`python -m data_prep.verify` tells more"
+            )
+        row += shard.records
+
+
+def _first_example(path: Path) -> dict[str, list]:
+    """The features of a shard's first record, {} where it is none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        if length > path.stat().st_size - LENGTH_BYTES - 2 * CHECKSUM_BYTES:
+            return {}
+        file.seek(CHECKSUM_BYTES, 1)
+        data = file.read(length)
+    try:
+        features = tf.train.Example.FromString(data).features.feature
+    except Exception:  # protobuf's DecodeError, of which there are several
+        return {}
+    return {
+        name: list(getattr(feature, feature.WhichOneof("kind")).value)
+        for name, feature in features.items()
+        if feature.WhichOneof("kind")
+    }
 
 
 def decode_record(record, info: schema.DatasetInfo):

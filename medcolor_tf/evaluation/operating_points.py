@@ -89,10 +89,11 @@ def choose_threshold(labels: ArrayLike, probabilities: ArrayLike, rule: Rule) ->
     thresholds = (bounds[:-1] + bounds[1:]) / 2
     if distinct[0] == 1:
         thresholds[0] = np.nextafter(1, 2)  # no image is positive
+    target = rule.target or 0.0
     if rule.name == SENSITIVITY:
-        place = np.argmax(found / positives >= rule.target)
+        place = np.argmax(found / positives >= target)
     elif rule.name == SPECIFICITY:
-        place = np.flatnonzero(cleared / negatives >= rule.target)[-1]
+        place = np.flatnonzero(cleared / negatives >= target)[-1]
     else:
         place = np.argmax(found * negatives + cleared * positives)
     return float(thresholds[place])

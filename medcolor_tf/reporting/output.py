@@ -21,6 +21,11 @@ from medcolor_tf.reporting.contents import Figure, Report, Table
 
 _INVALID = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+# What spreadsheets take for a formula's beginning, and our own cells that begin so: "-", "+1.2",
+# "-0.3 to 0.4", "- to -", "-1.0 ± 0.2".
+_FORMULA = ("=", "+", "-", "@")
+_SIGNED = re.compile(r"-( to -)?|[+-]\d[\d,.]*( (to|±) [+-]?\d[\d,.]*)?( %)?( \(\d+ undefined\))?")
+
 
 def write(report: Report, folder: str | Path) -> Path:
     """Writes index.html, report.md, NAME.csv of every table and figures/NAME of every figure.
@@ -48,13 +53,16 @@ def write(report: Report, folder: str | Path) -> Path:
 
 
 def to_csv(table: Table) -> str:
-    """A table as CSV: header and rows of plain text, preceded by a column of groups if any."""
+    """A table as CSV: header and rows of plain text, preceded by a column of groups if any.
+
+    A cell that a spreadsheet would compute has an apostrophe before it.
+    """
     rows = [table.header, *([cell.text for cell in row] for row in table.cells)]
     if table.groups:
         groups = ("group", *table.groups)
         rows = [[group, *row] for group, row in zip(groups, rows, strict=True)]
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([[_clean(text) for text in r] for r in rows])
+    csv.writer(file, lineterminator="\n").writerows([[_csv_cell(text) for text in r] for r in rows])
     return file.getvalue()
 
 
@@ -73,6 +81,12 @@ def to_text(table: Table) -> str:
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     head, *body = aligned
     return "\n".join([_line(table.title), rule, head, rule, *body, rule, _line(table.caption)])
+
+
+def _csv_cell(text: str) -> str:
+    text = _clean(text)
+    formula = text.lstrip().startswith(_FORMULA) and not _SIGNED.fullmatch(text)
+    return f"'{text}" if formula or text.startswith(("\t", "\r", "\n")) else text
 
 
 def to_html(report: Report) -> str:

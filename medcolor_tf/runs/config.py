@@ -20,6 +20,7 @@ from medcolor_tf.catalog import (
     RECIPES,
     SCHEDULES,
     STRATEGIES,
+    VERIFICATIONS,
     choices_help,
 )
 from medcolor_tf.commandline import option
@@ -310,6 +311,13 @@ class TrainConfig(SharedOptions):
         0, "Which random subset of that size; smaller ones are nested in it.", group="Data"
     )
     seed: int = option(0, "Of initialisation, order, crops and augmentation.", group="Run")
+    verify: str = option(
+        VERIFICATIONS[0],
+        "How many of the data set's shards are compared with their SHA-256 before training: a "
+        "sample of 64 MB of each split, or all. Sizes, index and first records always are.",
+        VERIFICATIONS,
+        group="Data",
+    )
     evaluate: tuple[str, ...] = option(
         (),
         "Splits on which the best weights are evaluated at the end: test, valid, train.",
@@ -413,7 +421,7 @@ def data_name(data_dir: str) -> str:
 
 _NOT_THE_RUN = {
     *("run_dir", "data_dir", "evaluate", "cache", "steps_per_execution", "tuned"),
-    *("devices", "hosts", "host_number", "hosts_timeout"),
+    *("devices", "hosts", "host_number", "hosts_timeout", "verify"),
 }
 _RANGES = {
     "train_fraction": (1e-6, 1.0),

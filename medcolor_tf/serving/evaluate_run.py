@@ -8,13 +8,14 @@ from pathlib import Path
 import keras
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation.evaluate import evaluate, first_pictures, write_predictions
+from medcolor_tf.evaluation.evaluate import evaluate, first_pictures, predictions_csv
 from medcolor_tf.evaluation.inference import Predict, predict_batch, predictor
 from medcolor_tf.evaluation.visualize import colorized_strip
-from medcolor_tf.files import read_json, write_atomically, write_json
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.multihost import ALONE, Processes
@@ -30,6 +31,7 @@ def evaluate_run(
     batch_size: int = 32,
     out: str = "",
     mixed_precision: bool = False,
+    verify: str = VERIFICATIONS[0],
 ) -> dict:
     """Evaluates a run and writes ``evaluation-``, ``predictions-`` and ``colorized-SPLIT``.
 
@@ -42,6 +44,7 @@ def evaluate_run(
         batch_size: images per batch.
         out: folder for the files; "" for the run's.
         mixed_precision: compute T and E in bfloat16.
+        verify: how many shards are compared with their SHA-256, "sample" or "full".
 
     Returns:
         The JSON file's content.
@@ -50,7 +53,8 @@ def evaluate_run(
         InputError: no such run, or a data set that does not fit it.
     """
     spec, classifier, step = runs.load_predictor(run_dir, weights, mixed_precision)
-    opened = Split(data_dir, split, Selection(spec.observations, uncertain_policy), spec.image_size)
+    selection = Selection(spec.observations, uncertain_policy)
+    opened = Split(data_dir, split, selection, spec.image_size, verify)
     origin = origin_of(run_dir, weights, step, mixed_precision)
     return evaluate_model(spec, classifier, opened, batch_size, origin, out or run_dir)
 
@@ -88,11 +92,12 @@ def evaluate_model(
     files = runs.Run(Path(out))
     files.folder.mkdir(parents=True, exist_ok=True)
     # The summary last: where it is, the others are complete.
-    write_predictions(files.predictions(split.split), spec.observations, predictions)
+    table = predictions_csv(spec.observations, predictions)
+    contents: dict[str, bytes | str | Path | dict] = {files.predictions(split.split).name: table}
     if spec.has_colorizer:
         pictures = first_pictures(colorize or colorizer_of(classifier), split)
-        _write_png(files.pictures(split.split), colorized_strip(*pictures))
-    write_json(files.evaluation(split.split), result)
+        contents[files.pictures(split.split).name] = _png(colorized_strip(*pictures))
+    files.write(contents | {files.evaluation(split.split).name: result})
     return result
 
 
@@ -127,18 +132,23 @@ def evaluate_once(run_dir: str, split: Split, batch_size: int, mixed_precision: 
     }
     path = runs.Run(Path(run_dir)).evaluation(split.split)
     if path.is_file():
-        result = read_json(path)
-        if all(result.get(name) == value for name, value in options.items()):
-            return result
+        run = runs.Run(Path(run_dir))
+        try:
+            result = run.read_json(path)
+            run.checked(run.predictions(split.split))
+            if all(result.get(name) == value for name, value in options.items()):
+                return result
+        except InputError as error:
+            tqdm.write(f"warning: {error}\nwarning: the evaluation is made again")
     spec, classifier, step = runs.load_predictor(run_dir, "best", mixed_precision)
     origin = origin_of(run_dir, "best", step, mixed_precision)
     return evaluate_model(spec, classifier, split, batch_size, origin, run_dir)
 
 
-def _write_png(path: Path, picture: np.ndarray) -> None:
+def _png(picture: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
-    write_atomically(path, file.getvalue())
+    return file.getvalue()
 
 
 def _check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:

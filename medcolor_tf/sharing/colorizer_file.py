@@ -1,8 +1,9 @@
 """Saves colorizers from runs, publishes them on the Hugging Face hub, imports PyTorch's.
 
-A colorizer file is safetensors: T's weights, and in its metadata the model's description ("model")
-and where T comes from ("card"). It is all that --init_from needs; the JSON file beside it is the
-card once more, for people and other programs. A file imported from PyTorch may hold E as well.
+A colorizer file is safetensors: T's weights, and in its metadata the model's description
+("model"), where T comes from ("card") and the SHA-256 of all that ("sha256"). It is all that
+--init_from needs; the JSON file beside it is the card once more, for people and other programs. A
+file imported from PyTorch may hold E as well.
 """
 
 import json
@@ -62,7 +63,7 @@ class TrainedColorizer:
 
     def to_bytes(self) -> bytes:
         """Returns the content of a colorizer file."""
-        return weights.to_bytes(self.arrays, _metadata(self.spec, self.card))
+        return _content(self.arrays, self.spec, self.card)
 
 
 def read(source: str) -> TrainedColorizer:
@@ -74,7 +75,7 @@ def read(source: str) -> TrainedColorizer:
     if not hub.is_address(source) and not Path(source).exists():
         raise InputError(f"{source}: no such run folder or colorizer file")
     if Path(source).is_dir() and not runs.Run(Path(source)).finished:
-        ModelSpec.load(Path(source) / runs.MODEL)  # or it says that this is no run
+        runs.load_spec(runs.Run(Path(source)))  # or it says that this is no run
         raise InputError(
             f"{source}: the run has not finished (no {runs.RESULT}); the training command it was "
             "started with goes on with it"
@@ -84,7 +85,13 @@ def read(source: str) -> TrainedColorizer:
         raise InputError(f"{source}: has no colorizer (it was trained without)")
     card = parts.card or make_card(parts.spec)
     if Path(source).is_dir():
-        card = card_of_run(Path(source), parts.spec)
+        try:
+            card = card_of_run(Path(source), parts.spec)
+        except KeyError as error:
+            raise InputError(
+                f"{source}: no {error} in {runs.CONFIG}, {runs.RESULT} or the evaluation; expected "
+                "a run folder made by `python -m medcolor_tf.train`"
+            ) from None
     spec = pretrained.colorizer_spec(parts.spec)
     colorizer = TrainedColorizer(parts.origin, spec, parts.of_part("colorizer"), card)
     colorizer.build()  # what does not fit is not passed on
@@ -201,7 +208,7 @@ def import_torch(checkpoint: str, file: str) -> tuple[Path, str]:
     # Only the authors' own prefixes say on what a checkpoint was trained.
     data = {"source": "chexpert" if state.prefixed else None}
     card = make_card(spec, origin=f"PyTorch checkpoint {state.path.name}", data=data)
-    write_files(paths, (weights.to_bytes(arrays, _metadata(spec, card)), _to_json(card)))
+    write_files(paths, (_content(arrays, spec, card), _to_json(card)))
     return paths[0], _arrived(state, name, backbone_name)
 
 
@@ -256,8 +263,10 @@ def _to_json(card: Mapping) -> str:
     return json.dumps(card, indent=2) + "\n"
 
 
-def _metadata(spec: ModelSpec, card: Mapping) -> dict[str, Any]:
-    return {"model": spec.to_dict(), "card": card}
+def _content(arrays: Mapping[str, np.ndarray], spec: ModelSpec, card: Mapping) -> bytes:
+    """The content of a colorizer file, which carries the SHA-256 of itself."""
+    metadata = {"model": spec.to_dict(), "card": card}
+    return weights.to_bytes(arrays, weights.with_digest(arrays, metadata))
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], origin: str) -> None:
@@ -301,7 +310,7 @@ def make_card(
 
 def card_of_run(folder: Path, spec: ModelSpec) -> dict[str, Any]:
     """Returns the card of a finished run's best T; the run's paths stay out of it."""
-    config, result = (runs.read_json(folder / name) for name in (runs.CONFIG, runs.RESULT))
+    config, result = (runs.Run(folder).read_json(name) for name in (runs.CONFIG, runs.RESULT))
     step = result["best_step"]
     return make_card(
         spec,
@@ -324,10 +333,11 @@ def card_of_run(folder: Path, spec: ModelSpec) -> dict[str, Any]:
 
 def _test_result(folder: Path, step: int) -> dict | None:
     """Returns what these very weights reached on a test split, if that was evaluated."""
-    path = runs.Run(folder).evaluation("test")
-    if not path.is_file():
+    run = runs.Run(folder)
+    path = run.evaluation("test")
+    if not path.is_file() and not run.lists(path.name):
         return None
-    result = runs.read_json(path)
+    result = run.read_json(path)
     if result.get("weights") != "best" or result.get("step") != step:
         return None
     return {

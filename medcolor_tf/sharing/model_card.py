@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,9 @@ def make(card: Mapping, repository: str, license_id: str = "") -> ModelCard:
         origin=_origin(card["colorizer"]),
         no_license="" if license_id else NO_LICENSE,
         repository=repository,
-        table="\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]),
+        table="\n".join(
+            ["| | |", "|---|---|", *(f"| {name} | {_escaped(value)} |" for name, value in rows)]
+        ),
     )
     return ModelCard(content)
 
@@ -83,6 +86,12 @@ def _origin(colorizer: str) -> str:
     if entry is None or "paper" in entry.inits:
         return "architecture is"
     return "architecture is medcolor_tf's own, the method"
+
+
+def _escaped(text: str) -> str:
+    """Text of a card as Markdown that reads the same in a cell of a table."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|~$#])", r"\\\1", text)
 
 
 def _results(card: Mapping) -> list[EvalResult]:

@@ -242,7 +242,7 @@ def _outcome(run: PlannedRun) -> tuple[str, float | None]:
     """The split that a run was evaluated on, and its mean AUC; of a trial, the validation's."""
     files = Run(Path(run.config.run_dir))
     for split in run.config.evaluate:
-        return split, read_json(files.evaluation(split))["mean_auc"]
+        return split, files.read_json(files.evaluation(split))["mean_auc"]
     return "validation", files.read_result()["best_valid_mean_auc"]
 
 

@@ -58,10 +58,14 @@ class LRCurve:
             writer.writerow(["learning_rate", "loss", "smoothed_loss"])
             writer.writerows(zip(self.rates, self.losses, self.smoothed, strict=True))
         self._draw(folder / LR_FINDER_PLOT)
+        write_json(folder / LR_FINDER, self.to_dict())
+
+    def to_dict(self) -> dict:
+        """Returns what the JSON file holds."""
         content = dataclasses.asdict(self)
         if not self.multipliers:
             del content["multipliers"]
-        write_json(folder / LR_FINDER, content)
+        return content
 
     def _draw(self, path: Path) -> None:
         from matplotlib.figure import Figure

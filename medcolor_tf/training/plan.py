@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 from medcolor_tf import catalog
 from medcolor_tf.catalog import STRATEGIES
@@ -11,6 +12,7 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.replicas import Devices
 from medcolor_tf.runs.config import TrainConfig, parse_multipliers
+from medcolor_tf.runs.folder import Run
 from medcolor_tf.sharing.pretrained import PretrainedParts, read_parts
 from medcolor_tf.training import feature_cache, strategies
 from medcolor_tf.training.callbacks import Schedule
@@ -41,7 +43,7 @@ class TrainPlan:
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> "TrainPlan":
-        """Opens the data and the source.
+        """Opens the data and the source, which is read as the run in --run_dir read it.
 
         Raises:
             InputError: options, data and source do not fit each other.
@@ -49,7 +51,8 @@ class TrainPlan:
         feature_cache.check(config)
         # Before anything else makes TensorFlow start.
         devices = Devices.choose(config.device_count(), config.batch_size)
-        source = read_parts(config.init_from) if config.init_from else None
+        init_from = config.init_from and Run(Path(config.run_dir)).source(config.init_from)
+        source = read_parts(init_from) if init_from else None
         parts = strategies.choose_parts(config, source)
         selection = Selection(
             config.observations, config.uncertain_policy, config.train_fraction, config.subset_seed
@@ -158,7 +161,7 @@ def _refuse_unknown_labels(config: TrainConfig, train: Split) -> None:
 
 
 def _split(config: TrainConfig, name: str, selection: Selection) -> Split:
-    return Split(config.data_dir, name, selection, config.image_size or None)
+    return Split(config.data_dir, name, selection, config.image_size or None, config.verify)
 
 
 def _spec(

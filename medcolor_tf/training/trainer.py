@@ -20,12 +20,11 @@ from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.evaluation.evaluate import first_pictures
 from medcolor_tf.evaluation.inference import Predict, predict_split, predictor
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
-from medcolor_tf.files import read_json, write_json
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel import multihost, replicas, runtime
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.parallel.replicas import unsharded
-from medcolor_tf.runs import checkpoint
+from medcolor_tf.runs import checkpoint, resume
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.checkpoint import Best, TrainState
 from medcolor_tf.runs.config import TrainConfig
@@ -70,14 +69,15 @@ def train(config: TrainConfig) -> dict | None:
     ):
         plan, run = TrainPlan.from_config(config), Run(Path(config.run_dir))
         record = _checked_record(plan, run, processes)
-        if processes.broadcast_from_main(lambda: run.finished):
+        if processes.broadcast_from_main(lambda: resume.has_result(run)):
             return _finished_result(plan, run) if processes.is_main_process else None
-        state = TrainState.load(run.folder / runs.LAST) if run.started else None
-        trainer = Trainer.build(plan, run, processes, state)
+        loaded = resume.load_state(run)
+        processes.check_same({"the checkpoint of step": loaded[0].step if loaded else 0})
+        trainer = Trainer.build(plan, run, processes, loaded)
         trainer.claim_folder(record)
         with processes.distribution():
-            trainer.restore(state)
-            del state  # as large as the model and its optimizer
+            trainer.restore(loaded)
+            del loaded  # as large as the model and its optimizer
             trainer.fit()
             result = trainer.finish() | {"evaluations": trainer.evaluate()}
     return result if processes.is_main_process else None
@@ -178,7 +178,7 @@ class Trainer:
         plan: TrainPlan,
         run: Run,
         processes: Processes = ALONE,
-        state: TrainState | None = None,
+        loaded: tuple[TrainState, Path] | None = None,
     ) -> "Trainer":
         """Builds and compiles the model with the weights it starts from.
 
@@ -186,12 +186,13 @@ class Trainer:
             plan: what is trained on what.
             run: the run folder.
             processes: that train together.
-            state: of the last checkpoint, whose weights are taken; None where the run is new.
+            loaded: the checkpoint whose weights are taken and its file; None where the run is new.
         """
+        state, origin = loaded or (None, "")
         with plan.devices.scope():
             if plan.devices.note:
                 print(plan.devices.note)
-            classifier = initial_classifier(plan, state, run.folder / runs.LAST)
+            classifier = initial_classifier(plan, state, origin)
             strategies.set_trainable(classifier, plan.config.strategy, plan.config.frozen_bn)
             plan.devices.prepare(classifier)
             model = training_model(classifier, plan.spec.image_size, plan.config, processes)
@@ -214,11 +215,15 @@ class Trainer:
             self.run.claim(record)
             self.spec = self.run.save_model_spec(self.spec)
 
-    def restore(self, state: TrainState | None) -> None:
-        """Goes on from the last checkpoint; None leaves a new run as it is."""
-        if state is not None:
-            state.restore(self.classifier, self.model, self.run.folder / runs.LAST)
-            self.step, self.best = state.step, state.best
+    def restore(self, loaded: tuple[TrainState, Path] | None) -> None:
+        """Goes on from a checkpoint; None leaves a new run as it is."""
+        if loaded is None:
+            return
+        state, origin = loaded
+        state.restore(self.classifier, self.model, origin)
+        self.step, self.best = state.step, state.best
+        if self.processes.is_main_process:  # which writes the best weights
+            self.best = resume.mend(self.run, state, origin, self.spec)
 
     # -- loop --------------------------------------------------------------------------------------
 
@@ -318,21 +323,20 @@ class Trainer:
             loss: mean training loss since the last checkpoint.
             auc: (L,) of the validation images, NaN where undefined.
         """
-        folder, mean = self.run.folder, mean_auc(auc)
+        mean, best = mean_auc(auc), b""
         state = TrainState.capture(step, self.best, self.classifier, self.model)
         # The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
         callbacks.check_finite(state.arrays, step)
         # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
         if not mean <= self.best.auc:
             self.best = Best(mean, step)
-            metadata = {"step": step, "valid_mean_auc": mean, "model": self.spec.to_dict()}
-            checkpoint.save(folder / runs.BEST, state.weights, metadata)
-        self._log_checkpoint(step, loss, auc)
-        dataclasses.replace(state, best=self.best).save(folder / runs.LAST)
+            best = resume.best_content(state.weights, self.best, self.spec)
+        log = self._log_checkpoint(step, loss, auc)
+        resume.write_checkpoint(self.run, dataclasses.replace(state, best=self.best), best, log)
         tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
 
-    def _log_checkpoint(self, step: int, loss: float, auc: np.ndarray) -> None:
-        """Adds a row to log.csv, and pictures and points to TensorBoard."""
+    def _log_checkpoint(self, step: int, loss: float, auc: np.ndarray) -> str:
+        """Adds pictures and points to TensorBoard; returns log.csv with another row."""
         assert self.log is not None, "only the process that writes logs"
         per_observation = dict(zip(self.spec.observations, map(float, auc), strict=True))
         rate, _ = self.schedule(step - 1)
@@ -347,16 +351,15 @@ class Trainer:
             self.log.pictures(step, *first_pictures(self._colorize, self.plan.valid))
             if self.spec.is_gray_map:
                 self.log.color_table(step, self._color_table().to_picture())
-        self.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
         scalars = {"valid/mean_auc": row["valid_mean_auc"], "train/interval_loss": loss}
         self.log.scalars(step, scalars)
         self.log.scalars(step, {f"valid_auc/{k}": v for k, v in per_observation.items()})
+        return self.run.log_with(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
 
     def _suggested_rate(self) -> float:
         """Peak rate of --max_lr=auto: the one found before, or a new range test's."""
-        path = self.run.folder / runs.LR_FINDER
         before = self.processes.broadcast_from_main(
-            lambda: path.is_file() and read_json(path)["suggestion"]
+            lambda: resume.suggested_rate(self.run, self.step)
         )
         if before:
             return before
@@ -364,6 +367,7 @@ class Trainer:
         curve: LRCurve = find_lr(self.model, self.batches(0)).of_parts(self.plan.config.lr_factors)
         if self.processes.is_main_process:
             curve.save(self.run.folder)
+            self.run.write({runs.LR_FINDER: curve.to_dict()})
         plot = self.run.folder / runs.LR_FINDER_PLOT
         parts = f"; {curve.parts}" if curve.parts else ""
         print(f"suggests {curve.suggestion:.3g}{parts} (curve: {plot})")
@@ -375,11 +379,11 @@ class Trainer:
         """Writes the best colorizer and, last, result.json; returns its content."""
         if not self.processes.is_main_process:
             return {}
-        folder, plan, best = self.run.folder, self.plan, self.best
+        plan, best = self.plan, self.best
         if self.spec.has_colorizer:
-            pretrained.save_colorizer(folder, self.spec)
+            pretrained.save_colorizer(self.run.folder, self.spec)
         if self.spec.is_gray_map:
-            colormap.write_to_run(folder)
+            colormap.write_to_run(self.run.folder)
         result = {
             "steps": plan.total_steps,
             "best_step": best.step,
@@ -389,13 +393,13 @@ class Trainer:
             "train_images": len(plan.train),
             "valid_images": len(plan.valid),
         }
-        write_json(folder / runs.RESULT, result)
+        self.run.write({runs.RESULT: result})
         return result
 
     def evaluate(self) -> list[dict]:
         """Evaluates the best weights on the splits of --evaluate, in the model at hand."""
         config, run, processes = self.plan.config, self.run, self.processes
-        metadata = checkpoint.load_parts(self.classifier, run.folder / runs.BEST)
+        metadata = checkpoint.load_parts(self.classifier, run.checked(runs.BEST))
         processes.check_same({"the best weights of step": metadata["step"]})
         origin = origin_of(config.run_dir, "best", metadata["step"], config.mixed_precision)
         return [
@@ -432,7 +436,7 @@ def _finished_result(plan: TrainPlan, run: Run) -> dict:
     """Returns what a finished run found; evaluates where an evaluation is missing or another's."""
     config = plan.config
     print(f"{config.run_dir}: already finished")
-    result = read_json(run.folder / runs.RESULT)
+    result = run.read_json(runs.RESULT)
     evaluations = [
         evaluate_once(config.run_dir, split, config.batch_size, config.mixed_precision)
         for split in plan.evaluated

@@ -62,6 +62,7 @@ def test_thresholds_are_the_best_of_scikit_learns_curve(seed, rule):
     labels, probabilities = drawn(seed)
     known = ~np.isnan(labels)
     threshold = choose_threshold(labels, probabilities, rule)
+    assert threshold is not None
     alarms, found, _ = metrics.roc_curve(
         labels[known], probabilities[known], drop_intermediate=False
     )
@@ -71,9 +72,11 @@ def test_thresholds_are_the_best_of_scikit_learns_curve(seed, rule):
     if rule.name == "youden":
         assert point.sensitivity + point.specificity - 1 == pytest.approx((found - alarms).max())
     elif rule.name == "sensitivity":
+        assert rule.target is not None
         assert point.sensitivity >= rule.target
         assert point.specificity == pytest.approx(1 - alarms[found >= rule.target].min())
     else:
+        assert rule.target is not None
         assert point.specificity >= rule.target
         assert point.sensitivity == pytest.approx(found[1 - alarms >= rule.target - 1e-12].max())
 
@@ -116,7 +119,7 @@ def test_ppv_at_another_prevalence():
     assert ppv_at(0.9, 0.9, 0.01) == pytest.approx(9 / 108)
     labels, probabilities = drawn(5, images=400)
     point = apply_threshold(labels, probabilities, 0.5, range(400), 5)
-    here = np.nanmean(labels)
+    here = float(np.nanmean(labels))
     assert ppv_at(point.sensitivity, point.specificity, here) == pytest.approx(point.ppv)
     assert np.isnan(ppv_at(0.0, 1.0, 0.5))
 

@@ -1,5 +1,7 @@
 """Recalibration and its measures: scikit-learn, statsmodels, and data of a known line."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -54,7 +56,8 @@ def test_platt_is_scikit_learns():
     labels, logits = drawn(300)
     known = ~np.isnan(labels)
     scores = Scores().fit(logits[known][:, None], labels[known])
-    theirs = CalibratedClassifierCV(FrozenEstimator(scores), method="sigmoid", ensemble=False)
+    options: dict[str, Any] = {"method": "sigmoid", "ensemble": False}
+    theirs = CalibratedClassifierCV(FrozenEstimator(scores), **options)
     theirs.fit(logits[known][:, None], labels[known])
     ours = fit_recalibration(labels, logits, "platt")
     expected = theirs.predict_proba(logits[:, None])[:, 1]
@@ -87,8 +90,8 @@ def test_images_of_one_patient_widen_the_interval():
     known = ~np.isnan(labels)
     labels, logits = labels[known], logits[known]
     once = calibration_line(labels, logits, range(len(labels)))
-    repeated = [np.repeat(values, 4) for values in (labels, logits, np.arange(len(labels)))]
-    four = calibration_line(*repeated)
+    index = np.repeat(np.arange(len(labels)), 4)
+    four = calibration_line(labels[index], logits[index], index)
     np.testing.assert_allclose(four.slope_interval, once.slope_interval, rtol=0.02)
 
 

@@ -68,7 +68,8 @@ def test_a_run_leaves_the_table_of_its_best_color_map(run_dir):
     np.testing.assert_array_equal(table.values, np.arange(256))
     np.testing.assert_allclose(table.colors, colors_of(run_dir, np.arange(256)), atol=2e-6)
     assert np.abs(table.colors - np.linspace(0, 1, 256)[:, None]).max() > 0.01  # it has learned
-    picture = np.asarray(Image.open(run.folder / runs.COLOR_TABLE_PICTURE))
+    with Image.open(run.folder / runs.COLOR_TABLE_PICTURE) as opened:
+        picture = np.asarray(opened)
     np.testing.assert_array_equal(picture[0, ::2], np.arange(256)[:, None].repeat(3, 1))
     np.testing.assert_array_equal(picture[-1, 1::2], table.rgb)
 

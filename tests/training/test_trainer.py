@@ -13,6 +13,7 @@ import pytest
 from training_helpers import train_alone
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import read_json
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel import runtime
 from medcolor_tf.runs import checkpoint
@@ -465,20 +466,20 @@ def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
     folder = Path(config.run_dir)
     files = runs.Run(folder)
     path = files.evaluation("test")
-    at_the_end = runs.read_json(path)
-    best = runs.read_json(folder / runs.RESULT)
+    at_the_end = read_json(path)
+    best = read_json(folder / runs.RESULT)
     assert at_the_end["step"] == best["best_step"]
-    valid = runs.read_json(files.evaluation("valid"))
+    valid = read_json(files.evaluation("valid"))
     assert valid["mean_auc"] == pytest.approx(best["best_valid_mean_auc"])
     assert files.pictures("test").is_file()
 
     path.unlink()
     assert main(words) == 0  # a power cut after the training: only what is missing is made
-    assert runs.read_json(path) == at_the_end
+    assert read_json(path) == at_the_end
     assert evaluate_run(config.run_dir, config.data_dir)["mean_auc"] == at_the_end["mean_auc"]
     evaluate_run(config.run_dir, config.data_dir, mixed_precision=True)
     assert main(words) == 0  # what is there now is not the run's own
-    assert runs.read_json(path) == at_the_end
+    assert read_json(path) == at_the_end
 
 
 def test_few_images_train_for_at_least_min_steps(config):
@@ -498,10 +499,11 @@ def test_a_run_of_an_older_version_without_an_option_is_the_same_run(config):
     """config.json of a run that was made before an option existed lacks it."""
     result = train_alone(config)
     path = Path(config.run_dir) / runs.CONFIG
-    record = runs.read_json(path)
+    record = read_json(path)
     for name in ("min_steps", "evaluate"):
         del record["flags"][name]
     path.write_text(json.dumps(record))
+    (Path(config.run_dir) / runs.MANIFEST).unlink()  # which runs of older versions do not have
     again = train_alone(config)
     assert again["best_step"] == result["best_step"]
     with pytest.raises(InputError, match=r"--seed=9 \(there: 0\)"):
@@ -510,7 +512,7 @@ def test_a_run_of_an_older_version_without_an_option_is_the_same_run(config):
 
 def test_where_a_source_comes_from_is_recorded(config, stage1):
     train(dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="", backbone=""))
-    record = runs.read_json(Path(config.run_dir) / runs.CONFIG)
+    record = read_json(Path(config.run_dir) / runs.CONFIG)
     origin = record["init_from"]
     assert origin["strategy"] == "color_module"
     assert origin["data_fingerprint"] == record["data_fingerprint"]

@@ -86,9 +86,11 @@ def colorized(group: EvaluationSet) -> Iterator[Figure]:
     """Figure 4: the same test images, gray and as each module sees them after each stage."""
     rows: list[tuple[str, list[np.ndarray]]] = []
     for setting, runs in group.largest.items():
-        path = Run(runs["folder"].iloc[0]).pictures(group.split)
-        if not path.is_file():
+        run = Run(runs["folder"].iloc[0])
+        path = run.pictures(group.split)
+        if not path.is_file() and not run.lists(path.name):
             continue
+        run.checked(path)
         strips = np.array_split(np.asarray(Image.open(path).convert("RGB")), 2)
         side, width, _ = strips[0].shape
         gray, colours = (np.split(strip, range(side, width, side), axis=1) for strip in strips)
