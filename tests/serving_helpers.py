@@ -105,10 +105,10 @@ def compare_files(exported, run_dir, files, folder) -> Comparison:
     spec, classifier, _ = runs.load_predictor(run_dir)
     model = classify_and_colorize(classifier)
     signatures = tf.saved_model.load(str(exported)).signatures
-    files = (None,) if spec.input_channels == 1 else (None, spec.input_channels)
+    shape = (None,) if spec.input_channels == 1 else (None, spec.input_channels)
     prepare = tf.function(
         lambda encoded: prepare_files(encoded, spec),
-        input_signature=[tf.TensorSpec(files, tf.string)],
+        input_signature=[tf.TensorSpec(shape, tf.string)],
         autograph=False,
     )
     result = Comparison()

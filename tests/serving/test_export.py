@@ -300,13 +300,6 @@ assert answer["probabilities"].shape == (2, 2) and answer["colorized"].shape == 
     assert done.returncode == 0, done.stderr.decode()[-2000:]
 
 
-def test_the_folded_weights_are_exported(exported, run_dir):
-    folded = runs.load_predictor(run_dir)[1]
-    plain = runs.load_classifier(run_dir)[1]
-    count = len(tf.saved_model.load(exported).variables)
-    assert count == len(folded.variables) < len(plain.variables)
-
-
 def test_no_path_of_this_machine_is_in_the_exported_files(exported, run_dir):
     places = [str(place) for place in (run_dir, Path.cwd(), Path.home(), Path(tf.__file__).parent)]
     contents = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}

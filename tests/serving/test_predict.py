@@ -6,16 +6,19 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from serving_helpers import encode, make_run, pixels
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
+from medcolor_tf.export import ExportConfig
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.predict import PredictConfig
 from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.serving.export import export
 from medcolor_tf.serving.predict import Pictures, predict
 
 pytestmark = pytest.mark.slow
@@ -36,8 +39,10 @@ def test_inference_runs_folded_weights(tmp_path):
     images = np.stack([pixels(32, 32, seed=i) for i in range(3)])[..., None]
     expected = plain.predict_on_batch(images)
     np.testing.assert_allclose(folded.predict_on_batch(images), expected, rtol=1e-4, atol=1e-5)
-    # Kernel, scale, shift, mean and variance of a convolution became kernel and bias.
-    assert len(folded.variables) < 0.6 * len(plain.variables)
+    exported = tf.saved_model.load(export(ExportConfig(run_dir=str(run_dir))))
+    for model in (folded, exported):
+        # Kernel, scale, shift, mean and variance of a convolution became kernel and bias.
+        assert len(model.variables) < 0.6 * len(plain.variables)
 
 
 def test_predict_in_bfloat16_is_near_and_leaves_the_precision_as_it_was(run_dir, tmp_path):
