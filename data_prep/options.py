@@ -11,6 +11,7 @@ from medcolor_tf.commandline import option, parse_shard
 from medcolor_tf.data.labels import BLANK_POLICIES, PAPER_POLICY, parse_policy
 from medcolor_tf.data.schema import ENCODINGS
 from medcolor_tf.errors import InputError
+from medcolor_tf.private_paths import PRIVATE_HELP
 
 
 def sources_of(option_name: str) -> tuple[str, ...]:
@@ -129,6 +130,7 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
     write_key_table: bool = option(
         False, "Also write key_table.csv, which tells who is behind each keyed id.", group="Privacy"
     )
+    private_paths: bool = option(False, PRIVATE_HELP, group="Privacy")
 
 
 MOST = {"short_side": MAX_SIDE, "records_per_shard": 1_000_000_000}

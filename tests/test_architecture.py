@@ -15,7 +15,8 @@ PACKAGES = ("medcolor_tf", "data_prep")
 LAYERS = (
     ("errors",),
     ("schema_check",),
-    ("catalog", "files", "help_text"),
+    ("catalog", "files", "help_text", "interrupts"),
+    ("locks", "private_paths"),
     ("registration",),
     ("commandline",),
     ("parallel",),
@@ -34,8 +35,18 @@ COMMANDS = (
 # Numbers from predictions: no run, no training, and processes come in as arguments.
 FORBIDDEN = {("evaluation", "runs"), ("evaluation", "training")}
 KERAS_FREE = (
-    *("catalog", "commandline", "errors", "files", "runs.config", "runs.folder", "data.schema"),
-    "data.labels",
+    *(
+        "catalog",
+        "commandline",
+        "errors",
+        "files",
+        "interrupts",
+        "locks",
+        "runs.config",
+        "runs.folder",
+        "data.schema",
+    ),
+    *("data.labels", "private_paths"),
     *("studies", "reporting", *COMMANDS),
 )
 FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")

@@ -42,6 +42,8 @@ def evaluate(
         "split": split.split,
         "uncertain_policy": dict(split.policy),
     }
+    if split.max_bad_records:
+        result["bad_records"] = len(split.bad_records)
     return result, predictions
 
 

@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,13 @@ from medcolor_tf import schema_check as schema
 from medcolor_tf.catalog import NO_COLORIZER
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
+from medcolor_tf.private_paths import (
+    command_without_folders,
+    last_component,
+    origin_without_folders,
+    text_without_folders,
+    without_folders,
+)
 from medcolor_tf.reporting import tuning
 from medcolor_tf.reporting.contents import Section
 from medcolor_tf.reporting.settings import Setting, table_order
@@ -83,6 +90,25 @@ class Collected:
     missing: list[MissingRun] = field(default_factory=list)
     studies: list[str] = field(default_factory=list)
     tuning: list[Section] = field(default_factory=list)
+
+    def without_folders(self, given: Sequence[str]) -> "Collected":
+        """Returns the same with paths by their last component (--private_paths).
+
+        Args:
+            given: the folders that were searched.
+        """
+        runs = self.runs
+        if not runs.empty:
+            runs = runs.assign(config=[_without_folders(config) for config in runs["config"]])
+        missing = [
+            MissingRun(
+                last_component(run.name),
+                text_without_folders(run.reason, given),
+                run.command and command_without_folders(run.command),
+            )
+            for run in self.missing
+        ]
+        return Collected(runs, missing, self.studies, self.tuning)
 
     def evaluation_sets(self, n_resamples: int) -> "list[EvaluationSet]":
         """Runs by what may be compared, the largest set first."""
@@ -258,6 +284,16 @@ def _read_csv(
         return table.assign(**table[numbers].replace("", "nan").astype(float))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as {content} ({error}); {remedy}") from None
+
+
+def _without_folders(config: Mapping) -> dict:
+    """Returns a config.json's content without the folders that lead to its paths."""
+    origin = config.get("init_from")
+    return dict(config) | {
+        "flags": without_folders(config["flags"]),
+        "command": command_without_folders(config["command"]),
+        "init_from": origin and origin_without_folders(origin),
+    }
 
 
 def _is_run(folder: Path) -> bool:

@@ -5,6 +5,7 @@ What the templates print is escaped unless it is a template's own: by jinja2 in 
 """
 
 import base64
+import contextlib
 import csv
 import hashlib
 import io
@@ -16,9 +17,11 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import remove, remove_leftovers, write_atomically, writing
+from medcolor_tf.locks import only_writer
 from medcolor_tf.reporting.contents import Figure, Report, Table
 
+PAGE = "index.html"
 _INVALID = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 # What spreadsheets take for a formula's beginning, and our own cells that begin so: "-", "+1.2",
@@ -37,19 +40,33 @@ def write(report: Report, folder: str | Path) -> Path:
         The path of index.html.
 
     Raises:
+        InputError: another process writes a report there, or a file cannot be written.
         ValueError: see :func:`to_html`.
     """
     folder = Path(folder)
-    html, markdown = to_html(report), to_markdown(report)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    files: dict[str, str | bytes] = {}
     for content in (content for section in report.sections for content in section.contents):
         if isinstance(content, Table):
-            write_atomically(folder / f"{content.name}.csv", to_csv(content))
+            files[f"{content.name}.csv"] = to_csv(content)
         elif isinstance(content, Figure):
-            write_atomically(folder / "figures" / content.file, content.data)
-    write_atomically(folder / "report.md", markdown)
-    write_atomically(folder / "index.html", html)
-    return folder / "index.html"
+            files[f"figures/{content.file}"] = content.data
+    files |= {"report.md": to_markdown(report), PAGE: to_html(report)}
+    with only_writer(folder, "--out"):
+        is_new = not (folder / PAGE).is_file()
+        remove_leftovers(folder / "figures")
+        try:
+            with writing(folder / "figures"):
+                (folder / "figures").mkdir(exist_ok=True)
+            for name, data in files.items():
+                write_atomically(folder / name, data)
+        except BaseException:
+            if is_new:  # else the same command would be refused: files there, and no report
+                for name in files:
+                    remove(folder / name)
+                with contextlib.suppress(OSError):
+                    (folder / "figures").rmdir()
+            raise
+    return folder / PAGE
 
 
 def to_csv(table: Table) -> str:

@@ -24,6 +24,7 @@ DIGEST = "sha256"  # in the metadata of a file that stands alone: of its content
 # Of tensors, longest name and greatest rank in files that anybody may have made.
 MOST_TENSORS, MOST_DIMENSIONS = 100_000, 8
 _STEP = schema.integer(0, 10**12)
+_SUMS = schema.list_of(schema.number(-1e300, 1e300), 100_000)
 
 
 def _check_auc(value, where: str) -> None:
@@ -37,6 +38,7 @@ _METADATA = schema.record(
     {
         "step": _STEP,
         "best": schema.record({"auc": _check_auc, "step": _STEP}),
+        "loss": schema.record({"total": _SUMS, "count": _SUMS, "steps": _STEP}),
         "valid_mean_auc": _check_auc,
         "model": schema.mapping_of(schema.anything, 100),
         "card": schema.mapping_of(schema.anything, 1000),
@@ -85,6 +87,26 @@ class Best:
 
 
 @dataclass(frozen=True)
+class LossSums:
+    """Sums behind the mean training loss of an interval between checkpoints, in the middle of it.
+
+    Attributes:
+        total: of the losses, a number per replica.
+        count: of what they are of, likewise.
+        steps: of the interval that are done.
+    """
+
+    total: tuple[float, ...]
+    count: tuple[float, ...]
+    steps: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean loss so far."""
+        return sum(self.total) / max(sum(self.count), 1e-9)
+
+
+@dataclass(frozen=True)
 class TrainState:
     """All that a run goes on from: what a training step reads and writes, and how far it is.
 
@@ -97,6 +119,7 @@ class TrainState:
         weights: of T, E and C by name, see :func:`named_weights`.
         generators: states of the random generators, "generator/0000", ...
         optimizer: its variables, "optimizer/0000", ...
+        loss: of an interval that was left in the middle; None at its end.
     """
 
     step: int
@@ -104,6 +127,7 @@ class TrainState:
     weights: Mapping[str, np.ndarray]
     generators: Mapping[str, np.ndarray]
     optimizer: Mapping[str, np.ndarray]
+    loss: LossSums | None = None
 
     @classmethod
     def capture(
@@ -117,7 +141,8 @@ class TrainState:
             model: the compiled training model around it.
         """
         variables = _state_variables(classifier, model)
-        return cls(step, best, *(to_arrays(named) for named in variables))
+        weights, generators, optimizer = map(to_arrays, variables)
+        return cls(step, best, weights, generators, optimizer)
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainState":
@@ -128,16 +153,30 @@ class TrainState:
         """
         arrays, metadata = load(path)
         _require(metadata, ("step", "best"), path)
+        sums = metadata.get("loss")
+        loss = None
+        if sums:
+            loss = LossSums(tuple(sums["total"]), tuple(sums["count"]), sums["steps"])
         kinds: dict[str, dict] = {name: {} for name in ("generator", "optimizer", "weights")}
         for name, array in arrays.items():
             kind = name.split("/")[0]
             kinds[kind if kind in kinds else "weights"][name] = array
         best = Best(**metadata["best"])
-        return cls(metadata["step"], best, kinds["weights"], kinds["generator"], kinds["optimizer"])
+        return cls(
+            metadata["step"],
+            best,
+            kinds["weights"],
+            kinds["generator"],
+            kinds["optimizer"],
+            loss,
+        )
 
     def to_bytes(self) -> bytes:
         """Returns the content of a safetensors file."""
-        return to_bytes(self.arrays, {"step": self.step, "best": dataclasses.asdict(self.best)})
+        metadata = {"step": self.step, "best": dataclasses.asdict(self.best)}
+        if self.loss:
+            metadata["loss"] = dataclasses.asdict(self.loss)
+        return to_bytes(self.arrays, metadata)
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file; a power cut leaves the old one or the new one."""

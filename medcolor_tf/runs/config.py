@@ -26,6 +26,7 @@ from medcolor_tf.catalog import (
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel.hosts import find_cluster
+from medcolor_tf.private_paths import PRIVATE_HELP, without_folders
 
 AUTO = "auto"
 ALL = "all"
@@ -66,6 +67,13 @@ class SharedOptions:
         "",
         "Another policy than the data set's for uncertain labels: ones, zeros, ignore, or "
         "Edema=ones,Cardiomegaly=ignore.",
+        group="Data",
+    )
+
+    max_bad_records: int = option(
+        0,
+        "Records of each split that may be damaged: they are looked for at the start, left out and "
+        "counted. 0: the first one ends the command, with its shard and number.",
         group="Data",
     )
 
@@ -162,6 +170,7 @@ class SharedOptions:
     log_every: int = option(
         50, "Steps between points of the loss curve in TensorBoard.", group="Run"
     )
+    private_paths: bool = option(False, PRIVATE_HELP, group="Run")
     mixed_precision: bool = option(
         False, "Compute in bfloat16, keep weights in float32.", group="Memory and speed"
     )
@@ -402,7 +411,10 @@ def differing_options(stored: dict, requested: dict) -> dict[str, tuple]:
     end does not make another run; an option that is younger than the run had its default there.
     """
     default = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    old, new = (json.loads(json.dumps(default | flags)) for flags in (stored, requested))
+    both = [default | dict(stored), default | dict(requested)]
+    if any(flags["private_paths"] for flags in both):
+        both = [without_folders(flags) for flags in both]
+    old, new = (json.loads(json.dumps(flags)) for flags in both)
     names = sorted((old.keys() | new.keys()) - _NOT_THE_RUN)
     pairs = {name: (old.get(name), new.get(name)) for name in names}
     return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
@@ -421,7 +433,8 @@ def data_name(data_dir: str) -> str:
 
 _NOT_THE_RUN = {
     *("run_dir", "data_dir", "evaluate", "cache", "steps_per_execution", "tuned"),
-    *("devices", "hosts", "host_number", "hosts_timeout", "verify"),
+    *("devices", "hosts", "host_number", "hosts_timeout", "verify", "private_paths"),
+    "max_bad_records",  # which ones are left out is compared
 }
 _RANGES = {
     "train_fraction": (1e-6, 1.0),
@@ -438,6 +451,7 @@ _RANGES = {
     "augment_probability": (0.0, 1.0),
     "shuffle_buffer": (1, 100_000_000),
     "views": (0, 10_000),
+    "max_bad_records": (0, 1_000_000_000),
     "checkpoint_every": (0, 1_000_000_000),
     "log_every": (1, 1_000_000_000),
     "steps_per_execution": (0, 10_000),

@@ -19,6 +19,7 @@ colorized-SPLIT.png       its first images and what T makes of them
 manifest.json             SHA-256 of every file that a command reads, and a copy of log.csv
 manifest-SPLIT.json       the same of the three files of a split
 saved_model/              the exported model, unless --out says another place
+.lock                     empty; held by the one process that writes
 ========================= ====================================================================
 
 Every file is compared with its manifest when it is read; a folder without one (of version 0.1) is
@@ -29,10 +30,12 @@ them, so importing this module imports no Keras; what needs it is imported where
 import contextlib
 import dataclasses
 import json
+import os
 import platform
 import re
 import time
 import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +44,8 @@ from tqdm import tqdm
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256
+from medcolor_tf.locks import LOCK, only_writer
+from medcolor_tf.private_paths import origin_without_folders
 from medcolor_tf.runs import contents
 from medcolor_tf.runs.checked import CheckedFolder
 from medcolor_tf.runs.config import changed_options
@@ -74,7 +79,7 @@ MARK = ".shared-"
 SHARED_SECONDS = 75.0
 
 
-def record(config, command: str, train, source=None) -> dict:
+def record(config, command: str, train, source=None, bad_records: Mapping | None = None) -> dict:
     """Returns the content of config.json: options, command, data set, source and versions.
 
     Args:
@@ -83,6 +88,7 @@ def record(config, command: str, train, source=None) -> dict:
         train: the training images (:class:`medcolor_tf.data.pipeline.Split`).
         source: what --init_from holds, :class:`medcolor_tf.sharing.pretrained.PretrainedParts`, or
             None.
+        bad_records: split -> places of records that are left out; those without are not there.
     """
     return {
         "flags": dataclasses.asdict(config),
@@ -92,9 +98,15 @@ def record(config, command: str, train, source=None) -> dict:
         "data_source": train.info.source,
         "train_images": len(train),
         "train_labels": train.raw_counts,
-        "init_from": source and source.origin_record(),
+        "init_from": source and _origin(source, config.private_paths),
         "versions": versions(),
+        **({"bad_records": bad_records} if bad_records else {}),
     }
+
+
+def _origin(source, private_paths: bool) -> dict:
+    origin = source.origin_record()
+    return origin_without_folders(origin) if private_paths else origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,11 +198,33 @@ class Run(CheckedFolder):
                 )
         elif self.lists(CONFIG):
             self.checked(CONFIG)
-        elif any(not _may_be_in_a_new_folder(name) for name in self._names()):
+        elif not self.is_empty:
             raise InputError(
                 f"--run_dir={self.folder}: not empty and no run; expected a new folder, or one "
                 "that this command made"
             )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there but what a start leaves: the lock, marks, temporary files."""
+        return all(
+            name.startswith((MARK, LOCK))
+            or name == MANIFEST
+            or (name.startswith(".") and name.endswith(".tmp"))
+            for name in self._names()
+        )
+
+    @contextlib.contextmanager
+    def only_writer(self) -> Iterator[None]:
+        """Holds the folder against other processes; see :func:`medcolor_tf.locks.only_writer`.
+
+        A finished run in a folder that cannot be written to is read all the same.
+        """
+        if self.finished and not os.access(self.folder, os.W_OK):
+            yield
+            return
+        with only_writer(self.folder, "--run_dir"):
+            yield
 
     def check_shared(self, processes: "Processes") -> None:
         """Checks that all processes see the same folder; it need not be there yet.
@@ -248,6 +282,13 @@ class Run(CheckedFolder):
             changed.append(f"learning-rate factors {now or 1} (there: {was or 1})")
         if stored["data_fingerprint"] != record["data_fingerprint"]:
             changed.append(f"--data_dir={record['flags']['data_dir']} (there: another data set)")
+        left_out = [content.get("bad_records", {}) for content in (stored, record)]
+        if "command" in record and left_out[0] != left_out[1]:
+            there, now = (sum(map(len, places.values())) for places in left_out)
+            changed.append(
+                f"{now} bad records left out (there: {there}, or others; with them goes the order "
+                "of the images)"
+            )
         return changed
 
     def claim(self, record: dict) -> None:
@@ -337,6 +378,22 @@ class Run(CheckedFolder):
             return ""
         return self.checked(LOG).read_text(encoding="utf-8", errors="replace")
 
+    def what_is_kept(self) -> str:
+        """Returns a sentence on the last checkpoint, for a run that cannot go on."""
+        try:
+            step = self.last_step
+        except InputError:
+            step = 0
+        if step:
+            return f"The last checkpoint, of step {step}, is kept in {self.folder}"
+        return f"There was no checkpoint yet: nothing of it is kept in {self.folder}"
+
+    def how_to_go_on(self) -> str:
+        """Returns what a run that was stopped on request says at its end."""
+        return (
+            f"step {self.last_step} is saved in {self.folder}; the same command goes on from there"
+        )
+
     def read_log(self) -> list[dict]:
         """Returns the rows of log.csv as text; [] when there is none.
 
@@ -344,11 +401,6 @@ class Run(CheckedFolder):
         """
         heads, rows = contents.log_rows(self.log_text(), self.folder / LOG)
         return [dict(zip(heads, row, strict=True)) for row in rows]
-
-
-def _may_be_in_a_new_folder(name: str) -> bool:
-    """Whether a file is what a power cut leaves before config.json is there."""
-    return name.startswith(MARK) or name == MANIFEST or (name[0] == "." and name.endswith(".tmp"))
 
 
 def load_classifier(folder: str | Path, which: str = "best"):

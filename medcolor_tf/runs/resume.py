@@ -108,6 +108,8 @@ def mend(run: Run, state: TrainState, origin: Path, spec) -> Best:
     """
     if origin.name == PREVIOUS:
         run.write({LAST: origin})
+    if not state.best.step and not (run.folder / BEST).is_file():
+        return state.best  # stopped before the first interval was complete
     try:
         stored = checkpoint.load_best(run.checked(BEST))
         if stored.step >= state.best.step:

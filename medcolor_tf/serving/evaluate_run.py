@@ -11,14 +11,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from medcolor_tf.catalog import VERIFICATIONS
+from medcolor_tf.data import damage
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.evaluate import evaluate, first_pictures, predictions_csv
 from medcolor_tf.evaluation.inference import Predict, predict_batch, predictor
 from medcolor_tf.evaluation.visualize import colorized_strip
+from medcolor_tf.files import writing
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.multihost import ALONE, Processes
+from medcolor_tf.private_paths import without_folders
 from medcolor_tf.runs import folder as runs
 
 
@@ -32,6 +35,8 @@ def evaluate_run(
     out: str = "",
     mixed_precision: bool = False,
     verify: str = VERIFICATIONS[0],
+    max_bad_records: int = 0,
+    private_paths: bool = False,
 ) -> dict:
     """Evaluates a run and writes ``evaluation-``, ``predictions-`` and ``colorized-SPLIT``.
 
@@ -45,6 +50,8 @@ def evaluate_run(
         out: folder for the files; "" for the run's.
         mixed_precision: compute T and E in bfloat16.
         verify: how many shards are compared with their SHA-256, "sample" or "full".
+        max_bad_records: damaged records that may be left out.
+        private_paths: record the last component of paths alone.
 
     Returns:
         The JSON file's content.
@@ -53,10 +60,15 @@ def evaluate_run(
         InputError: no such run, or a data set that does not fit it.
     """
     spec, classifier, step = runs.load_predictor(run_dir, weights, mixed_precision)
-    selection = Selection(spec.observations, uncertain_policy)
+    selection = Selection(spec.observations, uncertain_policy, max_bad_records=max_bad_records)
     opened = Split(data_dir, split, selection, spec.image_size, verify)
-    origin = origin_of(run_dir, weights, step, mixed_precision)
-    return evaluate_model(spec, classifier, opened, batch_size, origin, out or run_dir)
+    private = data_dir if private_paths else ""
+    origin = origin_of(run_dir, weights, step, mixed_precision, private)
+    with damage.named(opened):
+        result = evaluate_model(spec, classifier, opened, batch_size, origin, out or run_dir)
+    for line in damage.describe([opened]):
+        print(line)
+    return result
 
 
 def evaluate_model(
@@ -90,7 +102,8 @@ def evaluate_model(
     if not processes.is_main_process:
         return result
     files = runs.Run(Path(out))
-    files.folder.mkdir(parents=True, exist_ok=True)
+    with writing(files.folder):
+        files.folder.mkdir(parents=True, exist_ok=True)
     # The summary last: where it is, the others are complete.
     table = predictions_csv(spec.observations, predictions)
     contents: dict[str, bytes | str | Path | dict] = {files.predictions(split.split).name: table}
@@ -101,14 +114,23 @@ def evaluate_model(
     return result
 
 
-def origin_of(run_dir: str, weights: str, step: int, mixed_precision: bool) -> dict:
-    """Returns what an evaluation says of the model: see :func:`evaluate_run`, and its step."""
-    return {
+def origin_of(
+    run_dir: str, weights: str, step: int, mixed_precision: bool, private_data_dir: str = ""
+) -> dict:
+    """Returns what an evaluation says of the model: see :func:`evaluate_run`, and its step.
+
+    ``private_data_dir`` is the data set's folder where it and the run's are to be recorded by their
+    last component alone, else "".
+    """
+    origin = {
         "run_dir": run_dir,
         "weights": weights,
         "step": step,
         "mixed_precision": mixed_precision,
     }
+    if private_data_dir:
+        origin |= without_folders({"run_dir": run_dir, "data_dir": private_data_dir})
+    return origin
 
 
 def colorizer_of(classifier: keras.Model) -> Predict:
@@ -116,14 +138,20 @@ def colorizer_of(classifier: keras.Model) -> Predict:
     return functools.partial(predict_batch, colorize_model(classifier))
 
 
-def evaluate_once(run_dir: str, split: Split, batch_size: int, mixed_precision: bool) -> dict:
+def evaluate_once(
+    run_dir: str,
+    split: Split,
+    batch_size: int,
+    mixed_precision: bool,
+    private_paths: bool = False,
+) -> dict:
     """Reads the evaluation of a run's best weights, or makes it where it is missing or another's.
 
     Args:
         run_dir: the folder of a finished run.
         split: of the run's image size and observations, with the wanted label policy.
         batch_size: images per batch.
-        mixed_precision: as in :func:`evaluate_run`.
+        mixed_precision, private_paths: as in :func:`evaluate_run`.
     """
     options = {
         "weights": "best",
@@ -141,7 +169,8 @@ def evaluate_once(run_dir: str, split: Split, batch_size: int, mixed_precision: 
         except InputError as error:
             tqdm.write(f"warning: {error}\nwarning: the evaluation is made again")
     spec, classifier, step = runs.load_predictor(run_dir, "best", mixed_precision)
-    origin = origin_of(run_dir, "best", step, mixed_precision)
+    private = str(split.folder) if private_paths else ""
+    origin = origin_of(run_dir, "best", step, mixed_precision, private)
     return evaluate_model(spec, classifier, split, batch_size, origin, run_dir)
 
 

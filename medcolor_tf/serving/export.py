@@ -5,8 +5,6 @@ TensorFlow operations (:mod:`medcolor_tf.serving.in_graph`), so that the exporte
 probabilities of ``medcolor_tf.predict``. Every export is compared with it before it has its name.
 """
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_json
+from medcolor_tf.files import remove_leftovers, replacing, write_json
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder
@@ -42,25 +40,24 @@ def export(config) -> Path:
         raise InputError(f"--out={out}: exists; expected a new folder")
     spec, classifier, step = folder.load_predictor(config.run_dir, config.weights)
     model = classify_and_colorize(classifier)
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        _archive(spec, model).write_out(str(temporary), verbose=False)
-        (temporary / EXTRA).mkdir()
-        about = spec.to_dict() | {"step": step, "weights": config.weights}
-        write_json(temporary / EXTRA / folder.MODEL, about)
-        difference = compare(tf.saved_model.load(str(temporary)), model, spec)
+    remove_leftovers(out.parent, out.name)
+    with replacing(out) as temporary:
+        try:
+            _archive(spec, model).write_out(str(temporary), verbose=False)
+            (temporary / EXTRA).mkdir()
+            about = spec.to_dict() | {"step": step, "weights": config.weights}
+            write_json(temporary / EXTRA / folder.MODEL, about)
+            difference = compare(tf.saved_model.load(str(temporary)), model, spec)
+        except tf.errors.OpError as error:
+            raise OSError(0, error.message) from None
         if not difference <= TOLERANCE:
             raise InputError(
                 f"--run_dir={config.run_dir}: the exported model and predict are up to "
                 f"{difference:.2g} apart on made-up images; expected at most {TOLERANCE:g}, so "
                 "nothing was exported"
             )
-        os.replace(temporary, out)
-    except (OSError, tf.errors.OpError) as error:
-        raise InputError(f"--out={out}: cannot be written or read ({error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if out.exists():
+            raise InputError(f"--out={out}: another process has made it meanwhile")
     return out
 
 

@@ -19,6 +19,7 @@ from medcolor_tf.catalog import DEFAULT_HEAD
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
+from medcolor_tf.files import replacing, writing
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
@@ -65,7 +66,8 @@ def predict(config) -> tuple[int, int]:
     drawings = _drawings(config, spec, classifier, inputs)
     # E's feature map is fetched from the device only for those who draw it.
     model = classify_and_colorize(classifier, features=bool(config.explain))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
     table.open(PartialRecord.from_command(config, inputs), config.batch_size)
     try:
         _write_rows(table, model, inputs, spec, drawings, config.batch_size)
@@ -248,10 +250,8 @@ class Pictures:
 
 
 def _write(picture: np.ndarray, path: Path) -> None:
-    try:
-        Image.fromarray(picture).save(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG")
 
 
 class Colorized:

@@ -309,19 +309,19 @@ def test_no_launcher():
     assert "error: --hosts: JAX cannot start several processes: coordinator_address" in text
 
 
-# A process that is to die does so when step 5 is done, while the others wait for it in step 6.
+# A process gets a signal when a step is done, while the others wait for it in the next one.
 SCRIPT = """
 import os, signal, sys
 from medcolor_tf.training import callbacks
 
 def die(self, batch, logs=None):
-    if self.first + self.done + batch + 1 == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if self.first + self.done + batch + 1 == int(os.environ["SIGNAL_STEP"]):
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
 
 def begin(self, epoch, logs=None):
     self.done = epoch * self.interval
 
-if os.environ.pop("DIES", "") == "1":
+if "SIGNAL" in os.environ:
     callbacks.AtCheckpoint.on_train_batch_end, callbacks.AtCheckpoint.on_epoch_begin = die, begin
 from medcolor_tf.train import main
 sys.exit(main(sys.argv[1:]))
@@ -340,8 +340,12 @@ class Machine:
     def __init__(self, folder, data, backbone):
         self.folder, self.data, self.backbone = folder, data, backbone
 
-    def run(self, name, count, dies=None, flags=(), own_flags=()):
-        """Returns (exit status, what it printed) of each process."""
+    def run(self, name, count, dies=None, flags=(), own_flags=(), step=5, how=signal.SIGKILL):
+        """Returns (exit status, what it printed) of each process.
+
+        The process ``dies`` gets the signal ``how`` when it has done ``step`` steps.
+        """
+        fatal = {"SIGNAL": str(int(how)), "SIGNAL_STEP": str(step)}
         port = free_port()
         words = [
             f"--data_dir={self.data}",
@@ -367,7 +371,7 @@ class Machine:
                             # What one has compiled the next need not.
                             JAX_COMPILATION_CACHE_DIR=str(self.folder / "compiled"),
                             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-                            DIES=str(int(number == dies)),
+                            **(fatal if number == dies else {}),
                         ),
                         stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT,
@@ -505,6 +509,22 @@ def test_a_lost_process_ends_the_others_and_the_run_resumes(machine, both, lost)
     for key in whole:
         np.testing.assert_array_equal(resumed[key], whole[key], err_msg=key)
     assert log_of(machine.folder / name) == log_of(both[0])
+
+
+@needs_jax
+def test_a_signal_to_one_process_ends_all_at_one_step_and_the_run_resumes(machine, both):
+    done = machine.run("stopped", 2, dies=1, step=3, how=signal.SIGTERM)
+    assert [status for status, _ in done] == [143, 143], done
+    (_, first), (_, second) = done
+    assert "interrupted; step 4 is saved in" in first
+    assert "finishing the step, then saving" not in first
+    assert "Traceback" not in first + second
+    done = machine.run("stopped", 2)
+    assert [status for status, _ in done] == [0, 0], done
+    assert "resuming at step 4" in done[0][1]
+    for name in (runs.LAST, runs.BEST, runs.LOG):
+        paths = [folder / name for folder in (both[0], machine.folder / "stopped")]
+        assert paths[0].read_bytes() == paths[1].read_bytes(), name
 
 
 @needs_jax

@@ -14,6 +14,7 @@ from training_helpers import train_alone
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
+from medcolor_tf.locks import LOCK
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel import runtime
 from medcolor_tf.runs import checkpoint
@@ -25,20 +26,6 @@ from medcolor_tf.training.plan import TrainPlan
 from medcolor_tf.training.trainer import Trainer, range_test, train
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def backbone_file(tmp_path_factory):
-    """A small convolutional network with batch normalisation as a user's own .keras file."""
-    inputs = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(8, 3, strides=4, padding="same", name="conv1")(inputs)
-    x = keras.layers.BatchNormalization(name="bn1")(x)
-    x = keras.layers.ReLU(name="relu1")(x)
-    x = keras.layers.Dropout(0.1, name="dropout")(x)
-    x = keras.layers.Conv2D(12, 3, padding="same", name="conv2")(x)
-    path = tmp_path_factory.mktemp("backbone") / "small.keras"
-    keras.Model(inputs, x, name="small").save(path)
-    return str(path)
 
 
 @pytest.fixture
@@ -93,7 +80,8 @@ def test_a_run_leaves_its_folder_complete(config):
     assert json.loads((config_folder / runs.CONFIG).read_text())["flags"]["steps"] == 7
     assert ModelSpec.load(config_folder / runs.MODEL).backbone.startswith(config.run_dir)
     assert (config_folder / runs.COLORIZER).is_file()
-    assert not [path for path in config_folder.iterdir() if path.name.startswith(".")]
+    hidden = {path.name for path in config_folder.iterdir() if path.name.startswith(".")}
+    assert hidden == {LOCK}
 
 
 def test_tensorboard_shows_what_was_promised(config):
@@ -368,7 +356,7 @@ def test_auto_rate_is_found_once_and_kept(config):
 def test_range_test_writes_its_curve_and_refuses_a_used_folder(config):
     range_test(config)
     names = {path.name for path in Path(config.run_dir).iterdir()}
-    assert names == {"lr_find.json", "lr_find.csv", "lr_find.png"}
+    assert names == {"lr_find.json", "lr_find.csv", "lr_find.png", LOCK}
     with pytest.raises(InputError, match="not empty"):
         range_test(config)
 
