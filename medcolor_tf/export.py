@@ -7,15 +7,23 @@ from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 
 DESCRIPTION = """
-Writes a SavedModel that TensorFlow (or TensorFlow Serving) loads without this project. Resizing,
-cropping and normalisation are inside. Its signatures:
+Writes a SavedModel that TensorFlow (or TensorFlow Serving) loads without this project. Decoding,
+EXIF orientation, resizing, --range and normalisation are inside, with the arithmetic of
+medcolor_tf.predict: the probabilities are the same to 1e-5, which is checked on made-up images
+before the folder gets its name. Its signatures, and what each returns:
 
-  serving_default  images, uint8 (batch, height, width, channels), of any size
+  serving_default  images, uint8 (batch, height, width, channels), of any size: probabilities
   uint16           the same in 16 bits
-  encoded          JPEG or PNG files as strings (batch,); with several channels (batch, channels)
+  encoded          JPEG or PNG files as strings (batch,), with several channels (batch, channels):
+                   probabilities, observations
+  prepared         images (batch, size, size, channels) as they are in a data set: probabilities,
+                   observations
+  colorized        images of any size, uint8 or what --bits was: probabilities, colorized
 
-Each returns probabilities (batch, observations), observations (their names) and colorized
-(batch, size, size, 3), which is T's output as the backbone sees it, on the normalised scale.
+probabilities are (batch, observations), observations their names, (batch, observations) strings;
+colorized is T's output as the backbone sees it, (batch, size, size, 3), on the normalised scale.
+assets.extra/model.json describes the model. What a signature cannot take (TIFF, DICOM, CMYK JPEG,
+a damaged file, more than 89 million pixels) is an error that says what was expected.
 """
 
 

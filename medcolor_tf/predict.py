@@ -10,7 +10,12 @@ DESCRIPTION = """
 Writes the probability of every observation for image files, folders of them, or a CSV table of
 paths, and on request the colorized images beside the gray ones as PNG. Files are read as data
 preparation reads them (PNG, JPEG, TIFF, DICOM with the extra `dicom`, ...). An image that cannot
-be read has its reason in the column `error`; the exit status is then 1.
+be read has its reason in the column `error`; the exit status is then 1. What data preparation
+warns of (a constant picture, a negative, ...) stands in the column `warnings`.
+
+Rows are on the disk as they come, in OUT.partial. After an interruption the same command goes on
+there and makes the same file; rows of other weights, options or images are refused. A path that is
+not UTF-8 is written as "bytes:" and its percent-encoded bytes, and read so from a table.
 
 With --explain=FOLDER each image gets a PNG with the gray image, the colorized one, and a panel an
 observation with Grad-CAM over the gray image: the places that raised the observation's logit. The
@@ -59,7 +64,8 @@ def _predict(config: PredictConfig) -> int:
     from medcolor_tf.serving.predict import predict
 
     count, failed = predict(config)
-    print(f"{count - failed:,} of {count:,} images predicted: {config.out}")
+    out = config.out.encode("utf-8", "backslashreplace").decode("utf-8")
+    print(f"{count - failed:,} of {count:,} images predicted: {out}")
     if failed:
         print(f"error: {failed:,} images could not be read; see column error", file=sys.stderr)
     return 1 if failed else 0

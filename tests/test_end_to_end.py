@@ -83,8 +83,7 @@ def test_from_xray_files_to_an_exported_two_stage_model(tmp_path, capsys):
     content = tf.constant([files[0].read_bytes()])
     answer = tf.saved_model.load(saved).signatures["encoded"](content)
     expected = [float(rows[0][name]) for name in info["observations"]]
-    # predict resizes with Pillow, the export with TensorFlow: at most one gray level apart.
-    assert answer["probabilities"].numpy()[0] == pytest.approx(expected, abs=0.01)
+    assert answer["probabilities"].numpy()[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_commands_say_what_was_wrong_with_their_input(tmp_path, capsys):

@@ -2,21 +2,26 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
 
 from data_prep.folders import find_images
-from data_prep.images import IMAGE_SUFFIXES, ImageError, read_image
+from data_prep.images import IMAGE_SUFFIXES, ImageError, examine_image
+from data_prep.levels import ImageWarning
 from data_prep.tables import read_table
 from medcolor_tf.data.image_ops import square_crop
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+# What stands before a path that is not UTF-8.
+NOT_UTF8 = "bytes:"
 BATCHES_AHEAD = 2
 
 
@@ -35,6 +40,27 @@ class InputImage:
     picture: str
 
 
+def encode_name(name: str) -> str:
+    """Returns a path as a CSV cell; a name that is not UTF-8 as "bytes:" and percent-encoded bytes.
+
+    One to one, and the file stays UTF-8: names that begin with "bytes:" are written so as well.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return NOT_UTF8 + quote_from_bytes(os.fsencode(name), safe="/ |")
+    if name.startswith(NOT_UTF8):
+        return NOT_UTF8 + quote_from_bytes(os.fsencode(name), safe="/ |")
+    return name
+
+
+def decode_name(cell: str) -> str:
+    """Returns the path that :func:`encode_name` wrote."""
+    if cell.startswith(NOT_UTF8):
+        return os.fsdecode(unquote_to_bytes(cell.removeprefix(NOT_UTF8)))
+    return cell
+
+
 def list_inputs(
     inputs: Iterable[str], path_column: tuple[str, ...], channels: int
 ) -> list[InputImage]:
@@ -42,7 +68,8 @@ def list_inputs(
 
     What is skipped in a folder is counted on standard error.
 
-    Paths in a table are relative to the table's folder. Models of several channels take tables
+    Paths in a table are relative to the table's folder; see :func:`encode_name` for those that are
+    not UTF-8. Models of several channels take tables
     with a path column per channel.
 
     Raises:
@@ -96,7 +123,10 @@ def _in_table(path: Path, columns: tuple[str, ...], channels: int) -> list[Input
             tuple(path.parent / cell for cell in cells),
             _picture_name(Path(cells[0])),
         )
-        for cells in zip(*(table.columns[name] for name in columns), strict=True)
+        for cells in (
+            tuple(map(decode_name, row))
+            for row in zip(*(table.columns[name] for name in columns), strict=True)
+        )
     ]
 
 
@@ -106,9 +136,23 @@ def _picture_name(path: Path) -> str:
     return "_".join(parts)
 
 
+class ReadImage(NamedTuple):
+    """What became of an input.
+
+    Attributes:
+        item: which.
+        image: (S, S, C) uint8 or uint16, or the reason why it cannot be read.
+        warnings: what data preparation would warn of.
+    """
+
+    item: InputImage
+    image: np.ndarray | str
+    warnings: tuple[ImageWarning, ...] = ()
+
+
 def read_batches(
-    inputs: list[InputImage], spec: ModelSpec, size: int
-) -> Iterator[list[tuple[InputImage, np.ndarray | str]]]:
+    inputs: Sequence[InputImage], spec: ModelSpec, size: int
+) -> Iterator[list[ReadImage]]:
     """Reads images in threads, at most two batches ahead.
 
     Args:
@@ -117,25 +161,29 @@ def read_batches(
         size: images per batch.
 
     Yields:
-        Batches of (input, image (S, S, C) uint8 or uint16, or the reason why it cannot be read).
+        Batches of images.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = []
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]
-            waiting.append([(item, pool.submit(_read, item, spec)) for item in batch])
+            waiting.append([pool.submit(_read, item, spec) for item in batch])
             if len(waiting) > BATCHES_AHEAD:
-                yield [(item, future.result()) for item, future in waiting.pop(0)]
+                yield [future.result() for future in waiting.pop(0)]
         for batch in waiting:
-            yield [(item, future.result()) for item, future in batch]
+            yield [future.result() for future in batch]
 
 
-def _read(item: InputImage, spec: ModelSpec) -> np.ndarray | str:
-    """Returns (S, S, C), or the reason why not."""
+def _read(item: InputImage, spec: ModelSpec) -> ReadImage:
     try:
-        channels = [read_image(file, spec.short_side, spec.bits, spec.range) for file in item.files]
+        readings = [
+            examine_image(file, spec.short_side, spec.bits, spec.range) for file in item.files
+        ]
     except ImageError as error:
-        return str(error)
+        return ReadImage(item, str(error))
+    channels = [reading.pixels for reading in readings]
     if len({channel.shape for channel in channels}) > 1:
-        return "channels of different sizes"
-    return square_crop(np.stack(channels, axis=-1), 0.5, spec.image_size).numpy()
+        return ReadImage(item, "channels of different sizes")
+    warnings = dict.fromkeys(warning for reading in readings for warning in reading.warnings)
+    image = square_crop(np.stack(channels, axis=-1), 0.5, spec.image_size).numpy()
+    return ReadImage(item, image, tuple(warnings))

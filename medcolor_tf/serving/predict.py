@@ -1,9 +1,10 @@
 """Probabilities for image files, read exactly as data preparation reads them."""
 
-import csv
 import os
+import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,22 +14,34 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data_prep.levels import WARNING_KINDS
 from medcolor_tf.catalog import DEFAULT_HEAD
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
-from medcolor_tf.files import remove_leftovers, replacing, writing
+from medcolor_tf.files import replacing, writing
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.serving.inputs import InputImage, list_inputs, read_batches
+from medcolor_tf.serving.inputs import (
+    InputImage,
+    ReadImage,
+    encode_name,
+    list_inputs,
+    read_batches,
+)
+from medcolor_tf.serving.partial import PartialRecord, PartialTable
+
+PICTURE_COLUMNS = ("colorized", "explained")
+AFTER_OBSERVATIONS = ("warnings", *PICTURE_COLUMNS, "error")
 
 
 def predict(config) -> tuple[int, int]:
-    """Writes a CSV with a row per image: path, probability of each observation, PNGs, error.
+    """Writes a CSV with a row per image: path, probabilities, warnings, PNGs, error.
 
-    Rows are written as they come and the file gets its name at the end. An unreadable image gets
-    its reason in the ``error`` column, and the others go on.
+    Rows are on the disk as they come, in ``OUT.partial``, which gets its name at the end; the same
+    command goes on where it stopped, see :mod:`medcolor_tf.serving.partial`. An unreadable image
+    gets its reason in the ``error`` column, and the others go on.
 
     Args:
         config: :class:`medcolor_tf.predict.PredictConfig`.
@@ -38,7 +51,7 @@ def predict(config) -> tuple[int, int]:
 
     Raises:
         InputError: no such run, input, column, image or observation, a folder that cannot take
-            pictures, or the output exists.
+            pictures, the output exists, or rows of another command are there.
     """
     out = Path(config.out)
     if out.exists():
@@ -46,54 +59,98 @@ def predict(config) -> tuple[int, int]:
     spec, classifier, _ = runs.load_predictor(
         config.run_dir, config.weights, config.mixed_precision
     )
+    header = ["path", *spec.observations, *AFTER_OBSERVATIONS]
+    table = PartialTable(out, header, (header.index(name) for name in PICTURE_COLUMNS))
     inputs = list_inputs(config.inputs, config.path_column, spec.input_channels)
+    inputs = _without_own_pictures(inputs, config, table)
     drawings = _drawings(config, spec, classifier, inputs)
     # E's feature map is fetched from the device only for those who draw it.
     model = classify_and_colorize(classifier, features=bool(config.explain))
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out.parent, out.name)
-    failed = 0
-    with (
-        replacing(out) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["path", *spec.observations, "colorized", "explained", "error"])
-        bar = tqdm(total=len(inputs), unit=" images", disable=not sys.stderr.isatty())
-        for batch in read_batches(inputs, spec, config.batch_size):
-            rows = _answer(model, batch, spec, drawings)
-            failed += sum(bool(row[-1]) for row in rows)
-            writer.writerows(rows)
-            bar.update(len(rows))
-        bar.close()
-    return len(inputs), failed
+    table.open(PartialRecord.from_command(config, inputs), config.batch_size)
+    try:
+        _write_rows(table, model, inputs, spec, drawings, config.batch_size)
+    except InputError as error:
+        raise InputError(f"{error}. {table.advice()}") from error
+    finally:
+        table.close()
+    table.finish()
+    _say_warnings(table.rows, header.index("warnings"))
+    return len(inputs), sum(bool(row[-1]) for row in table.rows)
 
 
-def _answer(model, batch: list, spec: ModelSpec, drawings: list) -> list[list]:
+def _write_rows(table: PartialTable, model, inputs, spec, drawings: list, batch_size: int) -> None:
+    """Answers the images that have no row yet, a batch at a time."""
+    done = len(table.rows)
+    if done:
+        print(f"{done:,} of {len(inputs):,} images are in {table.path}: going on", file=sys.stderr)
+    for drawing in filter(None, drawings):
+        names = [item.picture for item, row in zip(inputs, table.rows, strict=False) if not row[-1]]
+        drawing.pictures.reserve(names)
+    bar = tqdm(total=len(inputs), initial=done, unit=" images", disable=not sys.stderr.isatty())
+    with bar:
+        for batch in read_batches(inputs[done:], spec, batch_size):
+            table.append(_answer(model, batch, spec, drawings))
+            bar.update(len(batch))
+
+
+def _without_own_pictures(
+    inputs: list[InputImage], config, table: PartialTable
+) -> list[InputImage]:
+    """Leaves out what an interrupted run of the command has drawn into a folder of --inputs."""
+    record = table.recorded()
+    if record is None:
+        return inputs
+    names = set(record.names)
+    folders = {Path(name).resolve() for name in (config.colorized_dir, config.explain) if name}
+    return [
+        item
+        for item in inputs
+        if item.name in names or item.files[0].parent.resolve() not in folders
+    ]
+
+
+def _answer(model, batch: list[ReadImage], spec: ModelSpec, drawings: list) -> list[list[str]]:
     """Returns the CSV's rows of a batch, and saves its pictures.
 
     Args:
         model: raw images to logits, colorized images and, where they are explained, features.
-        batch: (input, image or the reason why it cannot be read).
+        batch: of images, or reasons why they cannot be read.
         spec: of the model.
         drawings: a column of paths each; None leaves its column empty.
     """
-    readable = [(item, image) for item, image in batch if not isinstance(image, str)]
-    answers = {}
+    readable = [read for read in batch if not isinstance(read.image, str)]
+    answers: dict[int, list[str]] = {}
     if readable:
-        images = np.stack([image for _, image in readable])
-        names = [item.picture for item, _ in readable]
+        images = np.stack([read.image for read in readable])
+        names = [read.item.picture for read in readable]
         logits, *maps = model.predict_on_batch(images)
         chances = sigmoid(logits)
         columns = [
             drawing.save(names, images, chances, *maps) if drawing else [""] * len(readable)
             for drawing in drawings
         ]
-        for (item, _), row, *files in zip(readable, chances, *columns, strict=True):
-            answers[id(item)] = [*(f"{chance:.7g}" for chance in row), *files, ""]
-    empty = [""] * (len(spec.observations) + len(drawings))
-    return [[item.name, *answers.get(id(item), [*empty, image])] for item, image in batch]
+        for read, row, *files in zip(readable, chances, *columns, strict=True):
+            warnings = "; ".join(f"{one.kind}: {one.message}" for one in read.warnings)
+            numbers = [f"{chance:.7g}" for chance in row]
+            answers[id(read)] = [*numbers, warnings, *map(encode_name, files), ""]
+    empty = [""] * (len(spec.observations) + 1 + len(drawings))
+    return [
+        [encode_name(read.item.name), *answers.get(id(read), [*empty, str(read.image)])]
+        for read in batch
+    ]
+
+
+def _say_warnings(rows: list[list[str]], column: int) -> None:
+    """Counts warnings on standard error, as a build does; nothing where there are none."""
+    kinds = re.compile(rf"(?:^|; )({'|'.join(WARNING_KINDS)}): ")
+    found = [kinds.findall(row[column]) for row in rows]
+    counts = Counter(kind for of_image in found for kind in of_image)
+    if counts:
+        listed = "; ".join(f"{counts[kind]:,} {WARNING_KINDS[kind]}" for kind in counts)
+        images = sum(map(bool, found))
+        print(f"warnings: {images:,} images ({listed}); see column warnings", file=sys.stderr)
 
 
 def _drawings(config, spec: ModelSpec, classifier, inputs: list[InputImage]) -> list:
@@ -177,6 +234,11 @@ class Pictures:
                 pass  # raises what a thread raised
         return [str(path) for path in paths]
 
+    def reserve(self, names: list[str]) -> None:
+        """Gives names away that an interrupted run has used, in its order."""
+        for name in names:
+            self._path(name)
+
     def _path(self, name: str) -> Path:
         count = self._used.get(name, 0) + 1
         while count > 1 and f"{name}-{count}" in self._used:
@@ -196,12 +258,12 @@ class Colorized:
     """Gray images on the left, colorized on the right."""
 
     def __init__(self, pictures: Pictures):
-        self._pictures = pictures
+        self.pictures = pictures
 
     def save(self, names, images, chances, colorized, features=None) -> list[str]:
         """Saves a picture per image, see :meth:`Explained.save`; returns the paths."""
         drawn = visualize.side_by_side(images, colorized)
-        return self._pictures.save(names, lambda i: drawn[i])
+        return self.pictures.save(names, lambda i: drawn[i])
 
 
 class Explained:
@@ -223,7 +285,7 @@ class Explained:
                 f"--explain: Grad-CAM is computed of a run with --head={DEFAULT_HEAD}, this one "
                 f"has --head={spec.head}"
             )
-        self._pictures, self._chosen = pictures, chosen
+        self.pictures, self._chosen = pictures, chosen
         self._names = [spec.observations[k] for k in chosen]
         self._has_colorizer = spec.has_colorizer
         kernel = classifier.get_layer("head").kernel
@@ -249,4 +311,4 @@ class Explained:
             colors = colorized[i] if self._has_colorizer else None
             return visualize.draw_explanation(images[i], colors, heat[i], chances[i], self._names)
 
-        return self._pictures.save(names, draw)
+        return self.pictures.save(names, draw)

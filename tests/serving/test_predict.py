@@ -1,9 +1,6 @@
-"""Prediction of files and the exported model: the same numbers as the Keras model's."""
+"""Prediction of files: the same numbers as the Keras model's, and nothing lost."""
 
 import csv
-import io
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -11,120 +8,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from serving_helpers import encode, make_run, pixels
 
-from data_prep.images import read_image
-from medcolor_tf.catalog import COLORIZERS
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.export import ExportConfig
 from medcolor_tf.models import classify_and_colorize
-from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.predict import PredictConfig
 from medcolor_tf.predict import main as predict_main
-from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.serving.export import decode_gray, export, prepare
+from medcolor_tf.serving.export import export
 from medcolor_tf.serving.predict import Pictures, predict
 
 pytestmark = pytest.mark.slow
 
 
-def make_run(folder, channels=1, bits=8, colorizer="color_u"):
-    """A run folder with random weights, as training leaves it."""
-    inputs = keras.Input((None, None, 3))
-    # Seeded: some draws leave ReLU nothing, and then all images are alike.
-    initializer = keras.initializers.GlorotUniform(seed=5)
-    x = keras.layers.Conv2D(
-        4,
-        3,
-        strides=2,
-        padding="same",
-        kernel_initializer=initializer,  # pyright: ignore[reportArgumentType]
-        name="conv1",
-    )(inputs)
-    backbone = folder / "net.keras"
-    folder.mkdir(parents=True)
-    keras.Model(inputs, keras.layers.ReLU(name="relu")(x)).save(backbone)
-    spec = ModelSpec(
-        colorizer=colorizer,
-        colorizer_init=COLORIZERS[colorizer].inits[0] if colorizer in COLORIZERS else "paper",
-        backbone=str(backbone),
-        observations=("Edema", "Pleural Effusion"),
-        image_size=32,
-        short_side=32,
-        input_channels=channels,
-        bits=bits,
-        pixel_mean=0.5,
-        pixel_std=0.25,
-        bn_momentum=0.9,
-    )
-    spec = runs.Run(folder).save_model_spec(spec)
-    classifier = spec.build(seed=1)
-    arrays = checkpoint.to_arrays(checkpoint.named_weights(classifier))
-    # Larger than at the start of training, so that probabilities differ from image to image.
-    arrays["head/kernel"] = arrays["head/kernel"] * 20
-    for name in ("colorizer/map_conv3/kernel", "colorizer/map_conv3/bias"):
-        if name in arrays:  # a map that has left its start
-            arrays[name] = np.linspace(-1, 1, arrays[name].size, dtype="float32").reshape(
-                arrays[name].shape
-            )
-    runs.Run(folder).write({runs.BEST: checkpoint.to_bytes(arrays, {"step": 7})})
-    return folder
-
-
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("serving") / "run")
-
-
-@pytest.fixture(scope="module")
-def exported(run_dir):
-    return export(ExportConfig(run_dir=str(run_dir)))
-
-
-@pytest.fixture(scope="module")
-def model(run_dir):
-    return classify_and_colorize(runs.load_classifier(run_dir)[1])
-
-
-def pixels(*shape, seed=0, dtype: type = np.uint8):
-    """Smooth pictures, as X-rays are: noise would make every resampling look wrong."""
-    random = np.random.default_rng(seed)
-    coarse = random.random((shape[0] // 8 + 1, shape[1] // 8 + 1)).astype(np.float32)
-    image = np.array(Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
-    return (np.clip(image, 0, 1) * np.iinfo(dtype).max).astype(dtype)
-
-
-def encode(image, form, **options):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, form, **options)
-    return file.getvalue()
-
-
-def test_the_export_equals_the_keras_model(exported, model):
-    images = np.stack([pixels(32, 32, seed=i) for i in range(3)])[..., None]
-    answer = tf.saved_model.load(exported).signatures["serving_default"](tf.constant(images))
-    logits, colorized = model.predict_on_batch(images)
-    np.testing.assert_allclose(answer["probabilities"], sigmoid(logits), atol=1e-5)
-    np.testing.assert_allclose(answer["colorized"], colorized, atol=1e-5)
-    assert [name.decode() for name in answer["observations"].numpy()] == [
-        "Edema",
-        "Pleural Effusion",
-    ]
-    assert np.ptp(answer["probabilities"].numpy()) > 0.05
-
-
-def test_the_export_of_a_map_with_local_contrast_equals_the_keras_model(tmp_path):
-    run_dir = make_run(tmp_path / "run", colorizer="context_map")
-    images = np.stack([pixels(32, 32, seed=i) for i in range(2)])[..., None]
-    logits, colors = classify_and_colorize(runs.load_classifier(run_dir)[1])(images)
-    exported = tf.saved_model.load(export(ExportConfig(run_dir=str(run_dir))))
-    answer = exported.signatures["serving_default"](tf.constant(images))
-    np.testing.assert_allclose(answer["probabilities"], sigmoid(logits), atol=1e-5)
-    np.testing.assert_allclose(answer["colorized"], colors, atol=1e-5)
-    gray = (images / 255 - 0.5) / 0.25
-    assert np.abs(colors - gray).max() > 0.1
 
 
 def test_inference_runs_folded_weights(tmp_path):
@@ -155,112 +57,6 @@ def test_predict_in_bfloat16_is_near_and_leaves_the_precision_as_it_was(run_dir,
     assert chances[0] != chances[1]
     assert chances[0] == pytest.approx(chances[1], abs=0.02)
     assert keras.config.dtype_policy().name == "float32"
-
-
-def test_the_export_takes_16_bits(exported):
-    signatures = tf.saved_model.load(exported).signatures
-    image = pixels(32, 32)[None, ..., None]
-    eight = signatures["serving_default"](tf.constant(image))
-    sixteen = signatures["uint16"](tf.constant(image.astype(np.uint16) * 257))
-    np.testing.assert_array_equal(sixteen["probabilities"], eight["probabilities"])
-
-
-@pytest.mark.parametrize("size", [(32, 40), (100, 90), (20, 25)])
-@pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_the_export_prepares_files_as_predict_does(exported, run_dir, tmp_path, size, form):
-    """Whole path: encoded bytes of any size against the CSV of the predict command."""
-    content = encode(pixels(*size), form)
-    (tmp_path / "image").write_bytes(content)
-    config = PredictConfig(str(run_dir), (str(tmp_path / "image"),), str(tmp_path / "out.csv"))
-    assert predict(config) == (1, 0)
-    with open(tmp_path / "out.csv", newline="") as file:
-        row = next(csv.DictReader(file))
-    answer = tf.saved_model.load(exported).signatures["encoded"](tf.constant([content]))
-    expected = [float(row["Edema"]), float(row["Pleural Effusion"])]
-    # Resizing rounds to whole gray values in both; they differ by at most one here and there.
-    tolerance = 1e-5 if size == (32, 40) else 5e-3
-    np.testing.assert_allclose(answer["probabilities"][0], expected, atol=tolerance)
-
-
-def test_colour_and_deep_files_become_gray_as_pillow_makes_them(tmp_path):
-    random = np.random.default_rng(0)
-    colour = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    deep = random.integers(0, 65536, (20, 24), dtype=np.uint16)
-    for name, image in (("colour", colour), ("deep", deep)):
-        content = encode(image, "PNG")
-        (tmp_path / name).write_bytes(content)
-        bits = 16 if name == "deep" else 8
-        expected = read_image(tmp_path / name, None, bits).astype(int) * (1 if bits == 16 else 257)
-        np.testing.assert_array_equal(decode_gray(content)[..., 0], expected)
-
-
-def test_preparing_resizes_as_data_preparation_does(tmp_path, run_dir):
-    spec = ModelSpec.load(run_dir / runs.MODEL)
-    image = pixels(150, 190)
-    (tmp_path / "image.png").write_bytes(encode(image, "PNG"))
-    ours = prepare(tf.constant(image[..., None]), spec).numpy()[..., 0].astype(int)
-    theirs = read_image(tmp_path / "image.png", 32)
-    left = round((theirs.shape[1] - 32) / 2)
-    assert np.abs(ours - theirs[:, left : left + 32]).max() <= 1
-
-
-def test_the_export_needs_nothing_but_tensorflow(exported, tmp_path):
-    program = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("medcolor_tf", "data_prep"):
-            raise ImportError(f"{name} is not to be used")
-sys.meta_path.insert(0, Refuse())
-import tensorflow as tf
-model = tf.saved_model.load(sys.argv[1])
-answer = model.signatures["serving_default"](tf.zeros((2, 50, 40, 1), tf.uint8))
-assert answer["probabilities"].shape == (2, 2) and answer["colorized"].shape == (2, 32, 32, 3)
-"""
-    command = [sys.executable, "-c", program, str(exported)]
-    done = subprocess.run(command, capture_output=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
-
-
-def test_augmentation_is_not_exported(exported):
-    serving = tf.saved_model.load(exported).signatures["serving_default"]
-    image = tf.constant(pixels(32, 32)[None, ..., None])
-    one, two = (serving(image)["probabilities"].numpy() for _ in range(2))
-    np.testing.assert_array_equal(one, two)
-
-
-def test_an_existing_export_is_not_overwritten(exported, run_dir):
-    with pytest.raises(InputError, match="exists; expected a new folder"):
-        export(ExportConfig(run_dir=str(run_dir)))
-
-
-def test_several_channels_go_through_export_and_predict(tmp_path):
-    folder = make_run(tmp_path / "run", channels=2, bits=16)
-    images = [pixels(40, 32, seed=i, dtype=np.uint16) for i in range(2)]
-    for name, image in zip(("t1.png", "t2.png"), images, strict=True):
-        (tmp_path / name).write_bytes(encode(image, "PNG"))
-    (tmp_path / "list.csv").write_text("id,t1,t2\n1,t1.png,t2.png\n2,t1.png,gone.png\n")
-    out = tmp_path / "out.csv"
-    config = PredictConfig(
-        str(folder), (str(tmp_path / "list.csv"),), str(out), path_column=("t1", "t2")
-    )
-    assert predict(config) == (2, 1)
-    with open(out, newline="") as file:
-        good, bad = csv.DictReader(file)
-    assert (good["error"], bad["error"]) == ("", "no such file")
-    files = tf.constant([[encode(image, "PNG") for image in images]])
-    answer = tf.saved_model.load(export(ExportConfig(str(folder)))).signatures["encoded"](files)
-    expected = [float(good[name]) for name in ("Edema", "Pleural Effusion")]
-    np.testing.assert_allclose(answer["probabilities"][0], expected, atol=1e-5)
-
-
-def test_a_model_without_colorizer_exports_and_shows_gray(tmp_path):
-    folder = make_run(tmp_path / "run", colorizer="none")
-    model = tf.saved_model.load(export(ExportConfig(str(folder))))
-    image = pixels(32, 32)[None, ..., None]
-    colorized = model.signatures["serving_default"](tf.constant(image))["colorized"].numpy()
-    expected = np.repeat((image / 255 - 0.5) / 0.25, 3, axis=-1)
-    np.testing.assert_allclose(colorized, expected, atol=1e-5)
 
 
 def test_predict_goes_on_after_a_bad_file_and_draws_pictures(run_dir, tmp_path, capsys):
