@@ -14,7 +14,7 @@ from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import locked, read_json, write_json
 from medcolor_tf.runs.folder import DIVERGED, Run
-from medcolor_tf.studies import grid, tuning
+from medcolor_tf.studies import candidates, grid, tuning
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
 
 
@@ -33,17 +33,17 @@ def run_study(config: StudyConfig) -> int:
         InputError: a study that cannot be run, or a folder with runs of other options.
     """
     planned = grid.plan(config)
-    tuning.check(config)
+    candidates.check(config)
     folder = Path(config.study_dir)
     if config.dry_run:
-        if tuning.axes(config):
+        if candidates.axes(config):
             print("\n".join(tuning.describe(config)))
             planned = _plan_of_finished_tuning(config)
         _list(grid.shard_of(planned, config.shard), _states(planned, config))
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder, config.shard) as lock:
-        if tuning.axes(config):
+        if candidates.axes(config):
             chosen = tuning.tune(config, functools.partial(_run_trials, config, lock))
             if chosen is None:
                 print("the tuning is not finished; the same command goes on")
