@@ -11,12 +11,17 @@ PREPARE := $(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --view
 	--short_side=48 --phantom_images=300
 
 .PHONY: demo study check test test-torch static bench bench-quick lint clean
+.PHONY: lock audit nightly nightly-tests nightly-lowest nightly-newest
 
-$(VENV)/.installed: setup.py pyproject.toml
+# The versions of requirements.lock, each checked by its hash: what CI tested is what is installed.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/.installed: setup.py pyproject.toml requirements.lock
 	@echo "installing the packages into $(VENV) (some minutes, 3 GB)"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) --require-hashes --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: $(VENV)/.installed
@@ -53,10 +58,10 @@ study: $(VENV)/.installed
 	@echo "Open $(STUDY)/report/index.html in a browser."
 
 # `make check` is for every change, in less than 90 seconds; `make test` is everything.
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 check: static
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not nightly"
 
 test: static
 	$(PYTEST)
@@ -72,7 +77,7 @@ QUICK_ROWS := color_module/ResNet18,all/ResNet18,inference/ResNet18/float32
 QUICK_ROWS := $(QUICK_ROWS),color_module/DenseNet121/bfloat16,augmentation,input,preparation
 
 $(VENV)/.torch: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(PIP) --editable '.[bench]'
 	touch $@
 
 test-torch: $(VENV)/.torch
@@ -84,6 +89,38 @@ bench: $(VENV)/.torch
 bench-quick: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --images=1024 --rounds=5 \
 		--seconds=2 "--leave_out=DenseNet121:torch compile,all/ResNet18:torch compile"
+
+# What takes too long for every change: hours of kills, damages and fuzzing; both ends of the
+# versions that pyproject.toml allows; known vulnerabilities. One that fails does not stop the rest.
+nightly:
+	$(MAKE) --keep-going nightly-tests nightly-lowest nightly-newest audit
+
+nightly-tests: $(VENV)/.installed
+	$(BIN)/python -m pytest -m nightly --capture=tee-sys
+
+$(VENV)/.nightly: $(VENV)/.installed
+	$(PIP) --editable '.[nightly]'
+	touch $@
+
+COMPILE := $(BIN)/uv pip compile --quiet --extra=dev pyproject.toml --output-file
+
+lock: $(VENV)/.nightly
+	$(COMPILE) requirements.lock --universal --python-version=3.11 --generate-hashes --upgrade \
+		--custom-compile-command="make lock"
+
+# Old versions beside new ones warn of each other; that is no failure.
+nightly-lowest: OPTIONS := --resolution=lowest-direct
+nightly-newest: OPTIONS := --upgrade
+nightly-lowest nightly-newest: nightly-%: $(VENV)/.nightly
+	rm -rf $(VENV)-$*
+	$(PYTHON) -m venv $(VENV)-$*
+	$(COMPILE) $(VENV)-$*/versions.txt $(OPTIONS)
+	$(BIN)/uv pip install --quiet --python=$(VENV)-$* --requirement $(VENV)-$*/versions.txt
+	$(BIN)/uv pip install --quiet --python=$(VENV)-$* --no-deps --editable .
+	$(VENV)-$*/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -W default
+
+audit: $(VENV)/.nightly
+	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements.lock
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

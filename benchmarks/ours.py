@@ -13,11 +13,12 @@ from benchmarks import input_data
 from benchmarks.work import DEGREES, LABELS, MAX_ZOOM, batch_of
 from medcolor_tf.data import image_cache
 from medcolor_tf.data.pipeline import Split
-from medcolor_tf.models import build_classifier
+from medcolor_tf.models import build_classifier, build_colorizer
 from medcolor_tf.models.fast.folding import fold_batch_norm
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training.augment import RandomRotationZoom
 from medcolor_tf.training.build import training_model
+from medcolor_tf.training.optimizer import MomentumSGD
 from medcolor_tf.training.strategies import set_trainable
 
 Run = Callable[[int], None]
@@ -45,6 +46,21 @@ def step(spec: dict) -> Run:
         return inferences(fold_batch_norm(classifier), images)
     model = compile_for_training(classifier, spec["strategy"], spec["size"])
     return training_steps(model, images, labels)
+
+
+def colorizer(spec: dict) -> Run:
+    """Returns ``run(steps)``: training steps of T alone on a mean squared error, or inferences.
+
+    Args:
+        spec: colorizer, training, size, batch, bfloat16.
+    """
+    use_precision(spec)
+    model = build_colorizer(spec["colorizer"], init="gray", seed=0)
+    gray = ((batch_of(spec)[0] / 255 - 0.5) / 0.3).astype(np.float32)
+    if not spec["training"]:
+        return inferences(fold_batch_norm(model), gray)
+    model.compile(MomentumSGD(1e-4), "mse")
+    return training_steps(model, gray, np.zeros((*gray.shape[:3], 3), np.float32))
 
 
 def build(strategy: str, backbone: str) -> keras.Model:

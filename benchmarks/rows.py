@@ -7,12 +7,14 @@ from pathlib import Path
 
 from benchmarks import data_prep, input_data
 from benchmarks.table import OURS, STOCK
+from medcolor_tf.catalog import COLORIZERS
 from medcolor_tf.errors import InputError
 
 STRATEGIES = ("color_module", "all", "baseline_all", "last_layer")
 BACKBONES = ("ResNet18", "DenseNet121")
 PRECISIONS = ("float32", "bfloat16")
 TORCH = ("torch eager", "torch compile")
+PAPERS_FASTEST = "color_u"  # of the paper's colorizers
 MARKED = {"eager": False, "compile": True}
 
 
@@ -50,6 +52,8 @@ def all_rows(config) -> list[Row]:
         _input_files(config),
         _input_memory(config),
         _preparation(config),
+        _colorizers("training", config),
+        _colorizers("inference", config),
         *model_rows(config),
     ]
 
@@ -152,6 +156,15 @@ def _input(name, specs, note, config) -> Row:
     note = f"shuffled, random {config.image_side} px crops, {note}"
     rivals = tuple(variant for variant in specs if variant != OURS)
     return Row(f"input/{name}", config.batch, specs, rivals, prepare, note)
+
+
+def _colorizers(work: str, config) -> Row:
+    """T alone, a variant per entry of the catalog."""
+    shared = {"module": "ours", "work": "colorizer", "training": work == "training"}
+    shared |= {"size": config.size, "batch": config.batch, "bfloat16": False}
+    specs = {name: shared | {"colorizer": name} for name in COLORIZERS}
+    note = f"T alone at {config.size} px, gray init; {PAPERS_FASTEST} in PyTorch's place"
+    return Row(f"colorizer/{work}", config.batch, specs, (PAPERS_FASTEST,), note=note)
 
 
 def _preparation(config) -> Row:

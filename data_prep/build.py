@@ -125,13 +125,16 @@ def run_build(
     if done:
         print(f"continuing: {len(results)} of {len(images)} shards are finished")
     bar = tqdm(total=sum(images.values()), initial=done, unit="image", desc="building")
-    tasks = plan.tasks(folder, ids, missing)
+    tasks = plan.tasks(folder, ids, missing, config.private_paths)
     with bar, contextlib.closing(parallel.run_tasks(build_shard, tasks, workers)) as running:
-        for result in running:
-            results[result.file] = result
-            bar.update(images[result.file])
-            in_order = [results[file] for file in images if file in results]
-            finish.check_rejects(rejects, in_order, config.max_rejects)
+        try:
+            for result in running:
+                results[result.file] = result
+                bar.update(images[result.file])
+                in_order = [results[file] for file in images if file in results]
+                finish.check_rejects(rejects, in_order, config.max_rejects)
+        except KeyboardInterrupt as interruption:
+            running.throw(interruption)  # ends the workers
     return {file: results[file] for file in images}
 
 

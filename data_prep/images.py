@@ -96,7 +96,7 @@ def examine_image(
         path: the file.
         short_side: pixels of the shorter side; None leaves the size.
         bits: 8 or 16, of the result.
-        pixel_range: one of :data:`data_prep.levels.RANGES`, what becomes black and white.
+        pixel_range: one of :data:`medcolor_tf.catalog.RANGES`, what becomes black and white.
 
     Raises:
         ImageError: no such file, empty, truncated, damaged, none of the formats, no known range of
@@ -167,7 +167,9 @@ def _read_as(form: Format, path: Path, reduced_to: int | None) -> Decoded:
             f"pip install medcolor_tf[{form.extra}]"
         ) from None
     except Image.UnidentifiedImageError:
-        raise ImageError(f"begins as a {form.name} file does, but is not one") from None
+        raise ImageError(
+            f"begins as a {form.name} file does, but is damaged or of a kind that is not read"
+        ) from None
 
 
 def target_size(height: float, width: float, short_side: int | None) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-RANGES = ("full", "used", "percentile")
 # --range=percentile: this share of the pixels becomes black, and as many become white.
 PERCENTILES = (0.5, 99.5)
 # Kind of warning -> what the summary of a build calls it.

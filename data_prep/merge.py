@@ -19,7 +19,6 @@ from data_prep.building.output import PlanRecord
 from data_prep.building.shards import (
     BUILD_FOLDER,
     ShardResult,
-    file_sha256,
     finished_shard,
     sidecars,
 )
@@ -27,6 +26,7 @@ from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import file_sha256, replacing
 
 SHOWN = 3
 
@@ -95,16 +95,16 @@ def _gather(part: Path, folder: Path, record: PlanRecord) -> None:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)  # no second copy on the disk
-    except OSError:  # another file system, or one without links
+    with replacing(target) as temporary:
         try:
-            shutil.copyfile(source, temporary)
-        except OSError as error:
-            raise InputError(f"{source}: cannot be copied to {target} ({error.strerror})") from None
-    os.replace(temporary, target)
+            os.link(source, temporary)  # no second copy on the disk
+        except OSError:  # another file system, or one without links
+            try:
+                shutil.copyfile(source, temporary)
+            except OSError as error:
+                raise InputError(
+                    f"{source}: cannot be copied to {target} ({error.strerror})"
+                ) from None
 
 
 def _complete_results(folder: Path, record: PlanRecord) -> dict[str, ShardResult]:

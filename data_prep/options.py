@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from data_prep.building import duplicates
 from data_prep.building.plan import Recipe
-from data_prep.levels import RANGES
 from data_prep.sources import SOURCES, patients
+from medcolor_tf.catalog import MAX_SIDE, RANGES
 from medcolor_tf.commandline import option, parse_shard
 from medcolor_tf.data.labels import BLANK_POLICIES, PAPER_POLICY, parse_policy
 from medcolor_tf.data.schema import ENCODINGS
 from medcolor_tf.errors import InputError
+from medcolor_tf.private_paths import PRIVATE_HELP
 
 
 def sources_of(option_name: str) -> tuple[str, ...]:
@@ -129,8 +130,10 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
     write_key_table: bool = option(
         False, "Also write key_table.csv, which tells who is behind each keyed id.", group="Privacy"
     )
+    private_paths: bool = option(False, PRIVATE_HELP, group="Privacy")
 
 
+MOST = {"short_side": MAX_SIDE, "records_per_shard": 1_000_000_000}
 LEAST = {
     "short_side": 8,
     "records_per_shard": 1,
@@ -152,6 +155,9 @@ def check(config: BuildConfig) -> None:
     for name, least in LEAST.items():
         if getattr(config, name) < least:
             raise InputError(f"--{name}={getattr(config, name)}: expected at least {least}")
+    for name, most in MOST.items():
+        if getattr(config, name) > most:
+            raise InputError(f"--{name}={getattr(config, name)}: expected at most {most:,}")
     if config.source in sources_of("data_root") and not config.data_root:
         raise InputError(f"--source={config.source} needs --data_root=FOLDER")
     if config.bits not in (8, 16):

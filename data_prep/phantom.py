@@ -22,7 +22,7 @@ from data_prep.sources import chexpert
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import read_json, write_atomically
 
 RECORD = "phantom.json"
 TABLES = {"train": "train.csv", "valid": "valid.csv"}
@@ -92,8 +92,8 @@ def generate(config: PhantomConfig) -> None:
 
 def _is_done(root: Path, options: dict[str, int]) -> bool:
     if (root / RECORD).is_file():
-        drawn_with = json.loads((root / RECORD).read_text(encoding="utf-8"))
-        complete = drawn_with.pop("complete")  # one that was interrupted is drawn again
+        drawn_with = read_json(root / RECORD)
+        complete = drawn_with.pop("complete", False)  # one that was interrupted is drawn again
         if drawn_with != options:
             raise InputError(
                 f"{root / RECORD}: a phantom with {drawn_with}, expected {options}; "

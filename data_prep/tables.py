@@ -56,7 +56,7 @@ def read_table(
 
     Raises:
         InputError: no such file, not text, empty, no data rows, a column that is missing or named
-            twice, a row of the wrong width.
+            twice, a row of the wrong width, a quotation mark that is missing.
     """
     path = Path(path)
     rows = _rows(path)
@@ -73,7 +73,12 @@ def read_table(
             raise InputError(
                 f"{path} line {line}: expected {len(header)} cells as in the header, got {len(row)}"
             )
-        for column, number in zip(cells, numbers, strict=True):
+        for column, number, name in zip(cells, numbers, columns, strict=True):
+            if "\n" in row[number] or "\r" in row[number]:
+                raise InputError(
+                    f"{path} line {line}: the cell of column {name!r} has a line break in it; "
+                    "expected one line, perhaps a quotation mark is missing"
+                )
             column.append(row[number])
         lines.append(line)
     if not lines:
@@ -106,7 +111,8 @@ def _rows(path: Path):
         with path.open(encoding="utf-8-sig", newline="") as file:
             delimiter = _delimiter(path, file.readline())
             file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter)
+            # Strict: a quotation mark that is missing would take the rest of the file for one cell.
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             try:
                 for row in reader:
                     yield [cell.strip() for cell in row], reader.line_num

@@ -19,7 +19,6 @@ from data_prep.building.shards import (
     BUILD_FOLDER,
     PixelSums,
     add_sums,
-    file_sha256,
     mean_and_std,
     pixel_sums,
 )
@@ -29,6 +28,7 @@ from medcolor_tf.commandline import option
 from medcolor_tf.data.labels import apply_policy, count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import file_sha256
 
 # dataset.json has the mean and std of the pixels before encoding; JPEG changes them a little.
 TOLERANCE = {"png": 1e-9, "raw": 1e-9, "jpeg": 0.5 / 255}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from medcolor_tf.runs.load import load_run
     from medcolor_tf.sharing.colorizer_file import load_colorizer
+    from medcolor_tf.sharing.colormap import load_colormap
     from medcolor_tf.training.augment import RandomRotationZoom
     from medcolor_tf.training.losses import MaskedBinaryCrossentropy
     from medcolor_tf.training.lr_finder import find_lr
@@ -43,6 +44,7 @@ __all__ = [
     "build_colorizer",
     "find_lr",
     "load_colorizer",
+    "load_colormap",
     "load_run",
     "load_torch_colorizer",
     "make_dataset",
@@ -63,6 +65,7 @@ _SOURCES = {
     "build_colorizer": "medcolor_tf.models",
     "find_lr": "medcolor_tf.training.lr_finder",
     "load_colorizer": "medcolor_tf.sharing.colorizer_file",
+    "load_colormap": "medcolor_tf.sharing.colormap",
     "load_run": "medcolor_tf.runs.load",
     "load_torch_colorizer": "medcolor_tf.models",
     "make_dataset": "medcolor_tf.data",

@@ -20,6 +20,11 @@ FROZEN_BN = ("moving", "batch")
 DEFAULT_HEAD = "linear"
 # What becomes black and white in an image file, where the build does not say otherwise.
 FULL_RANGE = "full"
+RANGES = (FULL_RANGE, "used", "percentile")
+# How much of a data set's shards is compared with their SHA-256 when they are opened.
+VERIFICATIONS = ("sample", "full")
+# What a description may ask for: checked before memory is taken for it.
+MAX_SIDE, MAX_CHANNELS, MAX_OBSERVATIONS = 16_384, 256, 10_000
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,17 @@ class Colorizer:
             whether the output has to start at zero, and returns colours (B,H,W,3).
         multiple: height and width of the image must be divisible by it.
         xavier: whether its convolutions start Xavier-uniform, else as PyTorch's default.
+        inits: of COLORIZER_INITS, the ones that it has; the first is its default.
+        pointwise: whether a pixel's colours depend on that pixel alone, so that a table of gray
+            values holds the whole of it.
     """
 
     title: str
     build: str
     multiple: int
     xavier: bool
+    inits: tuple[str, ...] = COLORIZER_INITS
+    pointwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,21 @@ COLORIZERS: Mapping[str, Colorizer] = MappingProxyType(
             "PixelShuffle", "medcolor_tf.models.colorizers:pixel_shuffle", 4, xavier=False
         ),
         "color_u": Colorizer("ColorU", "medcolor_tf.models.colorizers:color_u", 8, xavier=True),
+        "color_map": Colorizer(
+            "ColorMap",
+            "medcolor_tf.models.colorizers:color_map",
+            1,
+            xavier=False,
+            inits=("gray",),
+            pointwise=True,
+        ),
+        "context_map": Colorizer(
+            "ContextMap",
+            "medcolor_tf.models.colorizers:context_map",
+            1,
+            xavier=False,
+            inits=("gray",),
+        ),
     }
 )
 
@@ -299,6 +324,22 @@ def lookup(table: Mapping, name, flag: str):
     if name in table:
         return table[name]
     raise InputError(f"--{flag}: {expected_one_of(table, name)}")
+
+
+def colorizer_init(colorizer: str, init: str | None = None) -> str:
+    """Returns how a colorizer starts: ``init``, or its default where that is None or "".
+
+    Raises:
+        InputError: an unknown colorizer, or an initialisation that it does not have.
+    """
+    inits = lookup(COLORIZERS, colorizer, "colorizer").inits
+    if init and init not in COLORIZER_INITS:
+        raise InputError(f"--colorizer_init: {expected_one_of(COLORIZER_INITS, init)}")
+    if init and init not in inits:
+        raise InputError(
+            f"--colorizer_init={init}: {colorizer} has no such start; expected {' or '.join(inits)}"
+        )
+    return init or inits[0]
 
 
 def builder(table: Mapping, name: str, flag: str):

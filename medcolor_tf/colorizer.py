@@ -1,4 +1,4 @@
-"""Colorizers that travel: ``python -m medcolor_tf.colorizer save|publish|import-torch ...``."""
+"""Colorizers that travel: ``python -m medcolor_tf.colorizer save|table|publish|...``."""
 
 import re
 import sys
@@ -15,6 +15,11 @@ Passes a trained colorizer T on, to other data sets, other labels and other peop
       T of a finished run's best checkpoint as FILE.safetensors, and FILE.json, which says how it
       was trained. --init_from=FILE.safetensors starts from it. RUN may also be a colorizer file
       (of one imported from PyTorch it keeps T alone) or hf://owner/name.
+  python -m medcolor_tf.colorizer table RUN FILE
+      The colours of a color_map: FILE.png, the gray values and their colours below, and FILE.csv,
+      a row of value, r, g, b for each of 256 gray values from black to white (of 16-bit images
+      every 257th). 0 is black and 1 white; T may go beyond, the picture stops there. RUN is as for
+      save; every run with --colorizer=color_map leaves both beside its weights.
   python -m medcolor_tf.colorizer publish RUN_OR_FILE hf://owner/name
       uploads both and a README.md to the Hugging Face hub, for --init_from=hf://owner/name. The
       token is HF_TOKEN's or that of `hf auth login`.
@@ -31,7 +36,7 @@ class ColorizerConfig:
     action: str = option(
         "",
         "What to do, see above.",
-        ("save", "publish", "import-torch"),
+        ("save", "table", "publish", "import-torch"),
         required=True,
         positional=True,
     )
@@ -66,6 +71,11 @@ def _act(config: ColorizerConfig) -> None:
     if config.action == "save":
         weights, card = colorizer_file.save(config.source, config.target)
         print(f"saved {weights} and {card}\nuse it with --init_from={weights}")
+    elif config.action == "table":
+        from medcolor_tf.sharing import colormap
+
+        picture, table = colormap.save_table(config.source, config.target)
+        print(f"saved {picture} and {table}")
     elif config.action == "publish":
         private, license_id = config.private, config.license
         address = colorizer_file.publish(config.source, config.target, private, license_id)

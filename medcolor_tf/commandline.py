@@ -9,6 +9,7 @@ because an error in one should name the file and the line. ``--help``, ``--helps
 
 import dataclasses
 import difflib
+import errno
 import importlib
 import importlib.resources
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from absl import flags
 
-from medcolor_tf import __version__
+from medcolor_tf import __version__, interrupts
 from medcolor_tf.errors import InputError
 from medcolor_tf.help_text import full_help, meaning, own_first, positional, short_help, usage
 
@@ -29,6 +30,11 @@ CONFIG_FOLDER = "configs"
 # For TensorFlow, before anything imports it; what the user has set stays. Its oneDNN kernels are
 # off by default on some processors where they are faster, and it logs a page at every start.
 ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+# What disks and permissions refuse, where nobody has said more: a message, not a traceback.
+REFUSED = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ENAMETOOLONG),
+}
 
 
 def option(
@@ -125,7 +131,8 @@ def run(config_class: type, function: Callable, description: str, argv=None) -> 
         argv: arguments without the program's name; ``sys.argv[1:]`` when None.
 
     Returns:
-        The exit status: 0, what ``function`` returned, or 2 for bad input.
+        The exit status: 0, what ``function`` returned, 2 for bad input and for files that cannot be
+        written, 130 or 143 after SIGINT or SIGTERM.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -135,15 +142,20 @@ def run(config_class: type, function: Callable, description: str, argv=None) -> 
         print(information)
         return 0
     try:
-        return function(parse(config_class, argv)) or 0
+        with interrupts.raising():
+            return function(parse(config_class, argv)) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; what was finished is kept, the same command continues", file=sys.stderr
-        )
-        return 130
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        words = getattr(error, "words", "") or "what was finished is kept, the same command goes on"
+        print(f"\ninterrupted; {words}", file=sys.stderr)
+        return interrupts.exit_status(error)
 
 
 def _information(config_class: type, description: str, argv: Sequence[str]) -> str:

@@ -4,7 +4,9 @@ import sys
 from dataclasses import dataclass
 
 from medcolor_tf import commandline
+from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.commandline import option
+from medcolor_tf.private_paths import PRIVATE_HELP
 
 DESCRIPTION = """
 Prints the exact area under the ROC curve of every observation and their mean, with the counts of
@@ -32,8 +34,21 @@ class EvaluateConfig:
     uncertain_policy: str = option(
         "", "Another policy than the data set's, as for training.", group="Images and weights"
     )
+    verify: str = option(
+        VERIFICATIONS[0],
+        "How many of the split's shards are compared with their SHA-256: a sample of 64 MB, or "
+        "all.",
+        VERIFICATIONS,
+        group="Images and weights",
+    )
+    max_bad_records: int = option(
+        0,
+        "Damaged records that may be left out; they are counted. 0: the first one is an error.",
+        group="Images and weights",
+    )
     batch_size: int = option(32, "Images at a time.", group="Memory and speed")
     out: str = option("", "Folder for the two files; not set: the run's.", group="Output")
+    private_paths: bool = option(False, PRIVATE_HELP, group="Output")
     mixed_precision: bool = option(
         False,
         "Compute T and E in bfloat16: faster where the processor has it, less exact.",

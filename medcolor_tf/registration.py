@@ -14,6 +14,7 @@ import warnings
 # Registered name -> where the class is. The names stand in model files and never change, the
 # addresses may. `tests/test_api.py` compares this table with every class of the package.
 CLASSES = {
+    "medcolor_tf>ContextChannels": "medcolor_tf.models.layers:ContextChannels",
     "medcolor_tf>CopyChannels": "medcolor_tf.models.layers:CopyChannels",
     "medcolor_tf>DepthwiseConv2DTranspose": "medcolor_tf.models.layers:DepthwiseConv2DTranspose",
     "medcolor_tf>FusedBatchNormalization": (

@@ -32,6 +32,27 @@ def no_determinism_left():
         config.disable_op_determinism()
 
 
+# The files that take longest. They start first, so that none is left to one process at the end.
+LONGEST_FIRST = (
+    "test_multihost.py",
+    "test_trainer.py",
+    "test_replicas.py",
+    "test_end_to_end.py",
+    "test_harness.py",
+    "test_phantom_study.py",
+    "test_wheel.py",
+    "test_quickstart.py",
+    "test_device_cache.py",
+    "test_serving.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the long files first; `--no-loadscope-reorder` has pytest-xdist keep the order."""
+    order = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 def pytest_runtest_setup(item):
     """Skips the tests that are marked `torch` where PyTorch is not installed."""
     if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
@@ -95,7 +116,7 @@ def write_dataset(
         schema.SplitIndex(2 * np.arange(number), raw, patient).save(folder, split)
         digest = hashlib.sha256(schema.SplitIndex.path(folder, split).read_bytes())
         sha[split] = digest.hexdigest()
-        counts[split] = {}
+        counts[split] = labels.count_raw_labels(raw, observations)
     pixels = np.concatenate([p.ravel() for p in kept["train"]]) / (2**bits - 1)
     schema.DatasetInfo(
         source="test",

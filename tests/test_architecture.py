@@ -14,7 +14,9 @@ PACKAGES = ("medcolor_tf", "data_prep")
 # From the bottom up: a room imports from itself and from lower layers.
 LAYERS = (
     ("errors",),
-    ("catalog", "files", "help_text"),
+    ("schema_check",),
+    ("catalog", "files", "help_text", "interrupts"),
+    ("locks", "private_paths"),
     ("registration",),
     ("commandline",),
     ("parallel",),
@@ -33,8 +35,18 @@ COMMANDS = (
 # Numbers from predictions: no run, no training, and processes come in as arguments.
 FORBIDDEN = {("evaluation", "runs"), ("evaluation", "training")}
 KERAS_FREE = (
-    *("catalog", "commandline", "errors", "files", "runs.config", "runs.folder", "data.schema"),
-    "data.labels",
+    *(
+        "catalog",
+        "commandline",
+        "errors",
+        "files",
+        "interrupts",
+        "locks",
+        "runs.config",
+        "runs.folder",
+        "data.schema",
+    ),
+    *("data.labels", "private_paths"),
     *("studies", "reporting", *COMMANDS),
 )
 FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")

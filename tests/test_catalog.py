@@ -23,6 +23,7 @@ from medcolor_tf.catalog import (
     Component,
 )
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import read_json
 from medcolor_tf.models import build_classifier, build_colorizer
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
@@ -240,7 +241,7 @@ def config(square, tmp_path):
 def test_a_run_trains_with_it_and_says_so(config, flag, name):
     config = dataclasses.replace(config, features="each_step", **{flag: name})
     assert np.isfinite(train_alone(config)["best_valid_mean_auc"])
-    record = runs.read_json(Path(config.run_dir) / runs.CONFIG)
+    record = read_json(Path(config.run_dir) / runs.CONFIG)
     assert record["flags"][flag] == name
     with pytest.raises(InputError, match="holds a run with other options"):
         train(dataclasses.replace(config, batch_size=4))

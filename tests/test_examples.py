@@ -28,7 +28,7 @@ def folders(tmp_path_factory):
     image = keras.Input((None, None, 3))
     features = keras.layers.Conv2D(4, 3, strides=4, padding="same", name="conv1")(image)
     keras.Model(image, features, name="small").save(backbone)
-    options = ["--colorizer=color_u", f"--backbone={backbone}", "--batch_size=8", "--steps=2"]
+    options = ["--colorizer=color_map", f"--backbone={backbone}", "--batch_size=8", "--steps=2"]
     assert train.main([f"--data_dir={data_dir}", f"--run_dir={run_dir}", *options]) == 0
     return {"data_dir": data_dir, "run_dir": run_dir}
 

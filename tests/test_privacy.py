@@ -5,12 +5,18 @@ folders that a user gives to commands (``--data_dir``, ``--run_dir``) are named 
 says so.
 """
 
+import dataclasses
 import importlib
+import json
+import shlex
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+
+from medcolor_tf.commandline import command_line
 
 pytestmark = pytest.mark.slow
 
@@ -160,6 +166,77 @@ def test_the_names_are_there_to_be_found(source, results):
 def test_no_file_tells_a_name(results, place):
     owners = {results["data"] / name for name in FOR_THE_OWNER}
     assert files_with(secret(place), *results.values()) - owners == set()
+
+
+PRIVATE_FOLDER = "SECRETPRIVATEFOLDER"
+
+
+@pytest.fixture(scope="module")
+def private_results(source, tmp_path_factory):
+    """As ``results`` with --private_paths, and a study whose second run starts from its first."""
+    parent = tmp_path_factory.mktemp("private") / PRIVATE_FOLDER
+    parent.mkdir()
+    folders = {name: parent / name for name in ("data", "study", "report", "export", "evaluation")}
+    images = parent / "images"
+    shutil.copytree(source.parent, images)
+    command(
+        *("data_prep.build", "--source=table", f"--table={images / source.name}"),
+        *("--observations=Edema,Fracture", "--patient_column=person", "--short_side=32"),
+        *("--workers=1", "--max_rejects=1", "--valid_fraction=0.25", "--test_fraction=0.25"),
+        *(f"--out={folders['data']}", "--private_paths"),
+    )
+    command(
+        *("medcolor_tf.experiment", "--name=s", f"--data_dir={folders['data']}"),
+        *(f"--study_dir={folders['study']}", "--strategies=all", "--colorizers=color_u"),
+        *("--seeds=0", "--backbone_weights=none", "--batch_size=4", "--steps=2"),
+        *("--checkpoint_every=1", "--private_paths"),
+    )
+    run = next((folders["study"] / "runs").glob("*-all-*"))
+    command("medcolor_tf.report", str(folders["study"]), f"--out={folders['report']}")
+    command("medcolor_tf.export", f"--run_dir={run}", f"--out={folders['export']}")
+    command(
+        *("medcolor_tf.evaluate", f"--run_dir={run}", f"--data_dir={folders['data']}"),
+        *(f"--out={folders['evaluation']}", "--private_paths"),
+    )
+    return folders
+
+
+def test_private_paths_leave_no_folder_anywhere(private_results):
+    assert all(any(folder.iterdir()) for folder in private_results.values())
+    assert (private_results["data"] / "rejects.csv").is_file()
+    assert files_with(PRIVATE_FOLDER, *private_results.values()) == set()
+
+
+def test_a_private_run_resumes_and_is_compared_by_what_is_left_of_its_paths(
+    private_results, capsys
+):
+    from medcolor_tf.commandline import parse
+    from medcolor_tf.runs.config import TrainConfig
+
+    study = private_results["study"]
+    run, first = (next((study / "runs").glob(f"*-{name}-*")) for name in ("all", "color_module"))
+    record = json.loads((run / "config.json").read_text())
+    assert record["flags"]["init_from"] == first.name
+    assert record["init_from"]["path"] == first.name
+    words = shlex.split(record["command"])[3:]
+    config = parse(TrainConfig, words)
+    whole = dataclasses.replace(
+        config, run_dir=str(run), data_dir=str(private_results["data"]), init_from=str(first)
+    )
+    for private in (True, False):
+        again = dataclasses.replace(whole, private_paths=private)
+        words = shlex.split(command_line("medcolor_tf.train", again))[3:]
+        command("medcolor_tf.train", *words)
+        assert "already finished" in capsys.readouterr().out
+    other = dataclasses.replace(whole, init_from=str(run))
+    words = shlex.split(command_line("medcolor_tf.train", other))[3:]
+    assert importlib.import_module("medcolor_tf.train").main(words) == 2
+    assert f"--init_from={run.name} (there: {first.name})" in capsys.readouterr().err
+
+
+def test_a_report_of_runs_with_folders_can_be_private(results, tmp_path):
+    command("medcolor_tf.report", str(results["run"]), f"--out={tmp_path}/r", "--private_paths")
+    assert files_with(USER_FOLDER, tmp_path / "r") == set()
 
 
 def test_names_of_given_folders_are_where_the_documentation_says(results):

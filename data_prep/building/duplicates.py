@@ -17,15 +17,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.building.shards import BUILD_FOLDER, file_sha256
+from data_prep.building.shards import BUILD_FOLDER
 from data_prep.sources.paths import resolve_source
 from data_prep.sources.source import Source
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import file_sha256, read_json, write_atomically
 
 POLICIES = ("error", "keep_first")
 SHOWN = 5
 AT_ONCE = 1024
+MOST_BYTES = 2**32  # of our own list, which has a line per image
 
 
 class ContentDigests:
@@ -44,7 +45,7 @@ class ContentDigests:
         self._is_saved = True
         for path in sorted(self._path.parent.glob("digests*.json")):
             try:
-                self._known.update(json.loads(path.read_text(encoding="utf-8")))
+                self._known.update(read_json(path, MOST_BYTES))
             except (OSError, ValueError, TypeError):
                 continue  # cut off by a power cut: the files are read again
 

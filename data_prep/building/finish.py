@@ -17,7 +17,6 @@ from data_prep.building.shards import (
     RecordWarning,
     Reject,
     ShardResult,
-    file_sha256,
     mean_and_std,
 )
 from data_prep.building.splits import assert_disjoint
@@ -25,7 +24,7 @@ from data_prep.levels import WARNING_KINDS
 from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import file_sha256, write_atomically
 
 REJECTS = "rejects.csv"
 WARNINGS = "warnings.csv"
@@ -150,7 +149,7 @@ def print_warnings(path: Path) -> None:
     if not path.exists():
         return
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row.get("kind") and row.get("path")]
     counts = Counter(row["kind"] for row in rows)
     kinds = [f"{counts[kind]:,} {WARNING_KINDS.get(kind, kind)}" for kind in counts]
     images = len({row["path"] for row in rows})

@@ -15,7 +15,9 @@ from data_prep.building.plan import Plan, Recipe, describe_options
 from data_prep.building.shards import BUILD_FOLDER
 from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import locked, write_atomically
+from medcolor_tf.files import parse_json, remove_leftovers, write_atomically, writing
+from medcolor_tf.locks import locked, refusal
+from medcolor_tf.private_paths import recorded
 
 RANDOM_KEY = "random"
 
@@ -60,7 +62,7 @@ class PlanRecord:
             plan.recipe,
             parts,
             tuple((file, split, stop - start) for file, split, start, stop in plan.shards()),
-            commandline.command_line("data_prep.build", replace(config, shard="")),
+            commandline.command_line("data_prep.build", recorded(replace(config, shard=""))),
         )
 
     @classmethod
@@ -68,7 +70,7 @@ class PlanRecord:
         """Reads the record of the build in ``folder``; InputError without one."""
         path = folder / BUILD_FOLDER / "plan.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_bytes(), path)
             recipe = content.pop("recipe")
             recipe["observations"] = tuple(recipe["observations"])
             content["shards"] = tuple(map(tuple, content["shards"]))
@@ -122,16 +124,24 @@ def open_build(folder: Path, record: PlanRecord, part: str = "") -> Iterator[byt
     except OSError as error:
         raise InputError(f"--out={folder}: cannot be made ({error.strerror})") from None
     with contextlib.ExitStack() as locks:
-        refuse = _refusal(f"--out={folder}: another build is writing there")
-        locks.enter_context(locked(build_folder / "lock", refuse, shared=bool(part)))
-        if part:
-            refuse = _refusal(f"--out={folder}: another build of part {part} is writing there")
-            path = build_folder / f"lock-{part.replace('/', '-of-')}"
-            locks.enter_context(locked(path, refuse))
-        with locked(build_folder / "lock-plan", busy=lambda: None):
-            _save_or_compare(folder, record, part)
+        with writing(build_folder):
+            _lock(locks, folder, part)
+            with locked(build_folder / "lock-plan", busy=lambda: None, held=False):
+                _save_or_compare(folder, record, part)
+        for place in (folder, build_folder):
+            remove_leftovers(place)
+            locks.callback(remove_leftovers, place)  # of workers that were ended
         random = record.options["id_key"] == RANDOM_KEY
         yield (build_folder / "id_key").read_bytes() if random else None
+
+
+def _lock(locks: contextlib.ExitStack, folder: Path, part: str) -> None:
+    """Locks a build, or one part of it beside the others."""
+    path = folder / BUILD_FOLDER / "lock"
+    locks.enter_context(locked(path, _refusal(f"--out={folder}", path), shared=bool(part)))
+    if part:
+        path = folder / BUILD_FOLDER / f"lock-{part.replace('/', '-of-')}"
+        locks.enter_context(locked(path, _refusal(f"--out={folder} --shard={part}", path)))
 
 
 def _save_or_compare(folder: Path, record: PlanRecord, part: str) -> None:
@@ -158,10 +168,10 @@ def _save_or_compare(folder: Path, record: PlanRecord, part: str) -> None:
         )
 
 
-def _refusal(message: str) -> Callable[[], None]:
+def _refusal(what: str, path: Path) -> Callable[[], None]:
     """Returns what to do when another process has a lock: InputError instead of waiting."""
 
     def refuse():
-        raise InputError(message)
+        raise refusal(what, path)
 
     return refuse

@@ -25,8 +25,9 @@ def hide_gpus() -> None:
 
 def _start_worker() -> None:
     hide_gpus()
-    # Ctrl-C reaches the whole group: workers end at once and silently, the parent reports.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Ctrl-C reaches the whole group: the parent ends its workers and reports.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A parent that was killed cannot tell its workers, which would wait for tasks for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -43,7 +44,7 @@ def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Generator:
 
     At most two tasks per worker are submitted ahead, so that memory does not grow with their
     number. One worker runs in this process. Closing the iterator drops what is queued and waits
-    for what is running.
+    for what is running; an interruption ends the workers at once.
 
     Raises:
         InputError: a worker process died. Whatever ``function`` raises is raised here.
@@ -55,6 +56,7 @@ def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Generator:
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start_worker
     )
+    others = {child.pid for child in multiprocessing.active_children()}
     pending: collections.deque = collections.deque()
     tasks = iter(tasks)
     try:
@@ -69,5 +71,10 @@ def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Generator:
             "a worker process died, killed from outside or for want of memory. What was finished "
             "is kept and the same command continues; fewer --workers need less memory"
         ) from None
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            if child.pid not in others:
+                child.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

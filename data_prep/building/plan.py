@@ -58,6 +58,7 @@ class ShardTask:
         paths: n tuples with a path per channel.
         raw: (n, L) float32 raw labels.
         patients, images: n keyed ids each.
+        private_paths: rejects and warnings name a file by its last component alone.
     """
 
     file: str
@@ -70,6 +71,7 @@ class ShardTask:
     raw: np.ndarray
     patients: list[str]
     images: list[str]
+    private_paths: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ class Plan:
                 shards.append((shard_name(split, number, count), split, start, stop))
         return shards
 
-    def tasks(self, folder: Path, ids: "KeyedIds", files: set[str]) -> Iterator[ShardTask]:
+    def tasks(
+        self, folder: Path, ids: "KeyedIds", files: set[str], private_paths: bool = False
+    ) -> Iterator[ShardTask]:
         """Yields the task of each shard whose file name is in ``files``; one at a time."""
         for file, split, start, stop in self.shards():
             if file not in files:
@@ -125,6 +129,7 @@ class Plan:
                 raw=self.source.raw[rows],
                 patients=ids.patients(records["patient"].to_numpy()[rows]),
                 images=ids.images(self.keys[rows]),
+                private_paths=private_paths,
             )
 
 

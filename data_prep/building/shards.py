@@ -5,7 +5,6 @@ that (its rows of the split's index, then its statistics); a build that is inter
 finds out from the sidecars what it has.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -18,8 +17,8 @@ from data_prep.images import ImageError, encode_image, examine_image
 from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import SplitIndex, encode_example
-from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import cannot_write, file_sha256, read_json, replacing, write_atomically
+from medcolor_tf.private_paths import text_without_folders
 
 BUILD_FOLDER = ".build"
 # Number, sum and sum of squares of pixels: exact integers, however many there are.
@@ -88,7 +87,6 @@ def build_shard(task: ShardTask) -> ShardResult:
     """
     tf = import_tensorflow()
     target = Path(task.folder) / task.file
-    temporary = target.with_name(f".{task.file}.tmp")
     recipe = task.recipe
     labels = apply_policy(
         task.raw, recipe.observations, recipe.uncertain_policy, recipe.blank_policy
@@ -96,7 +94,7 @@ def build_shard(task: ShardTask) -> ShardResult:
     sums: PixelSums = (0, 0, 0)
     rejects, warnings, written = [], [], []
     try:
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
+        with replacing(target) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
             for position in range(len(task.paths)):
                 try:
                     images, doubts = read_record(task, position)
@@ -107,10 +105,6 @@ def build_shard(task: ShardTask) -> ShardResult:
                 written.append(position)
                 warnings += doubts
                 sums = add_sums(sums, pixel_sums(images))
-        # On the disk before it has its name: a power cut must not leave a name without content.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
         result = ShardResult(
             task.file,
             task.split,
@@ -123,8 +117,8 @@ def build_shard(task: ShardTask) -> ShardResult:
         )
         _index_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
         write_atomically(sidecars(target)[-1], json.dumps(asdict(result)))
-    except (OSError, tf.errors.OpError) as error:
-        raise InputError(f"{target}: cannot be written ({error})") from error
+    except tf.errors.OpError as error:
+        raise cannot_write(target, OSError(0, error.message)) from error
     return result
 
 
@@ -150,8 +144,9 @@ def read_record(task: ShardTask, position: int) -> tuple[list[np.ndarray], list[
         try:
             reading = examine_image(path, recipe.short_side, recipe.bits, recipe.range)
             images.append(reading.pixels)
+            shown = os.path.basename(path) if task.private_paths else path
             warnings += [
-                RecordWarning(task.split, index, path, warning.kind, warning.message)
+                RecordWarning(task.split, index, shown, warning.kind, warning.message)
                 for warning in reading.warnings
             ]
             if images[0].shape != images[-1].shape:
@@ -161,7 +156,10 @@ def read_record(task: ShardTask, position: int) -> tuple[list[np.ndarray], list[
                     "the channels of a record must agree"
                 )
         except ImageError as error:
-            reject = Reject(task.split, index, path, str(error), state)
+            reason, shown = str(error), path
+            if task.private_paths:
+                reason, shown = text_without_folders(reason, files), os.path.basename(path)
+            reject = Reject(task.split, index, shown, reason, state)
             raise RejectedError(reject) from None
     return images, warnings
 
@@ -232,7 +230,7 @@ def finished_shard(folder: Path, file: str) -> ShardResult | None:
     target = folder / file
     try:
         rows, statistics = sidecars(target)
-        content = json.loads(statistics.read_text(encoding="utf-8"))
+        content = read_json(statistics)
         content["rejects"] = tuple(Reject(**reject) for reject in content["rejects"])
         content["warnings"] = tuple(
             RecordWarning(**warning) for warning in content.get("warnings", ())
@@ -259,9 +257,3 @@ def sidecars(target: Path) -> tuple[Path, Path]:
     """Returns where a shard's rows of the index and its statistics are kept during the build."""
     folder = target.parent / BUILD_FOLDER
     return SplitIndex.path(folder, target.name), folder / f"{target.name}.json"
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

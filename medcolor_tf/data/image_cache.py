@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from medcolor_tf.data.damage import WrongSizeError
 from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel.runtime import available_memory
@@ -75,7 +76,7 @@ class RamCache:
         )
         for position, (image, image_id) in enumerate(items):
             if image.shape[:2] != tuple(sizes[position]):
-                raise InputError(
+                raise WrongSizeError(
                     f"image {image_id.decode()}: {image.shape[:2]} pixels, its record says "
                     f"{tuple(sizes[position].tolist())}; `python -m data_prep.verify` tells more"
                 )

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from medcolor_tf.data.damage import WrongSizeError
 from medcolor_tf.data.image_ops import crop_start
 from medcolor_tf.data.pipeline import Split, crop_offset
 from medcolor_tf.errors import InputError
@@ -150,7 +151,7 @@ class PackedImages:
             size = [int(self.overhang[position]) + self.side, self.side]
             size = size[::-1] if self.transposed[position] else size
             if list(image.shape[:2]) != size:
-                raise InputError(
+                raise WrongSizeError(
                     f"image {image_id.decode()}: {list(image.shape[:2])} pixels, expected {size} "
                     "from its record and the data set; `python -m data_prep.verify` tells more"
                 )

@@ -15,11 +15,19 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data import schema, subsets
+from medcolor_tf.data.damage import SHOWN, Damage, find_damage
 from medcolor_tf.data.image_cache import RamCache
 from medcolor_tf.data.image_ops import resize_pixels, square_crop
 from medcolor_tf.data.labels import apply_policy, count_raw_labels, parse_policy
-from medcolor_tf.data.records import RecordReader, check_shards, decode_record, label_tensor
+from medcolor_tf.data.records import (
+    RecordReader,
+    check_shards,
+    compare_shards,
+    decode_record,
+    label_tensor,
+)
 from medcolor_tf.errors import InputError
 
 # All images; another part is (index, count): the images of one of several processes.
@@ -38,12 +46,14 @@ class Selection:
         uncertain_policy: "" for the data set's, else as in ``labels.parse_policy``.
         train_fraction: share of the training split, (0, 1].
         subset_seed: another seed, another subset of that size.
+        max_bad_records: of a split that are left out; 0: one is an error when it is read.
     """
 
     observations: tuple[str, ...] = ()
     uncertain_policy: str = ""
     train_fraction: float = 1.0
     subset_seed: int = 0
+    max_bad_records: int = 0
 
 
 class Split:
@@ -54,6 +64,8 @@ class Split:
         split: "train", "valid" or "test".
         selection: subset and labels.
         image_size: side of the square batch images in pixels; None for the stored short side.
+        verify: how many shards are compared with their SHA-256, "sample" or "full"; see
+            :func:`medcolor_tf.data.records.compare_shards`.
 
     Attributes:
         info: the data set's description.
@@ -62,9 +74,12 @@ class Split:
         labels: (N, L) float32 of the selected records, policy applied, in the order of the shards.
         raw_counts: of the selected records, see ``labels.count_raw_labels``.
         patient: (N,) bytes, keyed patient ids.
+        shards: of the split that hold records.
+        bad_records: that are left out; see ``Selection.max_bad_records``.
 
     Raises:
-        InputError: no such data set, split, observation or policy; a shard missing or cut.
+        InputError: no such data set, split, observation or policy; a shard missing or cut; more bad
+            records than may be left out.
     """
 
     def __init__(
@@ -73,6 +88,7 @@ class Split:
         split: str,
         selection: Selection | None = None,
         image_size: int | None = None,
+        verify: str = VERIFICATIONS[0],
     ):
         selection = selection or Selection()
         self.folder, self.split = Path(folder), split
@@ -83,21 +99,25 @@ class Split:
         self.policy = parse_policy(
             selection.uncertain_policy, self.info.observations, self.info.uncertain_policy
         )
-        shards = check_shards(self.folder, self.info, split)
-        index = schema.SplitIndex.load(folder, split)
+        shards = self.shards = check_shards(self.folder, self.info, split)
+        damage = self._find_damage(selection.max_bad_records)
+        self.max_bad_records, self.bad_records = selection.max_bad_records, damage.bad
+        index = schema.SplitIndex.load(folder, split, self.info)
+        # Of what is damaged the other records have been compared with their own checksums.
+        compare_shards(self.folder, shards, index, verify, damage.places)
         rows = None
         if split == "train" and selection.train_fraction < 1.0:
             # Stratified over all observations, so that the subset is the same for any target.
             rows = subsets.subset_rows(
                 index.raw_labels, selection.train_fraction, selection.subset_seed
             )
-        self._reader = RecordReader(self.folder, shards, index, rows)
-        raw_labels = index.raw_labels if rows is None else index.raw_labels[rows]
-        self.patient = index.patient if rows is None else index.patient[rows]
+        self._reader = RecordReader(self.folder, shards, index, rows, damage)
+        is_subset, rows = rows is not None, self._reader.rows
+        raw_labels, self.patient = index.raw_labels[rows], index.patient[rows]
         self.raw_counts = count_raw_labels(raw_labels[:, self._columns], self.observations)
         self.labels = self._apply_policy(raw_labels)
         self._ram_cache: RamCache | None = None
-        self._shuffle_whole = rows is not None and self._reader.encoded_bytes <= SUBSET_CACHE_BYTES
+        self._shuffle_whole = is_subset and self._reader.encoded_bytes <= SUBSET_CACHE_BYTES
         self._cached_records = self._reader.records().cache() if self._shuffle_whole else None
         self._in_order_examples: dict[tuple[int, int], tf.data.Dataset] = {}
 
@@ -300,6 +320,25 @@ class Split:
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch)
         return epochs.prefetch(1).with_options(options)
 
+    def ids_of_steps(
+        self, before: int, step: int, batch_size: int, seed: int, shuffle_buffer: int
+    ) -> list[str]:
+        """Returns the keyed ids of the images of :meth:`training_batches`' steps, in their order.
+
+        Args:
+            before, step: number of steps done before the first of them and after the last.
+            batch_size, seed, shuffle_buffer: as there.
+        """
+        steps = self.steps_per_epoch(batch_size)
+        first, last = before // steps, (step - 1) // steps
+        epochs = self.training_positions(batch_size, seed, first, shuffle_buffer)
+        positions = np.concatenate(list(epochs.take(last - first + 1).as_numpy_iterator()))
+        start = (before - first * steps) * batch_size
+        positions = positions[start : start + (step - before) * batch_size]
+        if self._ram_cache is not None:
+            return [image.decode() for image in self._ram_cache.image_ids.numpy()[positions]]
+        return self._reader.image_ids(positions)
+
     def view_batches(self, batch_size: int, seed: int, view: int) -> tf.data.Dataset:
         """As :meth:`batches`, with random crops that are a function of (seed, view, position)."""
         dataset = (
@@ -320,6 +359,19 @@ class Split:
                 f"--batch_size={batch_size}; lower it or raise --train_fraction"
             )
         return len(self) // batch_size
+
+    def _find_damage(self, limit: int) -> Damage:
+        """Looks for bad records where some may be left out; InputError for more of them."""
+        if not limit:
+            return Damage()
+        damage = find_damage(self.folder, self.info, self.shards, limit)
+        if len(damage.bad) > limit:
+            shown = "\n".join(f"  {record}" for record in damage.bad[:SHOWN])
+            raise InputError(
+                f"{self.folder}: {len(damage.bad)} or more records of {self.split} cannot be read, "
+                f"--max_bad_records={limit} allows fewer:\n{shown}"
+            )
+        return damage
 
     def _apply_policy(self, raw_labels: np.ndarray) -> np.ndarray:
         labels = apply_policy(

@@ -32,6 +32,7 @@ import io
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,14 +40,54 @@ from pathlib import Path
 
 import numpy as np
 
+from medcolor_tf import catalog
+from medcolor_tf import schema_check as schema
 from medcolor_tf.catalog import FULL_RANGE
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import file_sha256, read_json, sealed, unsealed, write_atomically
 
 FORMAT_VERSION = 1
 DATASET_JSON = "dataset.json"
 SPLITS = ("train", "valid", "test")
 ENCODINGS = ("png", "jpeg", "raw")
+_COUNT = schema.integer(0, 10**12)
+_DIGEST = schema.text(64, schema.SHA256, "a SHA-256 in hexadecimal digits")
+_SHARD = schema.record(
+    {
+        # A name in the folder: never a path.
+        "file": schema.text(255, re.compile(r"[\w.-]+\.tfrecord"), "NAME.tfrecord"),
+        "split": schema.one_of(SPLITS),
+        "records": schema.integer(0, 10**9),
+        "bytes": _COUNT,
+        "sha256": _DIGEST,
+    }
+)
+_POLICY = schema.mapping_of(schema.one_of(("ones", "zeros", "ignore")), catalog.MAX_OBSERVATIONS)
+_LABELS = schema.mapping_of(schema.mapping_of(_COUNT, 10), catalog.MAX_OBSERVATIONS)
+_SCHEMA = schema.record(
+    {
+        "source": schema.text(),
+        "observations": schema.list_of(schema.text(), catalog.MAX_OBSERVATIONS, 1, unique=True),
+        "uncertain_policy": _POLICY,
+        "blank_policy": schema.one_of(("zeros", "ignore")),
+        "encoding": schema.one_of(ENCODINGS),
+        "bits": schema.one_of((8, 16)),
+        "channels": schema.integer(1, catalog.MAX_CHANNELS),
+        "short_side": schema.integer(1, catalog.MAX_SIDE),
+        "pixel_mean": schema.number(0, 1, null=True),
+        "pixel_std": schema.number(0, 1, null=True),
+        "label_counts": schema.mapping_of(_LABELS, len(SPLITS), SPLITS),
+        "images": schema.mapping_of(schema.integer(0, 10**9), len(SPLITS), SPLITS),
+        "patients": schema.mapping_of(_COUNT, len(SPLITS), SPLITS),
+        "rejected": _COUNT,
+        "seed": schema.integer(-(2**63), 2**64),
+        "shards": schema.list_of(_SHARD, 1_000_000),
+        "index_sha256": schema.mapping_of(_DIGEST, len(SPLITS), SPLITS),
+        "fingerprint": schema.text(),
+        "format_version": schema.one_of((FORMAT_VERSION,)),
+    },
+    {"range": schema.one_of(catalog.RANGES)},
+)
 
 
 @dataclass(frozen=True)
@@ -119,13 +160,13 @@ class DatasetInfo:
         return tuple(shard for shard in self.shards if shard.split == split)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes ``dataset.json`` under a temporary name and renames it."""
+        """Writes ``dataset.json``, with the SHA-256 of its content, and renames it."""
         content = dataclasses.asdict(self)
         if self.range == FULL_RANGE:
             del content["range"]
         for name in ("pixel_mean", "pixel_std"):  # NaN without a training split; JSON has no NaN
             content[name] = None if math.isnan(content[name]) else content[name]
-        text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+        text = json.dumps(sealed(content), indent=2, sort_keys=True, allow_nan=False)
         write_atomically(Path(folder) / DATASET_JSON, text + "\n")
 
     @classmethod
@@ -142,17 +183,38 @@ class DatasetInfo:
                 "(an unfinished build has none: run the same command again)"
             )
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version = content["format_version"]
+            content = read_json(path)
+            version = content.get("format_version", FORMAT_VERSION)
             if version == FORMAT_VERSION:
-                content["observations"] = tuple(content["observations"])
-                content["shards"] = tuple(Shard(**shard) for shard in content["shards"])
-                for name in ("pixel_mean", "pixel_std"):
-                    content[name] = math.nan if content[name] is None else content[name]
-                return cls(**content)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a data set description ({error!r})") from None
-        raise InputError(f"{path}: format version {version}, expected {FORMAT_VERSION}: rebuild it")
+                content = unsealed(content, path)
+        except InputError as error:
+            raise InputError(f"{error}: not a data set description") from None
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{path}: format version {version}, expected {FORMAT_VERSION}: rebuild it"
+            )
+        try:
+            _SCHEMA(content, str(path))
+            _check_counts(content, path)
+        except InputError as error:
+            raise InputError(f"{error}: not a data set description") from None
+        content["observations"] = tuple(content["observations"])
+        content["shards"] = tuple(Shard(**shard) for shard in content["shards"])
+        for name in ("pixel_mean", "pixel_std"):
+            content[name] = math.nan if content[name] is None else content[name]
+        return cls(**content)
+
+
+def _check_counts(content: Mapping, path: Path) -> None:
+    """Raises InputError where the parts of a description contradict each other."""
+    files = [shard["file"] for shard in content["shards"]]
+    if len(set(files)) < len(files):
+        twice = next(file for file in files if files.count(file) > 1)
+        raise InputError(f"{path}: shards: {twice} is there twice")
+    if missing := set(content["observations"]) - content["uncertain_policy"].keys():
+        raise InputError(f"{path}: uncertain_policy: none of {min(missing)!r}")
+    if missing := content["images"].keys() - content["index_sha256"].keys():
+        raise InputError(f"{path}: index_sha256: none of split {min(missing)!r}")
 
 
 @dataclass(frozen=True)
@@ -181,15 +243,65 @@ class SplitIndex:
         write_atomically(self.path(folder, split), buffer.getvalue())
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, split: str) -> "SplitIndex":
-        """Reads the file; InputError when it is missing or damaged."""
+    def load(
+        cls, folder: str | os.PathLike, split: str, info: DatasetInfo | None = None
+    ) -> "SplitIndex":
+        """Reads the file.
+
+        Args:
+            folder: the data set's.
+            split: "train", "valid" or "test".
+            info: the data set's description, with which the file is compared; None does not.
+
+        Raises:
+            InputError: it is missing, damaged, or another file than ``info`` describes.
+        """
         path = cls.path(folder, split)
         try:
+            if info is not None:
+                _check_index_file(path, split, info)
             # NumPy leaves a damaged file open that it opened itself.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls(arrays["index"], arrays["raw_labels"], arrays["patient"])
+                index = cls(arrays["index"], arrays["raw_labels"], arrays["patient"])
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: cannot be read as a split's index ({error})") from None
+        if info is not None:
+            _check_index(index, path, split, info)
+        return index
+
+
+def _check_index_file(path: Path, split: str, info: DatasetInfo) -> None:
+    """Raises ValueError unless the file is the one of the build, before its arrays are read."""
+    if file_sha256(path) != info.index_sha256.get(split):
+        raise ValueError(
+            f"SHA-256 is not the one in {DATASET_JSON}: the file is damaged or another data set's; "
+            "restore it from a copy or build the data set again"
+        )
+    images, labels = info.images[split], len(info.observations)
+    # Numbers and labels have these sizes; ids are some bytes each. Headers take less than 1 kB.
+    most = images * (8 + 4 * labels + 256) + 3 * 1024
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > most:
+        raise ValueError(
+            f"{size:,} bytes of arrays, expected at most {most:,} for {images:,} records"
+        )
+
+
+def _check_index(index: SplitIndex, path: Path, split: str, info: DatasetInfo) -> None:
+    """Raises InputError unless the arrays have the shapes and kinds of the data set's records."""
+    images, labels = info.images[split], len(info.observations)
+    received = index.index.shape, index.raw_labels.shape, index.patient.shape
+    expected = (images,), (images, labels), (images,)
+    if received != expected:
+        raise InputError(f"{path}: arrays of shapes {received}, expected {expected}")
+    kinds = "".join(array.dtype.kind for array in (index.index, index.raw_labels, index.patient))
+    if kinds != "ifS":
+        raise InputError(f"{path}: arrays of kinds {kinds}, expected integers, floats and bytes")
+    ascending = (np.diff(index.index) > 0).all() and (not images or index.index[0] >= 0)
+    # Records are looked up by their number; gaps are images that could not be read.
+    if not ascending or (images and index.index[-1] > 1000 * images + 1_000_000):
+        raise InputError(f"{path}: the records' numbers do not ascend from 0")
 
 
 def shard_name(split: str, number: int, count: int) -> str:

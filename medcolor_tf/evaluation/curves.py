@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medcolor_tf.evaluation.statistics import checked
+from medcolor_tf.evaluation.checks import checked
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """A predict function on one split: exact AUC per observation, counts, and the predictions."""
 
 import csv
-import os
+import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -43,6 +42,8 @@ def evaluate(
         "split": split.split,
         "uncertain_policy": dict(split.policy),
     }
+    if split.max_bad_records:
+        result["bad_records"] = len(split.bad_records)
     return result, predictions
 
 
@@ -88,26 +89,25 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def write_predictions(path: Path, observations: Sequence[str], predictions: Predictions) -> None:
-    """Writes a row per image: keyed ids, then label and probability of every observation."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def predictions_csv(observations: Sequence[str], predictions: Predictions) -> str:
+    """Returns a row per image: keyed ids, then label and probability of every observation."""
     heads = [f"{kind} {name}" for name in observations for kind in ("label", "probability")]
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image_id", "patient", *heads])
-        rows = zip(
-            predictions.image_id,
-            predictions.patient,
-            predictions.labels,
-            predictions.probabilities,
-            strict=True,
-        )
-        for image_id, patient, labels, probabilities in rows:
-            cells = []
-            for label, probability in zip(labels, probabilities, strict=True):
-                cells += ["" if np.isnan(label) else int(label), f"{probability:.7g}"]
-            writer.writerow([image_id, patient, *cells])
-    os.replace(temporary, path)
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(["image_id", "patient", *heads])
+    rows = zip(
+        predictions.image_id,
+        predictions.patient,
+        predictions.labels,
+        predictions.probabilities,
+        strict=True,
+    )
+    for image_id, patient, labels, probabilities in rows:
+        cells = []
+        for label, probability in zip(labels, probabilities, strict=True):
+            cells += ["" if np.isnan(label) else int(label), f"{probability:.7g}"]
+        writer.writerow([image_id, patient, *cells])
+    return file.getvalue()
 
 
 def first_pictures(colorize: Predict, split: Split) -> tuple[np.ndarray, np.ndarray]:

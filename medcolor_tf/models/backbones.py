@@ -9,7 +9,6 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +18,7 @@ from medcolor_tf.catalog import BACKBONES, Backbone, HubWeights, PackageWeights
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.cloning import has_automatic_names, input_scaling, rebuild
 from medcolor_tf.models.fast.replace import use_fast_layers
+from medcolor_tf.models.keras_file import load_model
 from medcolor_tf.models.layers import PaddedMaxPool2D, Tensor
 from medcolor_tf.models.torch_file import read_torch_file
 from medcolor_tf.models.torch_layers import TorchLayers, kaiming_normal_fan_out, layer_seed
@@ -166,7 +166,7 @@ def _read_safetensors(path: str) -> Mapping[str, np.ndarray]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a readable .safetensors file ({error})") from error
 
 
@@ -304,8 +304,9 @@ def _from_file(path: Path, weights: str | None) -> keras.Model:
         )
     with keras.name_scope("backbone"):
         try:
-            # safe_mode: no Lambda, so that opening somebody's file runs none of their code.
-            model: Any = keras.saving.load_model(path, compile=False, safe_mode=True)
+            model = load_model(path)
+        except InputError as error:
+            raise InputError(f"--backbone={error}") from None
         except Exception as error:  # zip, JSON, HDF5 and Keras each have their own
             raise InputError(
                 f"--backbone={path}: expected a Keras model file without Lambda layers or unknown "

@@ -25,7 +25,7 @@ def build_classifier(
     image_size: int | tuple[int, int] | None = None,
     input_channels: int = 1,
     max_value: float = 255,
-    colorizer_init: str = "paper",
+    colorizer_init: str | None = None,
     backbone_weights: str | Path | None = "imagenet",
     bn_momentum: float | None = 0.9,
     head: str = catalog.DEFAULT_HEAD,
@@ -181,7 +181,7 @@ def _as_float32(x: Tensor, name: str) -> Tensor:
 
 
 def _colorizer(
-    colorizer: str | keras.Model | None, channels: int, init: str, seed: int | None
+    colorizer: str | keras.Model | None, channels: int, init: str | None, seed: int | None
 ) -> keras.Layer:
     if colorizer is None or colorizer == NO_COLORIZER:
         return CopyChannels(name="copy_channels")

@@ -1,15 +1,16 @@
-"""The colorizer T: three small networks that turn gray into the colours a backbone reads best.
+"""The colorizer T: small networks that turn gray into the colours a backbone reads best.
 
-Equal to the authors' modules: section III-B of the paper, and their published code where it is
-silent.
+DECONV, PixelShuffle and ColorU equal the authors' modules: section III-B of the paper, and their
+published code where it is silent. The maps, which see a pixel and little around it, are ours.
 """
 
 import keras
 
 from medcolor_tf import catalog
-from medcolor_tf.catalog import COLORIZER_INITS, COLORIZERS, NO_COLORIZER
+from medcolor_tf.catalog import COLORIZERS, NO_COLORIZER
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.layers import (
+    ContextChannels,
     CopyChannels,
     DepthwiseConv2DTranspose,
     PaddedMaxPool2D,
@@ -23,6 +24,7 @@ WIDTH, RESIDUAL_BLOCKS, UPSCALING = 64, 8, 4
 COLOR_U_DOWN = (16, 32, 64)
 COLOR_U_UP = (32, 16)
 COLOR_U_OUT = 16
+MAP_WIDTH = 32
 
 
 def _front(make: TorchLayers, x: Tensor) -> Tensor:
@@ -86,6 +88,19 @@ def color_u(make: TorchLayers, x: Tensor, gray: bool) -> Tensor:
     return make.conv(x, "out_conv2", 3, 1, kernel=zeros, bias=zeros)
 
 
+def color_map(make: TorchLayers, x: Tensor, gray: bool) -> Tensor:
+    """A map from gray value to colour: a network of three layers on each pixel alone."""
+    for step in (1, 2):
+        x = make.leaky(make.conv(x, f"map_conv{step}", MAP_WIDTH, 1), f"map_act{step}")
+    zeros = "zeros" if gray else None
+    return make.conv(x, "map_conv3", 3, 1, kernel=zeros, bias=zeros)
+
+
+def context_map(make: TorchLayers, x: Tensor, gray: bool) -> Tensor:
+    """The same map of a pixel's value and of its contrast to two squares around it."""
+    return color_map(make, ContextChannels(name="context")(x), gray)
+
+
 def _act_conv(
     make: TorchLayers, x: Tensor, name: str, width: int, size: int, stride: int = 1
 ) -> Tensor:
@@ -99,24 +114,27 @@ def _act_up(make: TorchLayers, x: Tensor, name: str, width: int) -> Tensor:
 
 
 def build_colorizer(
-    name: str, input_channels: int = 1, init: str = "paper", seed: int | None = None
+    name: str, input_channels: int = 1, init: str | None = None, seed: int | None = None
 ) -> keras.Model:
     """Builds T, the network that turns a gray image into three channels.
 
     Args:
-        name: `deconv`, `pixel_shuffle` or `color_u`.
+        name: the paper's `deconv`, `pixel_shuffle` or `color_u`; or ours: `color_map`, a map from
+            gray value to colour, or `context_map`, one that also sees local contrast.
         input_channels: 1 for an X-ray; more for, say, several MR sequences.
         init: `paper`, the authors' initialisation; or `gray`, ours: the output is the gray image
             copied to three channels plus the module's, whose last normalisation or convolution
-            starts at zero, so that step 0 equals the baseline.
+            starts at zero, so that step 0 equals the baseline. None: `paper`, and `gray` for
+            our maps, which have no other.
         seed: makes the initialisation a function of this number; None draws afresh.
 
     Returns:
         A functional model named "colorizer": (B,H,W,input_channels) normalised gray to (B,H,W,3) in
-        the compute dtype, for H and W divisible by 4 (`color_u`: 8), see `check_image_size`.
+        the compute dtype, for H and W divisible by 4 (`color_u`: 8; the maps: any), see
+        `check_image_size`.
 
     Raises:
-        InputError: unknown name or init, or no input channel.
+        InputError: unknown name, an init that the colorizer does not have, or no input channel.
 
     Example:
         >>> import numpy as np
@@ -130,8 +148,7 @@ def build_colorizer(
         True
     """
     variant = catalog.lookup(COLORIZERS, name, "colorizer")
-    if init not in COLORIZER_INITS:
-        raise InputError(f"--colorizer_init: {catalog.expected_one_of(COLORIZER_INITS, init)}")
+    init = catalog.colorizer_init(name, init)
     if not isinstance(input_channels, int) or input_channels < 1:
         raise InputError(
             f"input_channels: expected a positive integer, received {input_channels!r}"
@@ -157,7 +174,8 @@ def check_image_size(
         size: pixels; one number, or (height, width).
 
     Raises:
-        InputError: unknown name; or a side that is not a positive multiple of 4 (`color_u`: 8).
+        InputError: unknown name; or a side that is not a positive multiple of 4 (`color_u`: 8;
+            the maps: 1).
     """
     multiple = 1
     if colorizer_name not in (None, NO_COLORIZER):

@@ -81,6 +81,69 @@ class CopyChannels(keras.layers.Layer):
         return (*shape[:-1], 3)
 
 
+def local_mean(x: Tensor, size: int) -> Tensor:
+    """Averages (B,H,W,C) over size x size squares, of which only the pixels inside count.
+
+    One direction after the other, since a square at a border is still a rectangle. Keras' "same"
+    pooling divides by the pixels that are inside.
+
+    Args:
+        x: float; sums are in its dtype.
+        size: odd, in pixels; it may exceed the image.
+    """
+    for window in ((size, 1), (1, size)):
+        x = ops.average_pool(x, window, 1, padding="same", data_format="channels_last")
+    return x
+
+
+@register
+class ContextChannels(keras.layers.Layer):
+    """(B,H,W,C) to (B,H,W,4·C): each pixel, and how it differs from what is around it.
+
+    The channels are x; x minus its mean over a small and over a large square; and the latter over
+    the deviation in that square, sqrt(variance + floor²), which leaves noise in flat regions small.
+    Means are over the pixels inside the image, sums in float32. There is nothing to train.
+
+    Args:
+        small, large: sides of the squares, odd, in pixels.
+        floor: in units of x.
+        **kwargs: of every Keras layer.
+
+    Raises:
+        ValueError: a side that is not odd, or a floor that is not positive.
+    """
+
+    def __init__(self, small: int = 5, large: int = 21, floor: float = 0.1, **kwargs: Any):
+        super().__init__(**{"autocast": False, **kwargs})
+        if small % 2 != 1 or large % 2 != 1 or not (min(small, large) > 0 and floor > 0):
+            raise ValueError(
+                "ContextChannels: expected odd sides and a positive floor, received "
+                f"{small}, {large}, {floor}"
+            )
+        self.small, self.large, self.floor = small, large, floor
+
+    def call(self, x: Tensor) -> Tensor:
+        """(B,H,W,C) normalised gray to (B,H,W,4·C) in the compute dtype."""
+        x = ops.cast(x, "float32")
+        channels = x.shape[-1]
+        contrast = x - local_mean(x, self.small)
+        both = local_mean(ops.concatenate([x, ops.square(x)], axis=-1), self.large)
+        mean, square = both[..., :channels], both[..., channels:]
+        wide = x - mean
+        deviation = ops.sqrt(ops.maximum(square - ops.square(mean), 0.0) + self.floor**2)
+        context = ops.concatenate([x, contrast, wide, wide / deviation], axis=-1)
+        return ops.cast(context, self.compute_dtype)
+
+    def compute_output_spec(self, x: Tensor) -> keras.KerasTensor:
+        """Gives four times the channels, in the compute dtype."""
+        return keras.KerasTensor((*x.shape[:-1], 4 * x.shape[-1]), dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that rebuild this layer."""
+        own = {"small": self.small, "large": self.large, "floor": self.floor}
+        return {**super().get_config(), **own}
+
+
 @register
 class PixelShuffle(keras.layers.Layer):
     """(B,h,w,C·r·r) to (B,h·r,w·r,C) in PyTorch's channel order (C,r,r).

@@ -1,18 +1,47 @@
 """What it takes to build a trained classifier again."""
 
 import dataclasses
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 
-from medcolor_tf.catalog import DEFAULT_HEAD, FULL_RANGE
+from medcolor_tf import catalog
+from medcolor_tf import schema_check as schema
+from medcolor_tf.catalog import COLORIZERS, DEFAULT_HEAD, FULL_RANGE
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import read_json
 from medcolor_tf.models.classifier import build_classifier
 
 BACKBONE_FILE = "backbone.keras"
+
+
+def _schema() -> schema.Check:
+    """What a description may hold, with the catalog's entries of now."""
+    side = schema.integer(1, catalog.MAX_SIDE)
+    return schema.record(
+        {
+            "colorizer": schema.one_of((*catalog.COLORIZERS, catalog.NO_COLORIZER)),
+            "colorizer_init": schema.one_of(catalog.COLORIZER_INITS),
+            # The file beside it, or a name: never a path.
+            "backbone": schema.text(
+                200,
+                re.compile(rf"{re.escape(BACKBONE_FILE)}|\w*"),
+                f"{BACKBONE_FILE} or a backbone's name",
+            ),
+            "observations": schema.list_of(schema.text(), catalog.MAX_OBSERVATIONS, unique=True),
+            "image_size": side,
+            "short_side": side,
+            "input_channels": schema.integer(1, catalog.MAX_CHANNELS),
+            "bits": schema.one_of((8, 16)),
+            "pixel_mean": schema.number(0, 1),
+            "pixel_std": schema.number(0, 1),
+            "bn_momentum": schema.number(0, 1),
+        },
+        {"head": schema.one_of(catalog.HEADS), "range": schema.one_of(catalog.RANGES)},
+    )
 
 
 @dataclass(frozen=True)
@@ -20,7 +49,7 @@ class ModelSpec:
     """Architecture, input and labels of a classifier; stored with every run as ``model.json``.
 
     Attributes:
-        colorizer: "deconv", "pixel_shuffle", "color_u" or "none".
+        colorizer: a name of :data:`medcolor_tf.catalog.COLORIZERS`, or "none".
         colorizer_init: "paper" or "gray" (which adds the gray image to the colorizer's output).
         backbone: "ResNet18", a keras.applications name, or the path of a .keras file.
         observations: names of the logits.
@@ -57,6 +86,12 @@ class ModelSpec:
     def has_colorizer(self) -> bool:
         """Whether there is a T."""
         return self.colorizer != "none"
+
+    @property
+    def is_gray_map(self) -> bool:
+        """Whether T is a map from one gray value to a colour, which a table can hold."""
+        entry = COLORIZERS.get(self.colorizer)
+        return entry is not None and entry.pointwise and self.input_channels == 1
 
     def build(self, backbone_weights: str | None = None, seed: int | None = None) -> keras.Model:
         """Builds the classifier; see :func:`medcolor_tf.models.build_classifier`.
@@ -102,9 +137,10 @@ class ModelSpec:
     def from_dict(cls, content: Mapping, origin: str) -> "ModelSpec":
         """Reads what :meth:`to_dict` gave; ``origin`` is the file, for the error message."""
         try:
-            return cls(**{**content, "observations": tuple(content["observations"])})
-        except (TypeError, KeyError) as error:
-            raise InputError(f"{origin}: not a model description ({error})") from None
+            _schema()(content, origin)
+        except InputError as error:
+            raise InputError(f"{error}: not a model description") from None
+        return cls(**{**content, "observations": tuple(content["observations"])})
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelSpec":
@@ -118,11 +154,7 @@ class ModelSpec:
             raise InputError(
                 f"{path}: no such file; expected a run folder made by `python -m medcolor_tf.train`"
             )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON ({error})") from None
-        spec = cls.from_dict(content, str(path))
+        spec = cls.from_dict(read_json(path), str(path))
         if spec.backbone == BACKBONE_FILE:
             spec = dataclasses.replace(spec, backbone=str(path.parent / BACKBONE_FILE))
         return spec

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.interrupts import Interrupted, exit_status
 from medcolor_tf.parallel.hosts import find_cluster, start_jax
 from medcolor_tf.parallel.watch import LastWords, Watch, coordination_client
 
@@ -151,6 +152,29 @@ class Processes:
             value = part.copy().view(value.dtype).reshape(value.shape)
             variable.assign(_global_array(value, everywhere))
 
+    def stop_signal(self, signum: int, step: int) -> int:
+        """Returns the signal that ends all processes after ``step``, 0 to go on.
+
+        Called after every execution, once its result is there. A process with a signal names the
+        end of the next execution: all are told by then, since none ends it without this one. Of
+        several signals the first counts.
+
+        Args:
+            signum: the signal that this process has, 0 for none.
+            step: steps done.
+        """
+        client = self.watch and self.watch.client
+        if self.count == 1 or not client:
+            return signum if self.count == 1 else 0
+        if signum:
+            with contextlib.suppress(Exception):  # another process has named a step before
+                client.key_value_set(STOP, json.dumps([step + 1, signum]))
+        try:
+            last, signum = json.loads(client.key_value_try_get(STOP))
+        except Exception:
+            return 0
+        return signum if step >= last else 0
+
     def advise(self, advice: Callable[[], str]) -> None:
         """Sets what the error says at its end when another process is gone."""
         if self.watch:
@@ -170,6 +194,7 @@ class Processes:
         return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
+STOP = "medcolor_tf/stop"
 ALONE = Processes()
 
 
@@ -228,6 +253,10 @@ def joined(config: Any) -> Iterator[Processes]:
             yield processes
         processes.all_gather(None)
     except BaseException as error:
+        if isinstance(error, Interrupted) and error.together:
+            watch.leave()
+            jax.distributed.shutdown()
+            raise
         watch.fail(error)
         _exit_without_the_others(error)
         raise
@@ -237,7 +266,9 @@ def joined(config: Any) -> Iterator[Processes]:
 
 def _exit_without_the_others(error: BaseException) -> None:
     """Makes this process end at its exit; JAX would wait for the others, and then abort."""
-    status = 2 if isinstance(error, InputError) else 1 if isinstance(error, Exception) else 130
+    status = 2 if isinstance(error, InputError) else 1
+    if isinstance(error, KeyboardInterrupt):
+        status = exit_status(error)
 
     def leave():
         sys.stdout.flush()
@@ -270,6 +301,22 @@ def placed_like(variable: keras.Variable, value: np.ndarray) -> Any:
     if keras.backend.backend() != "jax" or variable.value.is_fully_addressable:
         return value
     return _global_array(np.asarray(value, variable.dtype), variable.value.sharding)
+
+
+@contextlib.contextmanager
+def undistributed() -> Iterator[None]:
+    """Makes variables those of this process alone, inside :meth:`Processes.distribution` too.
+
+    There JAX compares a new variable between all processes, of which the others may make none.
+    """
+    import keras
+
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
 
 
 def predict_here(model: keras.Model, images: np.ndarray) -> np.ndarray:

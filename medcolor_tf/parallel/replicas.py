@@ -140,6 +140,17 @@ def own_rows(rows):
 # -- a model of several replicas -----------------------------------------------------------------
 
 
+def local_values(model: keras.Model, variable: keras.Variable) -> tuple:
+    """Returns a variable's part in each replica of a compiled model: one tensor or variable each.
+
+    Sums of metrics have another value in each.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return (variable.value,)
+    strategy: Any = model.distribute_strategy  # pyright: ignore[reportAttributeAccessIssue]
+    return strategy.experimental_local_results(variable.value)
+
+
 def predict_on_batch(model: keras.Model, images) -> np.ndarray:
     """As ``model.predict_on_batch``, each replica predicting its part of the batch.
 

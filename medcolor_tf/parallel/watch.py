@@ -82,7 +82,7 @@ class Watch:
         client: Any,
         stop: Callable[[str], None] | None = None,
     ):
-        self._number, self._names, self._words, self._client = number, names, words, client
+        self._number, self._names, self._words, self.client = number, names, words, client
         self._stop = stop or _stop
         self._advice: Callable[[], str] = str
         self._ending = threading.Lock()  # taken for good by the first reason to end
@@ -124,21 +124,21 @@ class Watch:
         }
         if certain:
             self._ending.acquire()
-        if self._client:
+        if self.client:
             with contextlib.suppress(Exception):  # there is an alarm already, or no service
-                self._client.key_value_set(ALARM, json.dumps(alarm))
+                self.client.key_value_set(ALARM, json.dumps(alarm))
             if not certain:
                 self._own_error.wait(2 * ANSWER_SECONDS)
             if self._number == 0:
                 time.sleep(SAME_ERROR_SECONDS + MAIN_PROCESS_SECONDS)
         if not certain:
             self._ending.acquire()
-        if self._client or certain:  # else the last words are all that tells what to do
+        if self.client or certain:  # else the last words are all that tells what to do
             self._words.cancel()
 
     def _listen(self) -> None:
         with contextlib.suppress(Exception):  # the service has ended: in peace, or JAX will abort
-            alarm = json.loads(self._client.blocking_key_value_get(ALARM, FOREVER_MS))
+            alarm = json.loads(self.client.blocking_key_value_get(ALARM, FOREVER_MS))
             own = alarm["number"] == self._number
             if alarm["certain"]:
                 time.sleep(0 if own else SAME_ERROR_SECONDS)
@@ -154,9 +154,9 @@ class Watch:
 
     def _missing(self) -> list[int]:
         """Numbers of the processes that do not answer."""
-        self._client.key_value_set(f"{ALIVE}{self._number}", "")
+        self.client.key_value_set(f"{ALIVE}{self._number}", "")
         time.sleep(ANSWER_SECONDS)
-        answers = self._client.key_value_dir_get(ALIVE)
+        answers = self.client.key_value_dir_get(ALIVE)
         alive = {int(key.rpartition("/")[2]) for key, _ in answers}
         return sorted(set(range(len(self._names))) - alive)
 

@@ -3,10 +3,11 @@
 import csv
 import dataclasses
 import functools
+import io
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,9 +16,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medcolor_tf import schema_check as schema
 from medcolor_tf.catalog import NO_COLORIZER
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
+from medcolor_tf.private_paths import (
+    command_without_folders,
+    last_component,
+    origin_without_folders,
+    text_without_folders,
+    without_folders,
+)
 from medcolor_tf.reporting import tuning
 from medcolor_tf.reporting.contents import Section
 from medcolor_tf.reporting.settings import Setting, table_order
@@ -31,6 +40,17 @@ from medcolor_tf.studies.tuning import TRIALS, TUNING
 SETTING = [entry.name for entry in dataclasses.fields(Setting)]
 REPEAT = ["seed", "subset_seed"]
 COMPARABLE = ["data_fingerprint", "observations", "split", "policy"]
+# Any of these files shows a run, should others be lost.
+_SIGNS = (run_folder.CONFIG, run_folder.MANIFEST, run_folder.LAST)
+_TEXT = schema.text(100_000)
+_PLAN = schema.record(
+    {
+        "name": _TEXT,
+        "runs": schema.list_of(schema.record({"name": _TEXT, "command": _TEXT}, more=True), 10**6),
+    },
+    more=True,
+)
+_FAILURE = schema.record({"exit_status": schema.anything, "reason": _TEXT}, more=True)
 _EVALUATE_AGAIN = "`python -m medcolor_tf.evaluate` writes it anew"
 # Options that columns hold or that change no result.
 _NOT_FURTHER_OPTIONS = (
@@ -70,6 +90,25 @@ class Collected:
     missing: list[MissingRun] = field(default_factory=list)
     studies: list[str] = field(default_factory=list)
     tuning: list[Section] = field(default_factory=list)
+
+    def without_folders(self, given: Sequence[str]) -> "Collected":
+        """Returns the same with paths by their last component (--private_paths).
+
+        Args:
+            given: the folders that were searched.
+        """
+        runs = self.runs
+        if not runs.empty:
+            runs = runs.assign(config=[_without_folders(config) for config in runs["config"]])
+        missing = [
+            MissingRun(
+                last_component(run.name),
+                text_without_folders(run.reason, given),
+                run.command and command_without_folders(run.command),
+            )
+            for run in self.missing
+        ]
+        return Collected(runs, missing, self.studies, self.tuning)
 
     def evaluation_sets(self, n_resamples: int) -> "list[EvaluationSet]":
         """Runs by what may be compared, the largest set first."""
@@ -160,11 +199,11 @@ def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
     for path in map(Path, paths):
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; expected a study's or a run's folder")
-        for config in sorted(path.rglob(run_folder.CONFIG)):
-            if (TUNING, TRIALS) in itertools.pairwise(config.relative_to(path).parts):
+        for folder in sorted({file.parent for name in _SIGNS for file in path.rglob(name)}):
+            if (TUNING, TRIALS) in itertools.pairwise(folder.relative_to(path).parts):
                 continue  # chosen among, never reported beside the study's runs
-            if (config.parent / run_folder.MODEL).is_file() or _has_flags(config):
-                folders[config.parent.resolve()] = None
+            if _is_run(folder):
+                folders[folder.resolve()] = None
     entries = [_read_run(folder, split) for folder in folders]
     collected = Collected(
         pd.DataFrame([entry for entry in entries if isinstance(entry, dict)], dtype=object),
@@ -222,18 +261,24 @@ def _read_predictions(path: Path, observations: Iterable[str]) -> pd.DataFrame:
 def read_log(folder: Path) -> pd.DataFrame:
     """Step and validation mean AUC (``valid_mean_auc``) of every checkpoint of a run."""
     names, path = ["step", "valid_mean_auc"], folder / run_folder.LOG
-    if not path.is_file():
+    text = Run(folder).log_text()
+    if not text:
         return pd.DataFrame(columns=pd.Index(names))
-    return _read_csv(path, [], names, "a log", "without it there is no learning curve of the run")
+    remedy = "without it there is no learning curve of the run"
+    return _read_csv(path, [], names, "a log", remedy, text)
 
 
 def _read_csv(
-    path: Path, texts: list[str], numbers: list[str], content: str, remedy: str
+    path: Path, texts: list[str], numbers: list[str], content: str, remedy: str, text: str = ""
 ) -> pd.DataFrame:
-    """Columns of a CSV file: texts as they are, numbers to the last digit, NaN for an empty one."""
+    """Columns of a CSV file: texts as they are, numbers to the last digit, NaN for an empty one.
+
+    ``text`` is the file's content, where it has been read.
+    """
     try:
+        source = io.StringIO(text) if text else path
         table = pd.read_csv(
-            path, usecols=[*texts, *numbers], dtype=object, keep_default_na=False, index_col=False
+            source, usecols=[*texts, *numbers], dtype=object, keep_default_na=False, index_col=False
         )
         # As Python reads them: pandas' own parser rounds in some of its versions.
         return table.assign(**table[numbers].replace("", "nan").astype(float))
@@ -241,20 +286,35 @@ def _read_csv(
         raise InputError(f"{path}: cannot be read as {content} ({error}); {remedy}") from None
 
 
-def _has_flags(path: Path) -> bool:
+def _without_folders(config: Mapping) -> dict:
+    """Returns a config.json's content without the folders that lead to its paths."""
+    origin = config.get("init_from")
+    return dict(config) | {
+        "flags": without_folders(config["flags"]),
+        "command": command_without_folders(config["command"]),
+        "init_from": origin and origin_without_folders(origin),
+    }
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run's: other programs have a config.json too."""
+    if any((folder / name).is_file() for name in (run_folder.MODEL, *_SIGNS[1:])):
+        return True
     try:
-        return "flags" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "flags" in read_json(folder / run_folder.CONFIG)
+    except InputError:
         return False
 
 
 def _read_run(folder: Path, split: str) -> dict[str, Any] | MissingRun:
     """A run's row, or the reason why it has none."""
     try:
-        run, config = Run(folder), read_json(folder / run_folder.CONFIG)
-        if not run.finished:
+        run = Run(folder)
+        config = run.read_json(run_folder.CONFIG)
+        if not run.finished and not run.lists(run_folder.RESULT):
             return MissingRun(folder.name, "not finished", config["command"])
-        if not run.evaluation(split).is_file():
+        evaluation = run.evaluation(split)
+        if not evaluation.is_file() and not run.lists(evaluation.name):
             command = (
                 f"python -m medcolor_tf.evaluate --run_dir={folder} "
                 f"--data_dir={config['flags']['data_dir']} --split={split}"
@@ -272,10 +332,11 @@ def _columns(folder: Path, config: Mapping, split: str) -> dict[str, Any]:
     mean_auc and "auc NAME" of each observation: on that split, NaN where undefined; predictions: a
     function that reads them once; folder; config, result and evaluation: contents of JSON files.
     """
-    run, model = Run(folder), read_json(folder / run_folder.MODEL)
-    result, evaluation = read_json(folder / run_folder.RESULT), read_json(run.evaluation(split))
+    run = Run(folder)
+    model, result = (run.read_json(name) for name in (run_folder.MODEL, run_folder.RESULT))
+    evaluation = run.read_json(run.evaluation(split))
     observations = tuple(model["observations"])
-    predictions = run.predictions(split)
+    predictions = run.checked(run.predictions(split))
     _check_columns(predictions, observations)
     same_data = evaluation["data_fingerprint"] == config["data_fingerprint"]
     return {
@@ -354,6 +415,7 @@ def _number(value: float | None) -> float:
 def _read_plan(path: Path, known: Collection[str], collected: Collected) -> None:
     """Adds every planned run that has no folder, with the failure's reason if there is one."""
     plan = read_json(path)
+    _PLAN(plan, str(path))
     collected.studies.append(plan["name"])
     missing = collected.missing
     usable = set() if collected.runs.empty else {folder.name for folder in collected.runs["folder"]}
@@ -363,6 +425,7 @@ def _read_plan(path: Path, known: Collection[str], collected: Collected) -> None
         failure = path.parent / FAILURES / f"{name}.json"
         if failure.is_file():
             content = read_json(failure)
+            _FAILURE(content, str(failure))
             reason = f"failed with exit status {content['exit_status']}: {content['reason']}"
             failed = MissingRun(name, reason, run["command"])
             if name in places:

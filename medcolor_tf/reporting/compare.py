@@ -8,8 +8,14 @@ import pandas as pd
 
 from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.evaluation import statistics
+from medcolor_tf.evaluation.bootstrap import bootstrap_difference
 from medcolor_tf.reporting.collect import REPEAT, Settings, columns
-from medcolor_tf.reporting.settings import Setting, table_order, trains_backbone
+from medcolor_tf.reporting.settings import (
+    Setting,
+    has_default_init,
+    table_order,
+    trains_backbone,
+)
 
 Pair = tuple[Setting, Setting]
 
@@ -45,7 +51,9 @@ def _differ_in_one_thing(a: Setting, b: Setting) -> bool:
         entry = STRATEGIES.get(treated.strategy)
         return bool(entry) and entry.without_colorizer == plain.strategy and not plain.origin
     if (a.colorizer, a.colorizer_init) != (b.colorizer, b.colorizer_init):
-        one = a.colorizer == b.colorizer or a.colorizer_init == b.colorizer_init
+        same_init = a.colorizer_init == b.colorizer_init
+        same_init = same_init or (has_default_init(a) and has_default_init(b))
+        one = a.colorizer == b.colorizer or same_init
         return one and (a.strategy, a.origin) == (b.strategy, b.origin)
     if a.strategy != b.strategy:
         return a.origin == b.origin and not _learns_head_alone(a) and not _learns_head_alone(b)
@@ -139,7 +147,7 @@ def _single_tests(
     labels = contents[0][columns("label", observations)].to_numpy()
     a, b = (content[columns("probability", observations)].to_numpy() for content in contents)
     groups = contents[0]["patient"].to_numpy()
-    bootstrap = statistics.bootstrap_difference(labels, a, b, groups, n_resamples)
+    bootstrap = bootstrap_difference(labels, a, b, groups, n_resamples)
     tests = []
     for i, name in enumerate(observations):
         test = statistics.delong_test(labels[:, i], a[:, i], b[:, i], groups)

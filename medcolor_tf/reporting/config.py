@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from medcolor_tf.commandline import option
 from medcolor_tf.data.schema import SPLITS
+from medcolor_tf.private_paths import PRIVATE_HELP
 
 
 @dataclass(frozen=True)
@@ -17,4 +18,5 @@ class ReportConfig:
         "", "Folder for the report; an older report there is replaced.", required=True
     )
     split: str = option("test", "Whose evaluations to report.", SPLITS)
+    private_paths: bool = option(False, PRIVATE_HELP)
     bootstrap_samples: int = option(2000, "Resamples of the test patients.")

@@ -5,6 +5,7 @@ What the templates print is escaped unless it is a template's own: by jinja2 in 
 """
 
 import base64
+import contextlib
 import csv
 import hashlib
 import io
@@ -16,10 +17,17 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import remove, remove_leftovers, write_atomically, writing
+from medcolor_tf.locks import only_writer
 from medcolor_tf.reporting.contents import Figure, Report, Table
 
+PAGE = "index.html"
 _INVALID = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# What spreadsheets take for a formula's beginning, and our own cells that begin so: "-", "+1.2",
+# "-0.3 to 0.4", "- to -", "-1.0 ± 0.2".
+_FORMULA = ("=", "+", "-", "@")
+_SIGNED = re.compile(r"-( to -)?|[+-]\d[\d,.]*( (to|±) [+-]?\d[\d,.]*)?( %)?( \(\d+ undefined\))?")
 
 
 def write(report: Report, folder: str | Path) -> Path:
@@ -32,29 +40,46 @@ def write(report: Report, folder: str | Path) -> Path:
         The path of index.html.
 
     Raises:
+        InputError: another process writes a report there, or a file cannot be written.
         ValueError: see :func:`to_html`.
     """
     folder = Path(folder)
-    html, markdown = to_html(report), to_markdown(report)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    files: dict[str, str | bytes] = {}
     for content in (content for section in report.sections for content in section.contents):
         if isinstance(content, Table):
-            write_atomically(folder / f"{content.name}.csv", to_csv(content))
+            files[f"{content.name}.csv"] = to_csv(content)
         elif isinstance(content, Figure):
-            write_atomically(folder / "figures" / content.file, content.data)
-    write_atomically(folder / "report.md", markdown)
-    write_atomically(folder / "index.html", html)
-    return folder / "index.html"
+            files[f"figures/{content.file}"] = content.data
+    files |= {"report.md": to_markdown(report), PAGE: to_html(report)}
+    with only_writer(folder, "--out"):
+        is_new = not (folder / PAGE).is_file()
+        remove_leftovers(folder / "figures")
+        try:
+            with writing(folder / "figures"):
+                (folder / "figures").mkdir(exist_ok=True)
+            for name, data in files.items():
+                write_atomically(folder / name, data)
+        except BaseException:
+            if is_new:  # else the same command would be refused: files there, and no report
+                for name in files:
+                    remove(folder / name)
+                with contextlib.suppress(OSError):
+                    (folder / "figures").rmdir()
+            raise
+    return folder / PAGE
 
 
 def to_csv(table: Table) -> str:
-    """A table as CSV: header and rows of plain text, preceded by a column of groups if any."""
+    """A table as CSV: header and rows of plain text, preceded by a column of groups if any.
+
+    A cell that a spreadsheet would compute has an apostrophe before it.
+    """
     rows = [table.header, *([cell.text for cell in row] for row in table.cells)]
     if table.groups:
         groups = ("group", *table.groups)
         rows = [[group, *row] for group, row in zip(groups, rows, strict=True)]
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([[_clean(text) for text in r] for r in rows])
+    csv.writer(file, lineterminator="\n").writerows([[_csv_cell(text) for text in r] for r in rows])
     return file.getvalue()
 
 
@@ -73,6 +98,12 @@ def to_text(table: Table) -> str:
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     head, *body = aligned
     return "\n".join([_line(table.title), rule, head, rule, *body, rule, _line(table.caption)])
+
+
+def _csv_cell(text: str) -> str:
+    text = _clean(text)
+    formula = text.lstrip().startswith(_FORMULA) and not _SIGNED.fullmatch(text)
+    return f"'{text}" if formula or text.startswith(("\t", "\r", "\n")) else text
 
 
 def to_html(report: Report) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.locks import LOCK
 from medcolor_tf.reporting import figures, output, tables
 from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
 from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section, Table
@@ -35,6 +36,7 @@ RESULTS: tuple[Callable[[EvaluationSet], Iterator[Content]], ...] = (
     figures.auc_by_size,
     figures.difference_by_size,
     figures.colorized,
+    figures.gray_to_color,
     figures.training_labels,
     figures.roc,
     figures.precision_recall,
@@ -55,9 +57,13 @@ def make_report(config: "ReportConfig") -> tuple[Path, str]:
         InputError: no runs, or an output folder that holds something else.
     """
     out = Path(config.out)
-    if out.exists() and any(out.iterdir()) and not (out / "index.html").is_file():
+    names = {path.name for path in out.iterdir()} - {LOCK} if out.is_dir() else set()
+    if out.exists() and (names or not out.is_dir()) and "index.html" not in names:
         raise InputError(f"--out={out}: not empty and no report; expected a new folder")
-    report = build_report(collect(config.runs, config.split), config.bootstrap_samples)
+    collected = collect(config.runs, config.split)
+    if config.private_paths:
+        collected = collected.without_folders(config.runs)
+    report = build_report(collected, config.bootstrap_samples)
     sections = [section for section in report.sections if section.anchor.startswith("data-")]
     tables = (next((c for c in s.contents if isinstance(c, Table)), None) for s in sections)
     text = "\n\n".join(output.to_text(table) for table in tables if table)

@@ -63,8 +63,14 @@ def title(table: Mapping, name: str) -> str:
 
 def colorizer_label(setting: Setting) -> str:
     """T as a table calls it."""
-    init = "" if setting.colorizer_init == "paper" else f" ({setting.colorizer_init} init)"
+    init = "" if has_default_init(setting) else f" ({setting.colorizer_init} init)"
     return title(COLORIZERS, setting.colorizer) + init
+
+
+def has_default_init(setting: Setting) -> bool:
+    """Whether T started as it does where no initialisation is asked for; True without one."""
+    entry = COLORIZERS.get(setting.colorizer)
+    return setting.colorizer_init == (entry.inits[0] if entry else "paper")
 
 
 def strategy_label(setting: Setting, among: Iterable[Setting]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medcolor_tf.evaluation import curves, statistics
+from medcolor_tf.evaluation.bootstrap import bootstrap_auc
 from medcolor_tf.reporting import compare, paper_results
 from medcolor_tf.reporting.collect import EvaluationSet, MissingRun, columns, of_observation, pooled
 from medcolor_tf.reporting.contents import Cell, Note, Table
@@ -291,9 +292,7 @@ def _interval(run: Mapping[str, Any], group: EvaluationSet) -> np.ndarray:
     """Ends of the interval of a run's mean AUC."""
     content = run["predictions"]()
     labels, scores = (content[columns(k, group.observations)] for k in ("label", "probability"))
-    return statistics.bootstrap_auc(
-        labels, scores, content["patient"], group.n_resamples
-    ).mean_interval
+    return bootstrap_auc(labels, scores, content["patient"], group.n_resamples).mean_interval
 
 
 def missing_runs(missing: Iterable[MissingRun]) -> Table:

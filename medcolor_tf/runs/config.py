@@ -20,11 +20,13 @@ from medcolor_tf.catalog import (
     RECIPES,
     SCHEDULES,
     STRATEGIES,
+    VERIFICATIONS,
     choices_help,
 )
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel.hosts import find_cluster
+from medcolor_tf.private_paths import PRIVATE_HELP, without_folders
 
 AUTO = "auto"
 ALL = "all"
@@ -65,6 +67,13 @@ class SharedOptions:
         "",
         "Another policy than the data set's for uncertain labels: ones, zeros, ignore, or "
         "Edema=ones,Cardiomegaly=ignore.",
+        group="Data",
+    )
+
+    max_bad_records: int = option(
+        0,
+        "Records of each split that may be damaged: they are looked for at the start, left out and "
+        "counted. 0: the first one ends the command, with its shard and number.",
         group="Data",
     )
 
@@ -161,6 +170,7 @@ class SharedOptions:
     log_every: int = option(
         50, "Steps between points of the loss curve in TensorBoard.", group="Run"
     )
+    private_paths: bool = option(False, PRIVATE_HELP, group="Run")
     mixed_precision: bool = option(
         False, "Compute in bfloat16, keep weights in float32.", group="Memory and speed"
     )
@@ -276,15 +286,17 @@ class TrainConfig(SharedOptions):
 
     colorizer: str = option(
         "",
-        "Colorizer T: deconv, pixel_shuffle, color_u or none; not set: pixel_shuffle, none in the "
-        "baselines, or what --init_from has.",
+        "Colorizer T: the paper's deconv, pixel_shuffle, color_u; color_map, a map from gray value "
+        "to colour; context_map, one that also sees local contrast; or none. Not set: "
+        "pixel_shuffle, none in the baselines, or what --init_from has.",
         ("", *COLORIZERS, NO_COLORIZER),
         group="Model",
     )
     colorizer_init: str = option(
         "",
         "paper: the authors' initialisation. gray: T(x) = gray image + module's output, which "
-        "starts at zero. Not set: paper, or what --init_from has.",
+        "starts at zero. Not set: what --init_from has, else paper; gray for color_map and "
+        "context_map, which have no other.",
         ("", *COLORIZER_INITS),
         group="Model",
     )
@@ -308,6 +320,13 @@ class TrainConfig(SharedOptions):
         0, "Which random subset of that size; smaller ones are nested in it.", group="Data"
     )
     seed: int = option(0, "Of initialisation, order, crops and augmentation.", group="Run")
+    verify: str = option(
+        VERIFICATIONS[0],
+        "How many of the data set's shards are compared with their SHA-256 before training: a "
+        "sample of 64 MB of each split, or all. Sizes, index and first records always are.",
+        VERIFICATIONS,
+        group="Data",
+    )
     evaluate: tuple[str, ...] = option(
         (),
         "Splits on which the best weights are evaluated at the end: test, valid, train.",
@@ -350,6 +369,8 @@ class TrainConfig(SharedOptions):
             )
         if self.normalization == "source" and not self.init_from:
             raise InputError("--normalization=source needs --init_from")
+        if self.colorizer not in ("", NO_COLORIZER):
+            catalog.colorizer_init(self.colorizer, self.colorizer_init)
         for split in self.evaluate:
             if split not in ("train", "valid", "test"):
                 raise InputError(f"--evaluate={split}: expected train, valid or test")
@@ -390,7 +411,10 @@ def differing_options(stored: dict, requested: dict) -> dict[str, tuple]:
     end does not make another run; an option that is younger than the run had its default there.
     """
     default = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    old, new = (json.loads(json.dumps(default | flags)) for flags in (stored, requested))
+    both = [default | dict(stored), default | dict(requested)]
+    if any(flags["private_paths"] for flags in both):
+        both = [without_folders(flags) for flags in both]
+    old, new = (json.loads(json.dumps(flags)) for flags in both)
     names = sorted((old.keys() | new.keys()) - _NOT_THE_RUN)
     pairs = {name: (old.get(name), new.get(name)) for name in names}
     return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
@@ -409,7 +433,8 @@ def data_name(data_dir: str) -> str:
 
 _NOT_THE_RUN = {
     *("run_dir", "data_dir", "evaluate", "cache", "steps_per_execution", "tuned"),
-    *("devices", "hosts", "host_number", "hosts_timeout"),
+    *("devices", "hosts", "host_number", "hosts_timeout", "verify", "private_paths"),
+    "max_bad_records",  # which ones are left out is compared
 }
 _RANGES = {
     "train_fraction": (1e-6, 1.0),
@@ -426,6 +451,7 @@ _RANGES = {
     "augment_probability": (0.0, 1.0),
     "shuffle_buffer": (1, 100_000_000),
     "views": (0, 10_000),
+    "max_bad_records": (0, 1_000_000_000),
     "checkpoint_every": (0, 1_000_000_000),
     "log_every": (1, 1_000_000_000),
     "steps_per_execution": (0, 10_000),

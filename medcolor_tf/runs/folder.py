@@ -6,38 +6,50 @@ model.json                :class:`medcolor_tf.models.spec.ModelSpec`
 backbone.keras            copy of a backbone that came from a file
 log.csv                   a row per checkpoint: step, loss, rate, AUC per observation and mean
 last.safetensors          :class:`medcolor_tf.runs.checkpoint.TrainState` of the last checkpoint
+previous.safetensors      that of the checkpoint before it, should the last one be damaged
 best.safetensors          weights of the checkpoint with the best validation mean AUC
 colorizer.safetensors     T of the best checkpoint, for --init_from
+color_table.png, .csv     the colour of each gray value, where that T is a color_map
 lr_find.json, .csv, .png  what the LR finder saw (--max_lr=auto)
 result.json               written last: the run is finished
 tensorboard/              event files
 evaluation-SPLIT.json     AUC and counts of a split, whatever evaluated it
 predictions-SPLIT.csv     its labels and probabilities
 colorized-SPLIT.png       its first images and what T makes of them
+manifest.json             SHA-256 of every file that a command reads, and a copy of log.csv
+manifest-SPLIT.json       the same of the three files of a split
 saved_model/              the exported model, unless --out says another place
+.lock                     empty; held by the one process that writes
 ========================= ====================================================================
 
-No other module knows these names. Studies and reports ask for them, so importing this module
-imports no Keras; what needs it is imported where it is used.
+Every file is compared with its manifest when it is read; a folder without one (of version 0.1) is
+read as it is, and that is said. No other module knows these names. Studies and reports ask for
+them, so importing this module imports no Keras; what needs it is imported where it is used.
 """
 
 import contextlib
-import csv
 import dataclasses
-import io
 import json
 import os
 import platform
-import shutil
+import re
 import time
 import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import read_json, write_atomically, write_json
+from medcolor_tf.files import file_sha256
+from medcolor_tf.locks import LOCK, only_writer
+from medcolor_tf.private_paths import origin_without_folders
+from medcolor_tf.runs import contents
+from medcolor_tf.runs.checked import CheckedFolder
 from medcolor_tf.runs.config import changed_options
+from medcolor_tf.runs.manifest import Manifest
 
 if TYPE_CHECKING:
     from medcolor_tf.models.spec import ModelSpec
@@ -45,10 +57,18 @@ if TYPE_CHECKING:
 
 CONFIG, MODEL, LOG, RESULT = "config.json", "model.json", "log.csv", "result.json"
 LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safetensors"
+PREVIOUS, BACKBONE = "previous.safetensors", "backbone.keras"
 LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
+COLOR_TABLE, COLOR_TABLE_PICTURE = "color_table.csv", "color_table.png"
 TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
 # Of a split.
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
+MANIFEST, MANIFEST_OF_SPLIT = "manifest.json", "manifest-{}.json"
+# What the manifest lists.
+LISTED = (CONFIG, MODEL, BACKBONE, LOG, LAST, PREVIOUS, BEST, COLORIZER, LR_FINDER, RESULT)
+_OF_SPLIT = re.compile(r"(?:evaluation|predictions|colorized)-(\w+)\.\w+")
+# What a JSON file has to hold.
+_CONTENTS = {CONFIG: contents.CONFIG, RESULT: contents.RESULT, LR_FINDER: contents.LR_FINDER}
 
 # What a log says of a run whose loss or weights were no longer finite.
 DIVERGED = "training diverged"
@@ -59,7 +79,7 @@ MARK = ".shared-"
 SHARED_SECONDS = 75.0
 
 
-def record(config, command: str, train, source=None) -> dict:
+def record(config, command: str, train, source=None, bad_records: Mapping | None = None) -> dict:
     """Returns the content of config.json: options, command, data set, source and versions.
 
     Args:
@@ -68,6 +88,7 @@ def record(config, command: str, train, source=None) -> dict:
         train: the training images (:class:`medcolor_tf.data.pipeline.Split`).
         source: what --init_from holds, :class:`medcolor_tf.sharing.pretrained.PretrainedParts`, or
             None.
+        bad_records: split -> places of records that are left out; those without are not there.
     """
     return {
         "flags": dataclasses.asdict(config),
@@ -77,16 +98,20 @@ def record(config, command: str, train, source=None) -> dict:
         "data_source": train.info.source,
         "train_images": len(train),
         "train_labels": train.raw_counts,
-        "init_from": source and source.origin_record(),
+        "init_from": source and _origin(source, config.private_paths),
         "versions": versions(),
+        **({"bad_records": bad_records} if bad_records else {}),
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run folder, which need not be there yet."""
+def _origin(source, private_paths: bool) -> dict:
+    origin = source.origin_record()
+    return origin_without_folders(origin) if private_paths else origin
 
-    folder: Path
+
+@dataclasses.dataclass(frozen=True)
+class Run(CheckedFolder):
+    """A run folder, which need not be there yet."""
 
     def evaluation(self, split: str) -> Path:
         """Returns the path of the AUCs and counts of a split."""
@@ -102,7 +127,12 @@ class Run:
 
     def read_result(self) -> dict:
         """Returns the content of result.json; the run is finished."""
-        return read_json(self.folder / RESULT)
+        return self.read_json(RESULT)
+
+    @property
+    def color_table(self) -> Path:
+        """Returns the path of the colour of each gray value; only a color_map has that file."""
+        return self.folder / COLOR_TABLE
 
     @property
     def finished(self) -> bool:
@@ -112,14 +142,45 @@ class Run:
     @property
     def started(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        return (self.folder / LAST).is_file()
+        return any((self.folder / name).is_file() for name in (LAST, PREVIOUS))
 
     @property
     def last_step(self) -> int:
-        """Step of the last checkpoint, 0 where there is none."""
+        """Step of the last checkpoint, 0 where there is none that can be read."""
         from medcolor_tf.runs import checkpoint
 
-        return checkpoint.load_metadata(self.folder / LAST)["step"] if self.started else 0
+        for name in (LAST, PREVIOUS):
+            with contextlib.suppress(InputError):
+                return checkpoint.load_metadata(self.folder / name)["step"]
+        return 0
+
+    def _manifest_path(self, name: str) -> Path:
+        match = _OF_SPLIT.fullmatch(name)
+        return self.folder / (MANIFEST_OF_SPLIT.format(match[1]) if match else MANIFEST)
+
+    def _check_content(self, path: Path, content: dict) -> None:
+        of_split = _OF_SPLIT.fullmatch(path.name)
+        check = contents.EVALUATION if of_split else _CONTENTS.get(path.name)
+        if check is not None:
+            check(content, str(path))
+
+    def _new_manifest(self, path: Path) -> Manifest:
+        """A manifest of what is there, for a folder of an older version."""
+        if path.name != MANIFEST:
+            return Manifest(path)
+        log = self.folder / LOG
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        return Manifest.of_files(path, LISTED, text)
+
+    def note_unlisted(self) -> None:
+        """Says that there is no manifest."""
+        if not (self.folder / MANIFEST).is_file():
+            tqdm.write(
+                f"note: {self.folder}: no {MANIFEST}, so its files are read as they are (runs of "
+                "version 0.1 have none)"
+            )
+
+    # -- claiming ----------------------------------------------------------------------------------
 
     def check(self, record: dict) -> None:
         """Checks that the folder is new, or holds this very run.
@@ -135,13 +196,35 @@ class Run:
                     f"--run_dir={self.folder} holds a run with other options: "
                     f"{'; '.join(changed)}. Choose another --run_dir, or delete that one"
                 )
-        elif self.folder.is_dir() and any(
-            not path.name.startswith(MARK) for path in self.folder.iterdir()
-        ):
+        elif self.lists(CONFIG):
+            self.checked(CONFIG)
+        elif not self.is_empty:
             raise InputError(
                 f"--run_dir={self.folder}: not empty and no run; expected a new folder, or one "
                 "that this command made"
             )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there but what a start leaves: the lock, marks, temporary files."""
+        return all(
+            name.startswith((MARK, LOCK))
+            or name == MANIFEST
+            or (name.startswith(".") and name.endswith(".tmp"))
+            for name in self._names()
+        )
+
+    @contextlib.contextmanager
+    def only_writer(self) -> Iterator[None]:
+        """Holds the folder against other processes; see :func:`medcolor_tf.locks.only_writer`.
+
+        A finished run in a folder that cannot be written to is read all the same.
+        """
+        if self.finished and not os.access(self.folder, os.W_OK):
+            yield
+            return
+        with only_writer(self.folder, "--run_dir"):
+            yield
 
     def check_shared(self, processes: "Processes") -> None:
         """Checks that all processes see the same folder; it need not be there yet.
@@ -192,41 +275,78 @@ class Run:
             record: "flags", "data_fingerprint" and, if any, "lr_multipliers", as :func:`record`
                 returns them.
         """
-        stored = read_json(self.folder / CONFIG)
+        stored = self.read_json(CONFIG)
         changed = changed_options(stored["flags"], record["flags"])
         was, now = stored.get("lr_multipliers", {}), record.get("lr_multipliers", {})
         if was != now and not changed:  # a recipe of another version
             changed.append(f"learning-rate factors {now or 1} (there: {was or 1})")
         if stored["data_fingerprint"] != record["data_fingerprint"]:
             changed.append(f"--data_dir={record['flags']['data_dir']} (there: another data set)")
+        left_out = [content.get("bad_records", {}) for content in (stored, record)]
+        if "command" in record and left_out[0] != left_out[1]:
+            there, now = (sum(map(len, places.values())) for places in left_out)
+            changed.append(
+                f"{now} bad records left out (there: {there}, or others; with them goes the order "
+                "of the images)"
+            )
         return changed
 
     def claim(self, record: dict) -> None:
         """Writes config.json; a run without a checkpoint starts with nothing of an older try."""
         if self.started:
+            if self.manifest(CONFIG) is None:
+                self.note_unlisted()
+                self._new_manifest(self.folder / MANIFEST).save()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / CONFIG
-        if path.is_file() and read_json(path)["flags"] != json.loads(json.dumps(record["flags"])):
-            (self.folder / LR_FINDER).unlink(missing_ok=True)
-        write_json(path, record)
+        stale = [BEST, LOG, RESULT]
+        if (self.folder / CONFIG).is_file():
+            old = self.read_json(CONFIG)["flags"]
+            stale += [LR_FINDER] if old != json.loads(json.dumps(record["flags"])) else []
+        if manifest := self.manifest(CONFIG):
+            manifest.resolved().without(stale).save()
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+        self.write({CONFIG: record})
 
     def save_model_spec(self, spec: "ModelSpec") -> "ModelSpec":
         """Writes model.json and, for a backbone from a file, copies that file into the folder.
 
         Returns:
             The spec with the path of the copy.
-        """
-        from medcolor_tf.models.spec import BACKBONE_FILE
 
+        Raises:
+            InputError: a backbone file other than the one that the run began with.
+        """
+        files: dict[str, dict | bytes] = {}
         if spec.backbone.endswith(".keras"):
-            copy = self.folder / BACKBONE_FILE
-            if not copy.is_file():
-                shutil.copyfile(spec.backbone, copy.with_suffix(".tmp"))
-                os.replace(copy.with_suffix(".tmp"), copy)
+            copy, given = self.folder / BACKBONE, Path(spec.backbone)
+            manifest = self.manifest(BACKBONE)
+            entry = manifest.files.get(BACKBONE) if manifest and self.started else None
+            if entry is not None and file_sha256(given) not in entry.allowed:
+                raise InputError(
+                    f"--backbone={given}: not the file that this run began with, of which {copy} "
+                    "is a copy"
+                )
+            if not copy.is_file() or manifest is None or manifest.problem(BACKBONE):
+                files[BACKBONE] = given.read_bytes()
             spec = dataclasses.replace(spec, backbone=str(copy))
-        write_json(self.folder / MODEL, spec.to_dict())
+        files[MODEL] = spec.to_dict()
+        self.write(files)
         return spec
+
+    def source(self, init_from: str) -> str:
+        """Returns where a run's --init_from is read: the commit that a run which began read then.
+
+        Args:
+            init_from: the flag's value, which may name a branch of a repository on the hub.
+        """
+        if not self.started or not (self.folder / CONFIG).is_file():
+            return init_from
+        stored = self.read_json(CONFIG)
+        origin = (stored.get("init_from") or {}).get("path")
+        same = stored["flags"].get("init_from") == init_from
+        return str(origin) if same and "@" in str(origin) else init_from
 
     def resume_advice(self) -> str:
         """Returns the end of the message when another process is gone: what is kept, what to do."""
@@ -241,23 +361,46 @@ class Run:
             )
         return ". There was no checkpoint yet: the same command on all machines starts anew"
 
-    def append_log(self, row: dict) -> None:
-        """Adds a row to log.csv; rows of later steps (of an interrupted run) are dropped."""
-        path = self.folder / LOG
-        rows = [old for old in self.read_log() if int(old["step"]) < int(row["step"])]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows, row])
-        write_atomically(path, text.getvalue())
+    # -- log ---------------------------------------------------------------------------------------
+
+    def log_with(self, row: dict) -> str:
+        """Returns log.csv with one more row; later ones (of an interrupted run) are dropped."""
+        return contents.log_with(self.log_text(), row, self.folder / LOG)
+
+    def log_text(self) -> str:
+        """Returns the content of log.csv, "" without one; the manifest's copy of a damaged one."""
+        path, manifest = self.folder / LOG, self.manifest(LOG)
+        problem = manifest.problem(LOG) if manifest else ""
+        if manifest and problem:
+            tqdm.write(f"warning: {path}: {problem}; the copy of it in {MANIFEST} is read instead")
+            return manifest.log
+        if not path.is_file():
+            return ""
+        return self.checked(LOG).read_text(encoding="utf-8", errors="replace")
+
+    def what_is_kept(self) -> str:
+        """Returns a sentence on the last checkpoint, for a run that cannot go on."""
+        try:
+            step = self.last_step
+        except InputError:
+            step = 0
+        if step:
+            return f"The last checkpoint, of step {step}, is kept in {self.folder}"
+        return f"There was no checkpoint yet: nothing of it is kept in {self.folder}"
+
+    def how_to_go_on(self) -> str:
+        """Returns what a run that was stopped on request says at its end."""
+        return (
+            f"step {self.last_step} is saved in {self.folder}; the same command goes on from there"
+        )
 
     def read_log(self) -> list[dict]:
-        """Returns the rows of log.csv as text; [] when there is none."""
-        path = self.folder / LOG
-        if not path.is_file():
-            return []
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        """Returns the rows of log.csv as text; [] when there is none.
+
+        Rows that are damaged are left out and named; no other row is lost for them.
+        """
+        heads, rows = contents.log_rows(self.log_text(), self.folder / LOG)
+        return [dict(zip(heads, row, strict=True)) for row in rows]
 
 
 def load_classifier(folder: str | Path, which: str = "best"):
@@ -273,16 +416,34 @@ def load_classifier(folder: str | Path, which: str = "best"):
     Raises:
         InputError: no run there, no checkpoint yet, or damaged files.
     """
-    from medcolor_tf.models.spec import ModelSpec
     from medcolor_tf.runs import checkpoint
 
-    folder = Path(folder)
-    spec = ModelSpec.load(folder / MODEL)
-    path = folder / {"best": BEST, "last": LAST}[which]
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; the run has not reached its first checkpoint")
+    run, name = Run(Path(folder)), {"best": BEST, "last": LAST}[which]
+    spec = load_spec(run)
+    if not (run.folder / name).is_file() and not run.lists(name):
+        raise InputError(
+            f"{run.folder / name}: no such file; the run has not reached its first checkpoint"
+        )
+    run.note_unlisted()
+    path = run.checked(name)
     classifier = spec.build()
     return spec, classifier, checkpoint.load_parts(classifier, path)["step"]
+
+
+def load_spec(run: Run) -> "ModelSpec":
+    """Reads a run's model.json; compares it, and a copy of a backbone file, with the manifest.
+
+    Raises:
+        InputError: no run there, or damaged files.
+    """
+    from medcolor_tf.models.spec import ModelSpec
+
+    if run.lists(MODEL) or (run.folder / MODEL).is_file():
+        run.checked(MODEL)
+    spec = ModelSpec.load(run.folder / MODEL)
+    if spec.backbone.endswith(".keras"):
+        run.checked(BACKBONE)
+    return spec
 
 
 def load_predictor(folder: str | Path, which: str = "best", mixed_precision: bool = False):

@@ -8,16 +8,20 @@ from pathlib import Path
 import keras
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from medcolor_tf.catalog import VERIFICATIONS
+from medcolor_tf.data import damage
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation.evaluate import evaluate, first_pictures, write_predictions
+from medcolor_tf.evaluation.evaluate import evaluate, first_pictures, predictions_csv
 from medcolor_tf.evaluation.inference import Predict, predict_batch, predictor
 from medcolor_tf.evaluation.visualize import colorized_strip
-from medcolor_tf.files import read_json, write_atomically, write_json
+from medcolor_tf.files import writing
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.multihost import ALONE, Processes
+from medcolor_tf.private_paths import without_folders
 from medcolor_tf.runs import folder as runs
 
 
@@ -30,6 +34,9 @@ def evaluate_run(
     batch_size: int = 32,
     out: str = "",
     mixed_precision: bool = False,
+    verify: str = VERIFICATIONS[0],
+    max_bad_records: int = 0,
+    private_paths: bool = False,
 ) -> dict:
     """Evaluates a run and writes ``evaluation-``, ``predictions-`` and ``colorized-SPLIT``.
 
@@ -42,6 +49,9 @@ def evaluate_run(
         batch_size: images per batch.
         out: folder for the files; "" for the run's.
         mixed_precision: compute T and E in bfloat16.
+        verify: how many shards are compared with their SHA-256, "sample" or "full".
+        max_bad_records: damaged records that may be left out.
+        private_paths: record the last component of paths alone.
 
     Returns:
         The JSON file's content.
@@ -50,9 +60,15 @@ def evaluate_run(
         InputError: no such run, or a data set that does not fit it.
     """
     spec, classifier, step = runs.load_predictor(run_dir, weights, mixed_precision)
-    opened = Split(data_dir, split, Selection(spec.observations, uncertain_policy), spec.image_size)
-    origin = origin_of(run_dir, weights, step, mixed_precision)
-    return evaluate_model(spec, classifier, opened, batch_size, origin, out or run_dir)
+    selection = Selection(spec.observations, uncertain_policy, max_bad_records=max_bad_records)
+    opened = Split(data_dir, split, selection, spec.image_size, verify)
+    private = data_dir if private_paths else ""
+    origin = origin_of(run_dir, weights, step, mixed_precision, private)
+    with damage.named(opened):
+        result = evaluate_model(spec, classifier, opened, batch_size, origin, out or run_dir)
+    for line in damage.describe([opened]):
+        print(line)
+    return result
 
 
 def evaluate_model(
@@ -86,24 +102,35 @@ def evaluate_model(
     if not processes.is_main_process:
         return result
     files = runs.Run(Path(out))
-    files.folder.mkdir(parents=True, exist_ok=True)
+    with writing(files.folder):
+        files.folder.mkdir(parents=True, exist_ok=True)
     # The summary last: where it is, the others are complete.
-    write_predictions(files.predictions(split.split), spec.observations, predictions)
+    table = predictions_csv(spec.observations, predictions)
+    contents: dict[str, bytes | str | Path | dict] = {files.predictions(split.split).name: table}
     if spec.has_colorizer:
         pictures = first_pictures(colorize or colorizer_of(classifier), split)
-        _write_png(files.pictures(split.split), colorized_strip(*pictures))
-    write_json(files.evaluation(split.split), result)
+        contents[files.pictures(split.split).name] = _png(colorized_strip(*pictures))
+    files.write(contents | {files.evaluation(split.split).name: result})
     return result
 
 
-def origin_of(run_dir: str, weights: str, step: int, mixed_precision: bool) -> dict:
-    """Returns what an evaluation says of the model: see :func:`evaluate_run`, and its step."""
-    return {
+def origin_of(
+    run_dir: str, weights: str, step: int, mixed_precision: bool, private_data_dir: str = ""
+) -> dict:
+    """Returns what an evaluation says of the model: see :func:`evaluate_run`, and its step.
+
+    ``private_data_dir`` is the data set's folder where it and the run's are to be recorded by their
+    last component alone, else "".
+    """
+    origin = {
         "run_dir": run_dir,
         "weights": weights,
         "step": step,
         "mixed_precision": mixed_precision,
     }
+    if private_data_dir:
+        origin |= without_folders({"run_dir": run_dir, "data_dir": private_data_dir})
+    return origin
 
 
 def colorizer_of(classifier: keras.Model) -> Predict:
@@ -111,14 +138,20 @@ def colorizer_of(classifier: keras.Model) -> Predict:
     return functools.partial(predict_batch, colorize_model(classifier))
 
 
-def evaluate_once(run_dir: str, split: Split, batch_size: int, mixed_precision: bool) -> dict:
+def evaluate_once(
+    run_dir: str,
+    split: Split,
+    batch_size: int,
+    mixed_precision: bool,
+    private_paths: bool = False,
+) -> dict:
     """Reads the evaluation of a run's best weights, or makes it where it is missing or another's.
 
     Args:
         run_dir: the folder of a finished run.
         split: of the run's image size and observations, with the wanted label policy.
         batch_size: images per batch.
-        mixed_precision: as in :func:`evaluate_run`.
+        mixed_precision, private_paths: as in :func:`evaluate_run`.
     """
     options = {
         "weights": "best",
@@ -127,18 +160,24 @@ def evaluate_once(run_dir: str, split: Split, batch_size: int, mixed_precision: 
     }
     path = runs.Run(Path(run_dir)).evaluation(split.split)
     if path.is_file():
-        result = read_json(path)
-        if all(result.get(name) == value for name, value in options.items()):
-            return result
+        run = runs.Run(Path(run_dir))
+        try:
+            result = run.read_json(path)
+            run.checked(run.predictions(split.split))
+            if all(result.get(name) == value for name, value in options.items()):
+                return result
+        except InputError as error:
+            tqdm.write(f"warning: {error}\nwarning: the evaluation is made again")
     spec, classifier, step = runs.load_predictor(run_dir, "best", mixed_precision)
-    origin = origin_of(run_dir, "best", step, mixed_precision)
+    private = str(split.folder) if private_paths else ""
+    origin = origin_of(run_dir, "best", step, mixed_precision, private)
     return evaluate_model(spec, classifier, split, batch_size, origin, run_dir)
 
 
-def _write_png(path: Path, picture: np.ndarray) -> None:
+def _png(picture: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
-    write_atomically(path, file.getvalue())
+    return file.getvalue()
 
 
 def _check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:

@@ -5,8 +5,6 @@ square) in TensorFlow operations alone, so that an exported model sees what it w
 things Pillow does are missing there: EXIF orientation, and formats other than JPEG and PNG.
 """
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import tensorflow as tf
 from medcolor_tf.catalog import FULL_RANGE
 from medcolor_tf.data.image_ops import resize_pixels, square_crop
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import remove_leftovers, replacing, write_json
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder
@@ -46,14 +45,18 @@ def export(config) -> Path:
             f"--range={spec.range}`; expected {FULL_RANGE}: an exported model does not spread the "
             "range of an image"
         )
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    _archive(spec, classifier).write_out(str(temporary), verbose=False)
-    about = spec.to_dict() | {"step": step, "weights": config.weights}
-    extra = temporary / "assets.extra"
-    extra.mkdir()
-    folder.write_json(extra / folder.MODEL, about)
-    os.replace(temporary, out)
+    remove_leftovers(out.parent, out.name)
+    with replacing(out) as temporary:
+        try:
+            _archive(spec, classifier).write_out(str(temporary), verbose=False)
+        except tf.errors.OpError as error:
+            raise OSError(0, error.message) from None
+        about = spec.to_dict() | {"step": step, "weights": config.weights}
+        extra = temporary / "assets.extra"
+        extra.mkdir()
+        write_json(extra / folder.MODEL, about)
+        if out.exists():
+            raise InputError(f"--out={out}: another process has made it meanwhile")
     return out
 
 

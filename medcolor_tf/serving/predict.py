@@ -17,6 +17,7 @@ from medcolor_tf.catalog import DEFAULT_HEAD
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
+from medcolor_tf.files import remove_leftovers, replacing, writing
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
@@ -49,10 +50,14 @@ def predict(config) -> tuple[int, int]:
     drawings = _drawings(config, spec, classifier, inputs)
     # E's feature map is fetched from the device only for those who draw it.
     model = classify_and_colorize(classifier, features=bool(config.explain))
-    temporary = out.with_name(f".{out.name}.tmp")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out.parent, out.name)
     failed = 0
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(out) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["path", *spec.observations, "colorized", "explained", "error"])
         bar = tqdm(total=len(inputs), unit=" images", disable=not sys.stderr.isatty())
@@ -62,7 +67,6 @@ def predict(config) -> tuple[int, int]:
             writer.writerows(rows)
             bar.update(len(rows))
         bar.close()
-    os.replace(temporary, out)
     return len(inputs), failed
 
 
@@ -184,10 +188,8 @@ class Pictures:
 
 
 def _write(picture: np.ndarray, path: Path) -> None:
-    try:
-        Image.fromarray(picture).save(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG")
 
 
 class Colorized:

@@ -1,8 +1,9 @@
 """Saves colorizers from runs, publishes them on the Hugging Face hub, imports PyTorch's.
 
-A colorizer file is safetensors: T's weights, and in its metadata the model's description ("model")
-and where T comes from ("card"). It is all that --init_from needs; the JSON file beside it is the
-card once more, for people and other programs. A file imported from PyTorch may hold E as well.
+A colorizer file is safetensors: T's weights, and in its metadata the model's description
+("model"), where T comes from ("card") and the SHA-256 of all that ("sha256"). It is all that
+--init_from needs; the JSON file beside it is the card once more, for people and other programs. A
+file imported from PyTorch may hold E as well.
 """
 
 import json
@@ -62,7 +63,7 @@ class TrainedColorizer:
 
     def to_bytes(self) -> bytes:
         """Returns the content of a colorizer file."""
-        return weights.to_bytes(self.arrays, _metadata(self.spec, self.card))
+        return _content(self.arrays, self.spec, self.card)
 
 
 def read(source: str) -> TrainedColorizer:
@@ -74,7 +75,7 @@ def read(source: str) -> TrainedColorizer:
     if not hub.is_address(source) and not Path(source).exists():
         raise InputError(f"{source}: no such run folder or colorizer file")
     if Path(source).is_dir() and not runs.Run(Path(source)).finished:
-        ModelSpec.load(Path(source) / runs.MODEL)  # or it says that this is no run
+        runs.load_spec(runs.Run(Path(source)))  # or it says that this is no run
         raise InputError(
             f"{source}: the run has not finished (no {runs.RESULT}); the training command it was "
             "started with goes on with it"
@@ -84,7 +85,13 @@ def read(source: str) -> TrainedColorizer:
         raise InputError(f"{source}: has no colorizer (it was trained without)")
     card = parts.card or make_card(parts.spec)
     if Path(source).is_dir():
-        card = card_of_run(Path(source), parts.spec)
+        try:
+            card = card_of_run(Path(source), parts.spec)
+        except KeyError as error:
+            raise InputError(
+                f"{source}: no {error} in {runs.CONFIG}, {runs.RESULT} or the evaluation; expected "
+                "a run folder made by `python -m medcolor_tf.train`"
+            ) from None
     spec = pretrained.colorizer_spec(parts.spec)
     colorizer = TrainedColorizer(parts.origin, spec, parts.of_part("colorizer"), card)
     colorizer.build()  # what does not fit is not passed on
@@ -101,8 +108,8 @@ def load_colorizer(source: str | Path) -> keras.Model:
     Returns:
         A functional model named "colorizer": normalised gray images (B, H, W, C) float, about zero
         mean and unit variance, to three channels (B, H, W, 3) on the same scale. H and W are
-        multiples of 4 (color_u: 8). It can be frozen, trained on, or given to
-        ``build_classifier(colorizer=...)``, which normalises by itself.
+        multiples of 4 (color_u: 8; color_map and context_map: any). It can be frozen, trained on,
+        or given to ``build_classifier(colorizer=...)``, which normalises by itself.
 
     Raises:
         InputError: no such folder, file or address; a run that has not finished or has no T; or
@@ -134,7 +141,8 @@ def save(source: str, file: str) -> tuple[Path, Path]:
     """
     paths = new_files(file)
     colorizer = read(source)
-    return _write(paths, colorizer.to_bytes(), colorizer.card)
+    write_files(paths, (colorizer.to_bytes(), _to_json(colorizer.card)))
+    return paths
 
 
 def publish(source: str, address: str, private: bool = False, license_id: str = "") -> str:
@@ -200,8 +208,8 @@ def import_torch(checkpoint: str, file: str) -> tuple[Path, str]:
     # Only the authors' own prefixes say on what a checkpoint was trained.
     data = {"source": "chexpert" if state.prefixed else None}
     card = make_card(spec, origin=f"PyTorch checkpoint {state.path.name}", data=data)
-    path, _ = _write(paths, weights.to_bytes(arrays, _metadata(spec, card)), card)
-    return path, _arrived(state, name, backbone_name)
+    write_files(paths, (_content(arrays, spec, card), _to_json(card)))
+    return paths[0], _arrived(state, name, backbone_name)
 
 
 def _arrived(state: Checkpoint, colorizer: str, backbone: str) -> str:
@@ -223,36 +231,42 @@ def _arrived(state: Checkpoint, colorizer: str, backbone: str) -> str:
     return "\n".join(lines)
 
 
-def new_files(file: str) -> tuple[Path, Path]:
-    """Returns the paths of a colorizer file and its card; InputError when one is there already."""
+def new_files(file: str, suffixes: tuple[str, str] = (SUFFIX, ".json")) -> tuple[Path, Path]:
+    """Returns the paths of two new files: by default a colorizer file and its card.
+
+    Raises:
+        InputError: one is there already, or ``file`` is a folder.
+    """
     path = Path(file)
     if path.is_dir():
         raise InputError(f"{file}: is a folder; expected the name of a new file in it")
-    path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
-    card = path.with_suffix(".json")
-    for new in (path, card):
+    first = path if path.suffix in suffixes else path.with_name(path.name + suffixes[0])
+    paths = first.with_suffix(suffixes[0]), first.with_suffix(suffixes[1])
+    for new in paths:
         if new.exists():
             raise InputError(f"{new}: is there already; choose another name, or delete it")
-    return path, card
+    return paths
 
 
-def _write(paths: tuple[Path, Path], content: bytes, card: Mapping) -> tuple[Path, Path]:
-    path, card_path = paths
+def write_files(paths: tuple[Path, Path], contents: tuple[str | bytes, str | bytes]) -> None:
+    """Writes two files, and the folder that they are in; InputError where that fails."""
+    path = paths[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-        write_atomically(card_path, _to_json(card))
+        for path, content in zip(paths, contents, strict=True):
+            write_atomically(path, content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error})") from None
-    return paths
 
 
 def _to_json(card: Mapping) -> str:
     return json.dumps(card, indent=2) + "\n"
 
 
-def _metadata(spec: ModelSpec, card: Mapping) -> dict[str, Any]:
-    return {"model": spec.to_dict(), "card": card}
+def _content(arrays: Mapping[str, np.ndarray], spec: ModelSpec, card: Mapping) -> bytes:
+    """The content of a colorizer file, which carries the SHA-256 of itself."""
+    metadata = {"model": spec.to_dict(), "card": card}
+    return weights.to_bytes(arrays, weights.with_digest(arrays, metadata))
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], origin: str) -> None:
@@ -296,7 +310,7 @@ def make_card(
 
 def card_of_run(folder: Path, spec: ModelSpec) -> dict[str, Any]:
     """Returns the card of a finished run's best T; the run's paths stay out of it."""
-    config, result = (runs.read_json(folder / name) for name in (runs.CONFIG, runs.RESULT))
+    config, result = (runs.Run(folder).read_json(name) for name in (runs.CONFIG, runs.RESULT))
     step = result["best_step"]
     return make_card(
         spec,
@@ -319,10 +333,11 @@ def card_of_run(folder: Path, spec: ModelSpec) -> dict[str, Any]:
 
 def _test_result(folder: Path, step: int) -> dict | None:
     """Returns what these very weights reached on a test split, if that was evaluated."""
-    path = runs.Run(folder).evaluation("test")
-    if not path.is_file():
+    run = runs.Run(folder)
+    path = run.evaluation("test")
+    if not path.is_file() and not run.lists(path.name):
         return None
-    result = runs.read_json(path)
+    result = run.read_json(path)
     if result.get("weights") != "best" or result.get("step") != step:
         return None
     return {

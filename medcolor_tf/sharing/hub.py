@@ -1,13 +1,18 @@
 """Colorizers on the Hugging Face hub, addressed as hf://owner/name or hf://owner/name@revision."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import file_sha256
 
 PREFIX = "hf://"
+_COMMIT = re.compile("[0-9a-f]{40}")
 WEIGHTS, CARD, README = "colorizer.safetensors", "colorizer.json", "README.md"
 
 
@@ -41,7 +46,10 @@ def is_address(text: str) -> bool:
 
 
 def download(text: str) -> tuple[Path, str]:
-    """Fetches a colorizer's weights, or finds them in the hub's cache.
+    """Fetches a colorizer's weights, or finds them in the hub's cache, and checks them.
+
+    The hub's cache names a file by its digest, with which the content is compared. An address
+    without a commit may mean other weights tomorrow: which commit it meant today is said.
 
     Args:
         text: the address.
@@ -50,7 +58,8 @@ def download(text: str) -> tuple[Path, str]:
         (local file, the address with the commit that the file is of, where that is known).
 
     Raises:
-        InputError: no address, or nothing arrived; in two lines: what failed, and what to do.
+        InputError: no address, or nothing arrived (in two lines: what failed, and what to do); or
+            what arrived is damaged, or of another commit than the address names.
     """
     address = Address.parse(text)
     import huggingface_hub
@@ -68,7 +77,30 @@ def download(text: str) -> tuple[Path, str]:
         ) from error
     commit = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
     pinned = f"{PREFIX}{address.repository}@{commit[1]}" if commit else text
+    _check_content(Path(path), text)
+    revision = address.revision or ""
+    if _COMMIT.fullmatch(revision) and commit and commit[1] != revision:
+        raise InputError(f"{text}: expected commit {revision}, received {commit[1]} ({path})")
+    if commit and not _COMMIT.fullmatch(revision):
+        tqdm.write(f"note: {text} is {pinned} today; that address always means these weights")
     return Path(path), pinned
+
+
+def _check_content(path: Path, text: str) -> None:
+    """Compares a file of the hub's cache with the digest that it is named by there, if it is."""
+    name = path.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", name):
+        digest = file_sha256(path)
+    elif _COMMIT.fullmatch(name):  # small files are named as git names them
+        content = path.read_bytes()
+        digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    else:
+        return
+    if digest != name:
+        raise InputError(
+            f"{path}: damaged: its digest is {digest}, the hub's {name}. Delete that file and "
+            f"download {text} again"
+        )
 
 
 def publish(text: str, files: Mapping[str, bytes], private: bool) -> str:

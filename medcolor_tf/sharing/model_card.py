@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from medcolor_tf.catalog import COLORIZERS
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -20,7 +23,7 @@ TEMPLATE = """\
 # Colorizer {colorizer}
 
 A network T that turns gray medical images into three channels for a backbone that was pretrained
-on colour photographs. The architecture is from *Bridging the gap between natural and medical
+on colour photographs. The {origin} from *Bridging the gap between natural and medical
 images through deep colorization* (Morra, Piano, Lamberti, Tommasi; ICPR 2020); the weights are in
 the format of medcolor_tf, a TensorFlow/Keras implementation of it.
 
@@ -67,11 +70,28 @@ def make(card: Mapping, repository: str, license_id: str = "") -> ModelCard:
     content = TEMPLATE.format(
         metadata=metadata.to_yaml(),
         colorizer=card["colorizer"],
+        origin=_origin(card["colorizer"]),
         no_license="" if license_id else NO_LICENSE,
         repository=repository,
-        table="\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]),
+        table="\n".join(
+            ["| | |", "|---|---|", *(f"| {name} | {_escaped(value)} |" for name, value in rows)]
+        ),
     )
     return ModelCard(content)
+
+
+def _origin(colorizer: str) -> str:
+    """Says what of the colorizer is the paper's, the beginning of a sentence."""
+    entry = COLORIZERS.get(colorizer)
+    if entry is None or "paper" in entry.inits:
+        return "architecture is"
+    return "architecture is medcolor_tf's own, the method"
+
+
+def _escaped(text: str) -> str:
+    """Text of a card as Markdown that reads the same in a cell of a table."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|~$#])", r"\\\1", text)
 
 
 def _results(card: Mapping) -> list[EvalResult]:

@@ -8,11 +8,51 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from medcolor_tf import catalog
+from medcolor_tf import schema_check as schema
 from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import checkpoint, folder
 from medcolor_tf.runs.config import data_name
 from medcolor_tf.sharing import hub
+
+_TEXT, _COUNT = schema.maybe(schema.text()), schema.maybe(schema.integer(0, 10**12))
+_NUMBER = schema.maybe(schema.number(0, 1e6))
+_TEXTS = schema.list_of(schema.text(), catalog.MAX_OBSERVATIONS)
+_TEST = schema.record(
+    {
+        "mean_auc": _NUMBER,
+        "auc": schema.mapping_of(_NUMBER, catalog.MAX_OBSERVATIONS),
+        "images": schema.integer(0, 10**12),
+        "data_fingerprint": _TEXT,
+    },
+    more=True,
+)
+CARD = schema.record(
+    {
+        "colorizer": schema.text(),
+        "colorizer_init": schema.text(),
+        **{name: schema.number(0, 1e6) for name in ("input_channels", "bits", "max_value")},
+        **{name: schema.number(0, 1e6) for name in ("pixel_mean", "pixel_std", "image_size")},
+        "origin": _TEXT,
+        "data": schema.record(
+            {
+                "source": _TEXT,
+                "observations": schema.maybe(_TEXTS),
+                "train_images": _COUNT,
+                "fingerprint": _TEXT,
+            },
+            more=True,
+        ),
+        "training": schema.record(
+            {"strategy": _TEXT, "backbone": _TEXT, "step": _COUNT, "valid_mean_auc": _NUMBER},
+            more=True,
+        ),
+        "test": schema.maybe(_TEST),
+        "versions": schema.maybe(schema.mapping_of(schema.text(), 100)),
+    },
+    more=True,
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +76,9 @@ class PretrainedParts:
         """Returns where it came from, for config.json: a report tells transfers apart by it."""
         path = Path(self.origin)
         record = {"path": self.origin, "strategy": None, "data_fingerprint": None}
-        if path.is_dir() and (path / folder.CONFIG).is_file():
-            config = folder.read_json(path / folder.CONFIG)
+        run = folder.Run(path)
+        if path.is_dir() and ((path / folder.CONFIG).is_file() or run.lists(folder.CONFIG)):
+            config = run.read_json(folder.CONFIG)
             record["strategy"] = config["flags"]["strategy"]
             record["data_fingerprint"] = config["data_fingerprint"]
             record["data_source"] = config.get("data_source")
@@ -67,17 +108,31 @@ def read_parts(init_from: str) -> PretrainedParts:
     if hub.is_address(init_from):
         path, origin = hub.download(init_from)
     if path.is_dir():
-        arrays, _ = checkpoint.load(path / folder.BEST)
-        spec = ModelSpec.load(path / folder.MODEL)
+        run = folder.Run(path)
+        spec = folder.load_spec(run)
+        run.note_unlisted()
+        arrays, _ = checkpoint.load(run.checked(folder.BEST))
+        expected = {"backbone", "colorizer"} if spec.has_colorizer else {"backbone"}
     elif path.is_file():
+        run = folder.Run(path.parent)
+        if path.name == folder.COLORIZER and run.manifest(path.name):
+            run.checked(path)  # in its run's folder it is that run's
         arrays, metadata = checkpoint.load(path)
         spec = ModelSpec.from_dict(metadata.get("model", {}), str(path))
+        if card := metadata.get("card"):
+            CARD(card, f"{path}: card")
+        expected = {"colorizer"}
     else:
         raise InputError(
             f"--init_from={init_from}: no such run folder or colorizer file; expected the "
             "--run_dir of an earlier run, a colorizer file, or hf://owner/name"
         )
     arrays = {name: array for name, array in arrays.items() if not name.startswith("head/")}
+    if missing := expected - {name.partition("/")[0] for name in arrays}:
+        raise InputError(
+            f"{origin}: no tensor of the {' and of the '.join(sorted(missing))} that it describes; "
+            f"{len(arrays)} others received"
+        )
     return PretrainedParts(origin, spec, arrays, metadata.get("card", {}))
 
 
@@ -107,6 +162,9 @@ def save_colorizer(run_dir: Path, spec: ModelSpec) -> None:
         run_dir: the run folder.
         spec: of the run's model.
     """
-    arrays, _ = checkpoint.load(run_dir / folder.BEST)
+    run = folder.Run(run_dir)
+    arrays, _ = checkpoint.load(run.checked(folder.BEST))
     arrays = {name: array for name, array in arrays.items() if name.startswith("colorizer/")}
-    checkpoint.save(run_dir / folder.COLORIZER, arrays, {"model": colorizer_spec(spec).to_dict()})
+    metadata = {"model": colorizer_spec(spec).to_dict()}
+    content = checkpoint.to_bytes(arrays, checkpoint.with_digest(arrays, metadata))
+    run.write({folder.COLORIZER: content})

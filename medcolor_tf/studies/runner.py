@@ -10,9 +10,23 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from medcolor_tf import interrupts
 from medcolor_tf.data import schema
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import locked, read_json, write_json
+from medcolor_tf.files import (
+    read_json,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+    writing,
+)
+from medcolor_tf.interrupts import Interrupted, StopRequest
+from medcolor_tf.locks import locked, refusal
+from medcolor_tf.private_paths import (
+    command_without_folders,
+    text_without_folders,
+    without_folders,
+)
 from medcolor_tf.runs.folder import DIVERGED, Run
 from medcolor_tf.studies import candidates, grid, tuning
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
@@ -21,7 +35,8 @@ from medcolor_tf.studies.grid import PlannedRun, StudyConfig
 def run_study(config: StudyConfig) -> int:
     """Does what is left of a study; the same command continues after an interruption.
 
-    A run that fails does not end the others, only those that start from it.
+    A run that fails does not end the others, only those that start from it. A signal is passed on
+    to the runs at work, and nothing new is started.
 
     Args:
         config: options.
@@ -31,6 +46,7 @@ def run_study(config: StudyConfig) -> int:
 
     Raises:
         InputError: a study that cannot be run, or a folder with runs of other options.
+        Interrupted: after a signal, once the runs at work have ended.
     """
     planned = grid.plan(config)
     candidates.check(config)
@@ -41,8 +57,11 @@ def run_study(config: StudyConfig) -> int:
             planned = _plan_of_finished_tuning(config)
         _list(grid.shard_of(planned, config.shard), _states(planned, config))
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder, config.shard) as lock:
+        for place in (folder, folder / grid.FAILURES):
+            remove_leftovers(place)
         if candidates.axes(config):
             chosen = tuning.tune(config, functools.partial(_run_trials, config, lock))
             if chosen is None:
@@ -106,7 +125,7 @@ def _is_divergence(run: PlannedRun, failure: Mapping) -> bool:
     return (
         not run.config.evaluate
         and DIVERGED in failure["reason"]
-        and failure["command"] == run.command
+        and failure["command"] in (run.command, command_without_folders(run.command))
     )
 
 
@@ -164,23 +183,34 @@ class _Schedule:
         self.jobs = config.jobs or max(1, len(config.gpus))
         self.free_gpus = list(config.gpus)
         self.failed: list[str] = []
+        self.processes: set[subprocess.Popen] = set()
+        self.stop = StopRequest()
 
     def work(self) -> int:
-        """Returns the exit status when nothing is left to do."""
+        """Returns the exit status when nothing is left to do; Interrupted after a signal."""
         print(
             f"{self.title}: {self.total} runs, {self.done} finished before; {self.jobs} at a time",
             flush=True,
         )
         running: dict[Future, PlannedRun] = {}
-        with ThreadPoolExecutor(self.jobs) as pool:
+        words = "the runs at work save and end, no other one is started"
+        with (
+            interrupts.deferred(words, self._pass_on) as self.stop,
+            ThreadPoolExecutor(self.jobs) as pool,
+        ):
             while self.waiting or running:
-                while len(running) < self.jobs and (run := self._next()):
+                while len(running) < self.jobs and not self.stop.signum and (run := self._next()):
                     gpu = self.free_gpus.pop(0) if self.free_gpus else None
                     running[pool.submit(self._run, run, gpu)] = run
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     self._report(running.pop(future), *future.result())
+        if self.stop.signum:
+            raise Interrupted(
+                self.stop.signum,
+                f"{self.done} of {self.total} runs are done; the same command goes on",
+            )
         for run in self.waiting:
             print(f"not run: {run.name}, which starts from {run.needs}")
         if self.failed:
@@ -195,27 +225,47 @@ class _Schedule:
                 return run
         return None
 
+    def _pass_on(self, signum: int) -> None:
+        """Sends the runs at work the signal that this process got."""
+        for process in list(self.processes):
+            process.send_signal(signum)
+
     def _run(self, run: PlannedRun, gpu: str | None) -> tuple[int, float]:
         """Runs one command to its end; returns (exit status, seconds)."""
         start = time.perf_counter()
         log = _log_path(self.config, run.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, *shlex.split(run.command)[1:]]
-        with open(log, "ab") as file:
-            status = subprocess.run(
+        with writing(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file = log.open("ab")
+        with (
+            file,
+            subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=_environment(self.jobs, gpu),
                 pass_fds=(self.lock,),
-                check=False,
-            ).returncode
+                process_group=0,  # Ctrl-C is for this process, which passes it on, once
+            ) as process,
+        ):
+            self.processes.add(process)
+            if self.stop.signum:  # it came while the run was being started
+                process.send_signal(self.stop.signum)
+            status = process.wait()
+            self.processes.discard(process)
+        if self.config.private_paths:
+            text = log.read_text(encoding="utf-8", errors="replace")
+            write_atomically(log, text_without_folders(text, _paths(self.config, run)))
         if gpu is not None:
             self.free_gpus.append(gpu)
         return status, time.perf_counter() - start
 
     def _report(self, run: PlannedRun, status: int, seconds: float) -> None:
+        if status and self.stop.signum:
+            print(f"interrupted: {run.name}", flush=True)
+            return
         failure = _failure_path(self.config, run.name)
         self.states[run.name] = "failed" if status else "finished"
         self.done += 1
@@ -229,6 +279,8 @@ class _Schedule:
         log = _log_path(self.config, run.name)
         reason = _last_line(log)
         about = {"command": run.command, "exit_status": status, "reason": reason, "log": str(log)}
+        if self.config.private_paths:
+            about |= {"command": command_without_folders(run.command), "log": log.name}
         failure.parent.mkdir(parents=True, exist_ok=True)
         write_json(failure, about)
         if _is_divergence(run, about):
@@ -242,7 +294,7 @@ def _outcome(run: PlannedRun) -> tuple[str, float | None]:
     """The split that a run was evaluated on, and its mean AUC; of a trial, the validation's."""
     files = Run(Path(run.config.run_dir))
     for split in run.config.evaluate:
-        return split, read_json(files.evaluation(split))["mean_auc"]
+        return split, files.read_json(files.evaluation(split))["mean_auc"]
     return "validation", files.read_result()["best_valid_mean_auc"]
 
 
@@ -266,7 +318,7 @@ def _only_one(folder: Path, shard: str):
     path = folder / f".lock-{shard.replace('/', '-of-') or 'all'}"
 
     def busy():
-        print(f"another process works on this study ({path}); waiting for its end", flush=True)
+        print(f"{refusal(f'study {path.parent}', path)}; waiting", flush=True)
 
     return locked(path, busy)
 
@@ -284,9 +336,20 @@ def _save_plan(folder: Path, config: StudyConfig, planned: list[PlannedRun]) -> 
         {"name": run.name, "needs": run.needs, "command": run.command, "flags": vars(run.config)}
         for run in planned
     ]
+    if config.private_paths:
+        for run in runs:
+            run["command"] = command_without_folders(run["command"])
+            run["flags"] = without_folders(run["flags"])
     content = {"name": config.name, "split": config.evaluate, "runs": runs}
     path = folder / grid.PLAN.format(config.name)
     write_json(path, content)
+
+
+def _paths(config: StudyConfig, run: PlannedRun) -> list[str]:
+    """Returns the paths that a run's log may name."""
+    flags = vars(run.config)
+    paths = (flags[name] for name in ("run_dir", "data_dir", "init_from", "backbone"))
+    return [config.study_dir, *filter(None, paths)]
 
 
 def _last_line(log: Path) -> str:

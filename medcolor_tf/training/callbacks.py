@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.runs.checkpoint import LossSums
 from medcolor_tf.runs.folder import DIVERGED
 
 Schedule = Callable[[int], tuple[float, float]]
@@ -35,19 +36,19 @@ class RunningLoss:
         return loss
 
 
-def diverged(what: str, step: int) -> InputError:
-    """Returns the error of a run that cannot go on."""
-    return InputError(
-        f"{what} at step {step}: {DIVERGED}; start a new run with a lower --max_lr. "
-        "The last checkpoint is kept"
-    )
+def diverged(what: str, details: str) -> InputError:
+    """Returns the error of a run that cannot go on.
+
+    Args:
+        what: is wrong, and where.
+        details: sentences on the images at hand and on what is kept.
+    """
+    return InputError(f"{what}: {DIVERGED}; start a new run with a lower --max_lr. {details}")
 
 
-def check_finite(arrays: Mapping[str, np.ndarray], step: int) -> None:
-    """Raises the error of :func:`diverged` where an array, known by its name, is not finite."""
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise diverged(f"{name} is not finite", step)
+def not_finite(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the name of the first array that is not finite, "" where all are."""
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), "")
 
 
 class AfterSteps(keras.callbacks.Callback):
@@ -59,27 +60,33 @@ class AfterSteps(keras.callbacks.Callback):
     Args:
         first: step of the run at which ``fit`` begins.
         interval: steps of a Keras epoch.
+        sums: of the loss, where ``fit`` begins in the middle of an interval between checkpoints.
     """
 
-    def __init__(self, first: int, interval: int):
+    def __init__(self, first: int, interval: int, sums: LossSums | None = None):
         super().__init__()
-        self.first, self.interval = first, interval
+        self.first, self.interval, self.sums = first, interval, sums
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Notes the step that the epoch begins with."""
+        """Notes the step that the epoch begins with, and the steps of its interval before that."""
         self._epoch_start = self.first + epoch * self.interval
+        self._before = self.sums.steps if self.sums and epoch == 0 else 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Notes the step that an execution begins with."""
+        self._execution_start = self._epoch_start + batch
 
     def on_train_batch_end(self, batch, logs: Any = None):
         """Passes on to :meth:`after`; with several steps an execution, at its last one."""
-        self.after(self._epoch_start + batch + 1, batch, logs["loss"])
+        self.after(self._epoch_start + batch + 1, self._before + batch, logs["loss"])
 
     def after(self, step: int, batch: int, loss: float) -> None:
         """Acts.
 
         Args:
             step: of the run, the number of steps done.
-            batch: of the Keras epoch, from 0.
-            loss: Keras' running mean over the epoch's batches.
+            batch: of the interval between checkpoints, from 0.
+            loss: Keras' running mean over the interval's batches.
         """
         raise NotImplementedError
 
@@ -88,15 +95,26 @@ class Progress(AfterSteps):
     """A progress bar with images/s, loss and learning rate; stops a run whose loss is not finite.
 
     Args:
-        first, interval: see :class:`AfterSteps`.
+        first, interval, sums: see :class:`AfterSteps`.
         total: steps of the whole run.
         batch_size: images per step.
         schedule: step -> (learning rate, momentum).
+        diverged: what is wrong, step before and after an execution -> the error to raise.
     """
 
-    def __init__(self, first: int, interval: int, total: int, batch_size: int, schedule: Schedule):
-        super().__init__(first, interval)
+    def __init__(
+        self,
+        first: int,
+        interval: int,
+        sums: LossSums | None,
+        total: int,
+        batch_size: int,
+        schedule: Schedule,
+        diverged: Callable[[str, int, int], InputError],
+    ):
+        super().__init__(first, interval, sums)
         self.total, self.batch_size, self.schedule = total, batch_size, schedule
+        self._diverged = diverged
 
     def on_train_begin(self, logs=None):
         """Opens the bar, at the position of a resumed run."""
@@ -113,14 +131,19 @@ class Progress(AfterSteps):
     def after(self, step, batch, loss):
         """Moves the bar."""
         if not math.isfinite(loss):
-            raise diverged(f"the loss is {loss}", step)
+            raise self._diverged(f"the loss is {loss}", self._execution_start, step)
         rate, _ = self.schedule(step - 1)
         self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.2e}", refresh=False)
         self._bar.update(step * self.batch_size - self._bar.n)
 
     def on_train_end(self, logs=None):
         """Closes the bar."""
-        self._bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Ends the bar's line, for what is said next; twice is once."""
+        if bar := getattr(self, "_bar", None):
+            bar.close()
 
 
 class AtCheckpoint(keras.callbacks.Callback):
@@ -144,7 +167,7 @@ class LossCurve(AfterSteps):
     """Writes loss, learning rate, momentum and images/s to TensorBoard every few steps.
 
     Args:
-        first, interval: see :class:`AfterSteps`.
+        first, interval, sums: see :class:`AfterSteps`.
         log: :class:`medcolor_tf.training.tensorboard.Log`.
         every: steps between points; with several steps an execution, the first end of one beyond.
         batch_size: images per step.
@@ -156,13 +179,14 @@ class LossCurve(AfterSteps):
         self,
         first: int,
         interval: int,
+        sums: LossSums | None,
         log,
         every: int,
         batch_size: int,
         schedule: Schedule,
         multipliers: Mapping[str, float] = MappingProxyType({}),
     ):
-        super().__init__(first, interval)
+        super().__init__(first, interval, sums)
         self.multipliers = multipliers
         self.log, self.every, self.batch_size, self.schedule = log, every, batch_size, schedule
         self._loss = RunningLoss()
@@ -172,7 +196,9 @@ class LossCurve(AfterSteps):
         """Restarts with Keras' running mean, and leaves evaluation out of the speed."""
         super().on_epoch_begin(epoch, logs)
         self._loss.reset()
-        self._since, self._batches = time.perf_counter(), 0
+        if self._before and self.sums:
+            self._loss.since_last(self.sums.mean, self._before)
+        self._since, self._batches = time.perf_counter(), self._before
 
     def after(self, step, batch, loss):
         """Writes a point when it is time."""

@@ -16,8 +16,10 @@ from medcolor_tf.data.image_cache import AUTO_SHARE
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.inference import predict_full, sigmoid
+from medcolor_tf.interrupts import StopRequest
 from medcolor_tf.parallel import replicas
 from medcolor_tf.parallel.runtime import available_memory
+from medcolor_tf.runs.checkpoint import LossSums
 from medcolor_tf.runs.config import AUTO, TrainConfig
 from medcolor_tf.training.augment import RandomRotationZoom
 
@@ -54,7 +56,7 @@ def choose(
         config: checked by :func:`check`.
         classifier: with trainable set.
         train: training images.
-        steps: that are left of the run.
+        steps: of the whole run.
 
     Returns:
         (decision, reason for the log; "" where the strategy leaves no choice).
@@ -177,6 +179,30 @@ class FrozenFeatures:
                 yield self.train[(epoch + rows) % len(self.train), rows], self.train_labels[rows]
 
 
+class HeadLoss:
+    """Sums up the losses of :func:`fit_head`."""
+
+    def __init__(self):
+        self.total, self.count = 0.0, 0
+
+    def add(self, loss: float) -> None:
+        """Adds the loss of one step."""
+        self.total, self.count = self.total + loss, self.count + 1
+
+    @property
+    def mean(self) -> float:
+        """Mean over the steps."""
+        return self.total / self.count
+
+    def read(self) -> LossSums:
+        """Returns the sums as they are."""
+        return LossSums((self.total,), (self.count,))
+
+    def write(self, sums: LossSums) -> None:
+        """Goes on from these sums."""
+        self.total, self.count = sum(sums.total), int(sum(sums.count))
+
+
 def fit_head(
     model: keras.Model,
     batches: Iterator[tuple[np.ndarray, np.ndarray]],
@@ -185,6 +211,8 @@ def fit_head(
     schedule: Callable[[int], tuple[float, float]],
     every: int,
     callbacks: Sequence[keras.callbacks.Callback],
+    loss: HeadLoss,
+    stop: StopRequest,
     multiplier: float = 1.0,
 ) -> None:
     """Does what ``model.fit`` would, where only C trains and its features are at hand.
@@ -196,8 +224,11 @@ def fit_head(
         batches: features (B, F) and labels (B, L) of each step.
         epochs, steps_per_epoch: as for ``fit``.
         schedule: step -> (learning rate, momentum).
-        every: callbacks see the end of every step whose number this divides, and of each epoch.
-        callbacks: as for ``fit``; without ``on_train_batch_begin``.
+        every: callbacks see every step whose number this divides, the last one of each epoch, one
+            whose loss is not finite, and the one in which a signal comes.
+        callbacks: as for ``fit``.
+        loss: sums up the losses of an epoch.
+        stop: whether a signal has come.
         multiplier: factor of the schedule's rate.
     """
     callback_list = keras.callbacks.CallbackList(list(callbacks), model=model)
@@ -205,17 +236,20 @@ def fit_head(
     state = _read(model)
     callback_list.on_train_begin()
     for epoch in range(epochs):
+        loss.write(LossSums((), ()))
         callback_list.on_epoch_begin(epoch)
-        total = 0.0
-        for done in range(1, steps_per_epoch + 1):
+        for batch in range(steps_per_epoch):
             rate, momentum = schedule(step)
             rate = np.float32(rate) * np.float32(multiplier)
-            total += _step(state, *next(batches), rate, np.float32(momentum))
+            value = _step(state, *next(batches), rate, np.float32(momentum))
+            loss.add(value)
             step += 1
-            if step % every == 0 or done == steps_per_epoch:
+            is_last = batch + 1 == steps_per_epoch
+            if step % every == 0 or is_last or stop.signum or not np.isfinite(value):
                 _write(model, state, step)
-                callback_list.on_train_batch_end(done - 1, {"loss": total / done})
-        callback_list.on_epoch_end(epoch, {"loss": total / steps_per_epoch})
+                callback_list.on_train_batch_begin(batch)
+                callback_list.on_train_batch_end(batch, {"loss": loss.mean})
+        callback_list.on_epoch_end(epoch, {"loss": loss.mean})
     callback_list.on_train_end()
 
 

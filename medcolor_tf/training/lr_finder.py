@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_json
+from medcolor_tf.files import replacing, write_json
 from medcolor_tf.parallel.multihost import placed_like
 from medcolor_tf.runs.folder import LR_FINDER, LR_FINDER_PLOT, LR_FINDER_TABLE
 from medcolor_tf.training.optimizer import follow
@@ -53,15 +53,23 @@ class LRCurve:
 
     def save(self, folder: Path) -> None:
         """Writes table, plot and, last, the JSON file."""
-        with open(folder / LR_FINDER_TABLE, "w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(folder / LR_FINDER_TABLE) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["learning_rate", "loss", "smoothed_loss"])
             writer.writerows(zip(self.rates, self.losses, self.smoothed, strict=True))
-        self._draw(folder / LR_FINDER_PLOT)
+        with replacing(folder / LR_FINDER_PLOT) as temporary:
+            self._draw(temporary)
+        write_json(folder / LR_FINDER, self.to_dict())
+
+    def to_dict(self) -> dict:
+        """Returns what the JSON file holds."""
         content = dataclasses.asdict(self)
         if not self.multipliers:
             del content["multipliers"]
-        write_json(folder / LR_FINDER, content)
+        return content
 
     def _draw(self, path: Path) -> None:
         from matplotlib.figure import Figure
@@ -74,7 +82,7 @@ class LRCurve:
         axes.axvline(self.suggestion, linestyle="--", label=f"suggestion {self.suggestion:.2g}")
         axes.set_ylim(*_visible(self.smoothed))
         axes.legend()
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=120, format="png")
 
 
 def find_lr(

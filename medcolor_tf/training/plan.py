@@ -1,7 +1,9 @@
 """The plan of a run: what is trained on what, checked before anything is built or written."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 from medcolor_tf import catalog
 from medcolor_tf.catalog import STRATEGIES
@@ -11,6 +13,7 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.replicas import Devices
 from medcolor_tf.runs.config import TrainConfig, parse_multipliers
+from medcolor_tf.runs.folder import Run
 from medcolor_tf.sharing.pretrained import PretrainedParts, read_parts
 from medcolor_tf.training import feature_cache, strategies
 from medcolor_tf.training.callbacks import Schedule
@@ -41,7 +44,7 @@ class TrainPlan:
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> "TrainPlan":
-        """Opens the data and the source.
+        """Opens the data and the source, which is read as the run in --run_dir read it.
 
         Raises:
             InputError: options, data and source do not fit each other.
@@ -49,19 +52,31 @@ class TrainPlan:
         feature_cache.check(config)
         # Before anything else makes TensorFlow start.
         devices = Devices.choose(config.device_count(), config.batch_size)
-        source = read_parts(config.init_from) if config.init_from else None
+        init_from = config.init_from and Run(Path(config.run_dir)).source(config.init_from)
+        source = read_parts(init_from) if init_from else None
         parts = strategies.choose_parts(config, source)
         selection = Selection(
-            config.observations, config.uncertain_policy, config.train_fraction, config.subset_seed
+            config.observations,
+            config.uncertain_policy,
+            config.train_fraction,
+            config.subset_seed,
+            config.max_bad_records,
         )
         train, valid = (_split(config, name, selection) for name in ("train", "valid"))
         _refuse_unknown_labels(config, train)
         train.steps_per_epoch(config.batch_size)
         # Opened now, so that a missing test split is found before the training, not after it.
-        whole = Selection(config.observations, config.uncertain_policy)
+        whole = dataclasses.replace(selection, train_fraction=1.0)
         evaluated = tuple(_split(config, name, whole) for name in config.evaluate)
         spec = _spec(config, source, train, parts)
         return cls(config, source, train, valid, evaluated, spec, devices)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """All that are read, each once."""
+        names = ("train", "valid")
+        others = (split for split in self.evaluated if split.split not in names)
+        return (self.train, self.valid, *others)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -91,14 +106,22 @@ class TrainPlan:
         )
 
     def segments(self, start: int) -> list[tuple[int, int, int]]:
-        """Splits the steps from ``start`` on into whole intervals and one shorter one.
+        """Splits the steps from ``start`` on into whole intervals and what is shorter.
+
+        Checkpoints are at the same steps wherever a run goes on: first comes what is left of an
+        interval that was left in the middle, last the end of the run.
 
         Returns:
             (first step, step after the last, steps between checkpoints) of each.
         """
         total, interval = self.total_steps, self.checkpoint_interval
-        whole = start + (total - start) // interval * interval
-        segments = [(start, whole, interval), (whole, total, total - whole)]
+        begin = min(-(-start // interval) * interval, total)
+        whole = begin + (total - begin) // interval * interval
+        segments = [
+            (start, begin, begin - start),
+            (begin, whole, interval),
+            (whole, total, total - whole),
+        ]
         return [segment for segment in segments if segment[0] < segment[1]]
 
     def describe(self, spec: ModelSpec, parameters: int, max_lr: float) -> list[str]:
@@ -158,7 +181,7 @@ def _refuse_unknown_labels(config: TrainConfig, train: Split) -> None:
 
 
 def _split(config: TrainConfig, name: str, selection: Selection) -> Split:
-    return Split(config.data_dir, name, selection, config.image_size or None)
+    return Split(config.data_dir, name, selection, config.image_size or None, config.verify)
 
 
 def _spec(

@@ -2,7 +2,7 @@
 
 import keras
 
-from medcolor_tf.catalog import STRATEGIES
+from medcolor_tf.catalog import STRATEGIES, colorizer_init
 from medcolor_tf.errors import InputError
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs.config import TrainConfig
@@ -37,7 +37,8 @@ def choose_parts(config: TrainConfig, source: PretrainedParts | None) -> tuple[s
             )
         _refuse(config.colorizer == "none", f"{name} trains a colorizer", "colorizer", config)
         colorizer = config.colorizer or DEFAULT_COLORIZER
-        return colorizer, config.colorizer_init or "paper", config.backbone or DEFAULT_BACKBONE
+        init = colorizer_init(colorizer, config.colorizer_init)
+        return colorizer, init, config.backbone or DEFAULT_BACKBONE
     spec = source.spec
     if not spec.has_colorizer and config.strategy != "last_layer":
         raise InputError(f"{name}: {source.origin} has no colorizer (it was trained without)")

@@ -38,6 +38,11 @@ class Log:
             )
         self._writer.flush()
 
+    def color_table(self, step: int, picture: np.ndarray) -> None:
+        """Writes the gray values and their colours, (H, W, 3) uint8, of a color_map."""
+        with self._writer.as_default(step=step):
+            tf.summary.image("gray_to_color", picture[None])
+
     def hyper_parameters(self, config) -> None:
         """Writes a run's options to the HPARAMS tab."""
         from tensorboard.plugins.hparams import api

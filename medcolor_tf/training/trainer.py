@@ -4,6 +4,7 @@
 what is open meanwhile, in the order data, model, state, loop, finish.
 """
 
+import contextlib
 import dataclasses
 import functools
 from dataclasses import dataclass, field
@@ -14,19 +15,23 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from medcolor_tf import interrupts
 from medcolor_tf.commandline import command_line
+from medcolor_tf.data import damage
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.evaluation.evaluate import first_pictures
 from medcolor_tf.evaluation.inference import Predict, predict_split, predictor
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
-from medcolor_tf.files import read_json, write_json
+from medcolor_tf.interrupts import StopRequest
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel import multihost, replicas, runtime
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.parallel.replicas import unsharded
-from medcolor_tf.runs import checkpoint
+from medcolor_tf.private_paths import recorded
+from medcolor_tf.runs import checkpoint, resume
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.runs.checkpoint import Best, TrainState
+from medcolor_tf.runs.checkpoint import Best, LossSums, TrainState
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.runs.folder import Run
 from medcolor_tf.serving.evaluate_run import (
@@ -35,14 +40,17 @@ from medcolor_tf.serving.evaluate_run import (
     evaluate_once,
     origin_of,
 )
-from medcolor_tf.sharing import pretrained
+from medcolor_tf.sharing import colormap, pretrained
 from medcolor_tf.training import callbacks, device_cache, feature_cache, strategies
 from medcolor_tf.training.build import initial_classifier, training_model
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.optimizer import follow
 from medcolor_tf.training.plan import TrainPlan
 from medcolor_tf.training.schedule import tabulate
+from medcolor_tf.training.stopping import IntervalLoss, KerasLoss, StopAtStep
 from medcolor_tf.training.tensorboard import Log
+
+SHOWN_IDS = 64
 
 
 def train(config: TrainConfig) -> dict | None:
@@ -68,17 +76,23 @@ def train(config: TrainConfig) -> dict | None:
         multihost.joined(config) as processes,
     ):
         plan, run = TrainPlan.from_config(config), Run(Path(config.run_dir))
-        record = _checked_record(plan, run, processes)
-        if processes.broadcast_from_main(lambda: run.finished):
-            return _finished_result(plan, run) if processes.is_main_process else None
-        state = TrainState.load(run.folder / runs.LAST) if run.started else None
-        trainer = Trainer.build(plan, run, processes, state)
-        trainer.claim_folder(record)
-        with processes.distribution():
-            trainer.restore(state)
-            del state  # as large as the model and its optimizer
-            trainer.fit()
-            result = trainer.finish() | {"evaluations": trainer.evaluate()}
+        run.check(_record(plan))  # before the folder is touched
+        only_writer = run.only_writer() if processes.is_main_process else contextlib.nullcontext()
+        with only_writer, damage.named(*plan.splits):
+            record = _checked_record(plan, run, processes)
+            if processes.broadcast_from_main(lambda: resume.has_result(run)):
+                return _finished_result(plan, run) if processes.is_main_process else None
+            loaded = resume.load_state(run)
+            processes.check_same({"the checkpoint of step": loaded[0].step if loaded else 0})
+            trainer = Trainer.build(plan, run, processes, loaded)
+            trainer.claim_folder(record)
+            with processes.distribution():
+                trainer.restore(loaded)
+                del loaded  # as large as the model and its optimizer
+                trainer.fit()
+                result = trainer.finish() | {"evaluations": trainer.evaluate()}
+            for line in damage.describe(plan.splits):
+                print(line)
     return result if processes.is_main_process else None
 
 
@@ -88,13 +102,21 @@ def range_test(config: TrainConfig) -> LRCurve:
     if config.hosts:
         raise InputError(f"--hosts={','.join(config.hosts)}: the LR finder runs in one process")
     run = Run(Path(config.run_dir))
-    if run.folder.is_dir() and any(run.folder.iterdir()):
-        raise InputError(f"--run_dir={run.folder}: not empty; give the LR finder a new folder")
-    with runtime.precision(config.mixed_precision), runtime.seeded(config.seed):
-        trainer = Trainer.build(TrainPlan.from_config(config), run)
-        curve = find_lr(trainer.model, trainer.batches(0)).of_parts(config.lr_factors)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    curve.save(run.folder)
+    with (
+        runtime.precision(config.mixed_precision),
+        runtime.seeded(config.seed),
+    ):
+        plan = TrainPlan.from_config(config)
+        with run.only_writer(), damage.named(plan.train):
+            if not run.is_empty:
+                raise InputError(
+                    f"--run_dir={run.folder}: not empty; give the LR finder a new folder"
+                )
+            trainer = Trainer.build(plan, run)
+            curve = find_lr(trainer.model, trainer.batches(0)).of_parts(config.lr_factors)
+            curve.save(run.folder)
+            for line in damage.describe([plan.train]):
+                print(line)
     return curve
 
 
@@ -115,6 +137,9 @@ class Trainer:
         frozen_features: where only C trains and its input is computed once, else None.
         device_images: where training images are in the accelerator's memory, else None.
         log: TensorBoard, in the process that writes.
+        loss: of an interval between checkpoints in whose middle training starts, else None.
+        stop: whether a signal has come.
+        open: what is closed when training ends, however it does.
     """
 
     plan: TrainPlan
@@ -129,6 +154,9 @@ class Trainer:
     frozen_features: feature_cache.FrozenFeatures | None = None
     device_images: device_cache.DeviceImageCache | None = None
     log: Log | None = None
+    loss: LossSums | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     # -- data --------------------------------------------------------------------------------------
 
@@ -145,15 +173,15 @@ class Trainer:
     def _cache_data(self) -> None:
         """Computes the features, or caches the decoded images, that every epoch needs again."""
         plan, processes = self.plan, self.processes
-        steps_left = plan.total_steps - self.step
         once, reason = False, ""
         if processes.count == 1:  # several would not choose the same; --features=once is refused
+            # Of the whole run, not of what is left: a resumed run must choose as it did before.
             once, reason = feature_cache.choose(
-                plan.config, self.classifier, plan.train, steps_left
+                plan.config, self.classifier, plan.train, plan.total_steps
             )
         if reason:
             print(reason)
-        if once and steps_left:
+        if once and self.step < plan.total_steps:
             self.frozen_features = feature_cache.FrozenFeatures.compute(
                 plan.config, self.classifier, plan.train, plan.valid
             )
@@ -177,7 +205,7 @@ class Trainer:
         plan: TrainPlan,
         run: Run,
         processes: Processes = ALONE,
-        state: TrainState | None = None,
+        loaded: tuple[TrainState, Path] | None = None,
     ) -> "Trainer":
         """Builds and compiles the model with the weights it starts from.
 
@@ -185,12 +213,13 @@ class Trainer:
             plan: what is trained on what.
             run: the run folder.
             processes: that train together.
-            state: of the last checkpoint, whose weights are taken; None where the run is new.
+            loaded: the checkpoint whose weights are taken and its file; None where the run is new.
         """
+        state, origin = loaded or (None, "")
         with plan.devices.scope():
             if plan.devices.note:
                 print(plan.devices.note)
-            classifier = initial_classifier(plan, state, run.folder / runs.LAST)
+            classifier = initial_classifier(plan, state, origin)
             strategies.set_trainable(classifier, plan.config.strategy, plan.config.frozen_bn)
             plan.devices.prepare(classifier)
             model = training_model(classifier, plan.spec.image_size, plan.config, processes)
@@ -200,6 +229,11 @@ class Trainer:
     def _colorize(self) -> Predict:
         return colorizer_of(self.classifier)
 
+    def _color_table(self) -> ColorTable:
+        """The colours of T, a color_map, as it is now."""
+        spec, colorizer = self.spec, self.classifier.get_layer("colorizer")
+        return ColorTable.from_colorizer(colorizer, spec.pixel_mean, spec.pixel_std, spec.max_value)
+
     # -- state -------------------------------------------------------------------------------------
 
     def claim_folder(self, record: dict) -> None:
@@ -208,11 +242,15 @@ class Trainer:
             self.run.claim(record)
             self.spec = self.run.save_model_spec(self.spec)
 
-    def restore(self, state: TrainState | None) -> None:
-        """Goes on from the last checkpoint; None leaves a new run as it is."""
-        if state is not None:
-            state.restore(self.classifier, self.model, self.run.folder / runs.LAST)
-            self.step, self.best = state.step, state.best
+    def restore(self, loaded: tuple[TrainState, Path] | None) -> None:
+        """Goes on from a checkpoint; None leaves a new run as it is."""
+        if loaded is None:
+            return
+        state, origin = loaded
+        state.restore(self.classifier, self.model, origin)
+        self.step, self.best, self.loss = state.step, state.best, state.loss
+        if self.processes.is_main_process:  # which writes the best weights
+            self.best = resume.mend(self.run, state, origin, self.spec)
 
     # -- loop --------------------------------------------------------------------------------------
 
@@ -225,9 +263,11 @@ class Trainer:
         if self.processes.is_main_process:
             self.log = Log(self.run.folder / runs.TENSORBOARD)
             if self.step == 0:
-                self.log.hyper_parameters(config)
-        for first, last, interval in plan.segments(self.step):
-            self._fit_segment(first, (last - first) // interval, interval)
+                self.log.hyper_parameters(recorded(config))
+        stoppable = interrupts.deferred("finishing the step, then saving")
+        with contextlib.ExitStack() as self.open, stoppable as self.stop:
+            for first, last, interval in plan.segments(self.step):
+                self._fit_segment(first, (last - first) // interval, interval)
         if self.log:
             self.log.close()
 
@@ -242,7 +282,7 @@ class Trainer:
         lines = self.plan.describe(self.spec, parameters, self.max_lr)
         if note := runtime.xla_note(self.model):
             lines.append(note)
-        lines += self.plan.one_sided_labels()
+        lines += self.plan.one_sided_labels() + damage.describe(self.plan.splits)
         if self.step:
             lines.append(f"resuming at step {self.step:,}")
         print("\n".join(lines))
@@ -250,15 +290,23 @@ class Trainer:
     def _fit_segment(self, first: int, epochs: int, steps: int) -> None:
         """Trains ``epochs`` times ``steps`` steps from step ``first`` on."""
         config, batches = self.plan.config, self.batches(first)
-        observers = self._callbacks(first, steps)
+        model = self.model if self.device_images is None else self.device_images.model
         if self.frozen_features is not None:
-            every = config.log_every
-            multiplier = config.lr_factors.get("head", 1.0)
+            loss = feature_cache.HeadLoss()
             feature_cache.fit_head(
-                self.model, batches, epochs, steps, self.schedule, every, observers, multiplier
+                model,
+                batches,
+                epochs,
+                steps,
+                self.schedule,
+                config.log_every,
+                self._callbacks(first, steps, loss),
+                loss,
+                self.stop,
+                config.lr_factors.get("head", 1.0),
             )
             return
-        model = self.model if self.device_images is None else self.device_images.model
+        observers = self._callbacks(first, steps, KerasLoss(model))
         together = runtime.steps_together(config.steps_per_execution, steps)
         table = tabulate(self.schedule, self.plan.total_steps)
         # The optimizer looks rate and momentum up inside the step, by its iterations.
@@ -274,17 +322,60 @@ class Trainer:
             callbacks=observers,
         )
 
-    def _callbacks(self, first: int, interval: int) -> list[keras.callbacks.Callback]:
+    def _callbacks(
+        self, first: int, interval: int, loss: IntervalLoss
+    ) -> list[keras.callbacks.Callback]:
         total, config = self.plan.total_steps, self.plan.config
         at_checkpoint = callbacks.AtCheckpoint(first, interval, self._checkpoint)
+        segment = first, interval, self.loss if first == self.step else None
+        stop = StopAtStep(*segment, self._agreed, loss, self._save_amid, self.run.how_to_go_on)
         if not self.log:
-            return [at_checkpoint]
+            return [at_checkpoint, stop]
         size, schedule = config.batch_size, self.schedule
         curve = callbacks.LossCurve(
-            first, interval, self.log, config.log_every, size, schedule, config.lr_factors
+            *segment, self.log, config.log_every, size, schedule, config.lr_factors
         )
-        progress = callbacks.Progress(first, interval, total, size, schedule)
-        return [curve, at_checkpoint, progress]
+        progress = callbacks.Progress(*segment, total, size, schedule, self._diverged)
+        self.open.callback(progress.close)  # a run that ends in an error too
+        return [curve, at_checkpoint, progress, stop]
+
+    def _agreed(self, step: int, loss: Any) -> int:
+        """Returns the signal at which all processes end after this step, 0 to go on."""
+        if self.processes.count > 1:
+            float(loss)  # waits for the step, so that nobody is further ahead than the next one
+        return self.processes.stop_signal(self.stop.signum, step)
+
+    def _save_amid(self, step: int, loss: LossSums) -> None:
+        """Saves the state alone, in the middle of an interval: no validation, no row in the log."""
+        if self.processes.is_main_process:
+            state = TrainState.capture(step, self.best, self.classifier, self.model)
+            self._check_finite(state)
+            resume.write_checkpoint(self.run, dataclasses.replace(state, loss=loss))
+        self.processes.all_gather(None)
+
+    def _check_finite(self, state: TrainState) -> None:
+        """Refuses to save what cannot be gone on from.
+
+        The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
+        """
+        if name := callbacks.not_finite(state.arrays):
+            what = f"{name} is not finite at step {state.step}, nor perhaps in the steps before"
+            raise callbacks.diverged(what, self.run.what_is_kept())
+
+    def _diverged(self, what: str, before: int, step: int) -> InputError:
+        """Returns the error of a run that diverged in the steps after ``before`` up to ``step``."""
+        config = self.plan.config
+        stream = config.batch_size, config.seed, config.shuffle_buffer
+        ids = self.plan.train.ids_of_steps(before, step, *stream)
+        shown = ", ".join(ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")
+        where = f"at step {step}"
+        if step - before > 1:
+            where = (
+                f"in steps {before + 1} to {step}, which were one execution (the same command with "
+                "--steps_per_execution=1 tells which)"
+            )
+        images = f"Its {len(ids)} images (keyed ids): {shown}. " if ids else ""
+        return callbacks.diverged(f"{what} {where}", images + self.run.what_is_kept())
 
     def _checkpoint(self, step: int, loss: float) -> None:
         """Validates in all processes and saves in one."""
@@ -312,21 +403,19 @@ class Trainer:
             loss: mean training loss since the last checkpoint.
             auc: (L,) of the validation images, NaN where undefined.
         """
-        folder, mean = self.run.folder, mean_auc(auc)
+        mean, best = mean_auc(auc), b""
         state = TrainState.capture(step, self.best, self.classifier, self.model)
-        # The loss alone does not tell: a ReLU inside a convolution's kernel turns NaN into 0.
-        callbacks.check_finite(state.arrays, step)
+        self._check_finite(state)
         # Not ">": where no observation has both classes the AUC is NaN, and the last weights count.
         if not mean <= self.best.auc:
             self.best = Best(mean, step)
-            metadata = {"step": step, "valid_mean_auc": mean, "model": self.spec.to_dict()}
-            checkpoint.save(folder / runs.BEST, state.weights, metadata)
-        self._log_checkpoint(step, loss, auc)
-        dataclasses.replace(state, best=self.best).save(folder / runs.LAST)
+            best = resume.best_content(state.weights, self.best, self.spec)
+        log = self._log_checkpoint(step, loss, auc)
+        resume.write_checkpoint(self.run, dataclasses.replace(state, best=self.best), best, log)
         tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
 
-    def _log_checkpoint(self, step: int, loss: float, auc: np.ndarray) -> None:
-        """Adds a row to log.csv, and pictures and points to TensorBoard."""
+    def _log_checkpoint(self, step: int, loss: float, auc: np.ndarray) -> str:
+        """Adds pictures and points to TensorBoard; returns log.csv with another row."""
         assert self.log is not None, "only the process that writes logs"
         per_observation = dict(zip(self.spec.observations, map(float, auc), strict=True))
         rate, _ = self.schedule(step - 1)
@@ -339,16 +428,17 @@ class Trainer:
         }
         if self.frozen_features is None or not self.run.read_log():  # a frozen T paints them once
             self.log.pictures(step, *first_pictures(self._colorize, self.plan.valid))
-        self.run.append_log(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
+            if self.spec.is_gray_map:
+                self.log.color_table(step, self._color_table().to_picture())
         scalars = {"valid/mean_auc": row["valid_mean_auc"], "train/interval_loss": loss}
         self.log.scalars(step, scalars)
         self.log.scalars(step, {f"valid_auc/{k}": v for k, v in per_observation.items()})
+        return self.run.log_with(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
 
     def _suggested_rate(self) -> float:
         """Peak rate of --max_lr=auto: the one found before, or a new range test's."""
-        path = self.run.folder / runs.LR_FINDER
         before = self.processes.broadcast_from_main(
-            lambda: path.is_file() and read_json(path)["suggestion"]
+            lambda: resume.suggested_rate(self.run, self.step)
         )
         if before:
             return before
@@ -356,6 +446,7 @@ class Trainer:
         curve: LRCurve = find_lr(self.model, self.batches(0)).of_parts(self.plan.config.lr_factors)
         if self.processes.is_main_process:
             curve.save(self.run.folder)
+            self.run.write({runs.LR_FINDER: curve.to_dict()})
         plot = self.run.folder / runs.LR_FINDER_PLOT
         parts = f"; {curve.parts}" if curve.parts else ""
         print(f"suggests {curve.suggestion:.3g}{parts} (curve: {plot})")
@@ -367,9 +458,11 @@ class Trainer:
         """Writes the best colorizer and, last, result.json; returns its content."""
         if not self.processes.is_main_process:
             return {}
-        folder, plan, best = self.run.folder, self.plan, self.best
+        plan, best = self.plan, self.best
         if self.spec.has_colorizer:
-            pretrained.save_colorizer(folder, self.spec)
+            pretrained.save_colorizer(self.run.folder, self.spec)
+        if self.spec.is_gray_map:
+            colormap.write_to_run(self.run.folder)
         result = {
             "steps": plan.total_steps,
             "best_step": best.step,
@@ -379,15 +472,23 @@ class Trainer:
             "train_images": len(plan.train),
             "valid_images": len(plan.valid),
         }
-        write_json(folder / runs.RESULT, result)
+        if plan.config.max_bad_records:
+            result["bad_records"] = {s.split: len(s.bad_records) for s in plan.splits}
+        self.run.write({runs.RESULT: result})
         return result
 
     def evaluate(self) -> list[dict]:
         """Evaluates the best weights on the splits of --evaluate, in the model at hand."""
         config, run, processes = self.plan.config, self.run, self.processes
-        metadata = checkpoint.load_parts(self.classifier, run.folder / runs.BEST)
+        metadata = checkpoint.load_parts(self.classifier, run.checked(runs.BEST))
         processes.check_same({"the best weights of step": metadata["step"]})
-        origin = origin_of(config.run_dir, "best", metadata["step"], config.mixed_precision)
+        origin = origin_of(
+            config.run_dir,
+            "best",
+            metadata["step"],
+            config.mixed_precision,
+            config.data_dir if config.private_paths else "",
+        )
         return [
             evaluate_model(
                 self.spec,
@@ -409,22 +510,31 @@ def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
     Raises:
         InputError: it holds another one, or the processes do not see the same folder and data.
     """
-    command = command_line("medcolor_tf.train", plan.config)
-    record = runs.record(plan.config, command, plan.train, plan.source)
-    run.check(record)
+    record = _record(plan)
+    run.check(record)  # once more: another process may have written in between
     processes.check_same({"data": record["data_fingerprint"], "of": record["init_from"]})
     run.check_shared(processes)
     processes.advise(run.resume_advice)
     return record
 
 
+def _record(plan: TrainPlan) -> dict:
+    """Returns the content of config.json."""
+    config = recorded(plan.config)
+    command = command_line("medcolor_tf.train", config)
+    bad_records = damage.record_places((plan.train, plan.valid))
+    return runs.record(config, command, plan.train, plan.source, bad_records)
+
+
 def _finished_result(plan: TrainPlan, run: Run) -> dict:
     """Returns what a finished run found; evaluates where an evaluation is missing or another's."""
     config = plan.config
     print(f"{config.run_dir}: already finished")
-    result = read_json(run.folder / runs.RESULT)
+    result = run.read_json(runs.RESULT)
     evaluations = [
-        evaluate_once(config.run_dir, split, config.batch_size, config.mixed_precision)
+        evaluate_once(
+            config.run_dir, split, config.batch_size, config.mixed_precision, config.private_paths
+        )
         for split in plan.evaluated
     ]
     return result | {"evaluations": evaluations}

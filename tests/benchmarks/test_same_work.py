@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks import ours as ours_rows
-from benchmarks import stock_keras
+from benchmarks import rows, stock_keras
+from benchmarks.run import BenchConfig
 from benchmarks.work import LABELS, TRAINS, batch_of
-from medcolor_tf.catalog import STRATEGIES
+from medcolor_tf.catalog import COLORIZERS, STRATEGIES
 from medcolor_tf.models import load_torch_colorizer, load_torch_resnet18
 from medcolor_tf.models.torch_weights import load_torch_densenet121
 
@@ -93,6 +94,17 @@ def test_stock_keras_trains_the_same(strategy):
         stock_keras.compile_for_training(stock, strategy),
     )
     assert trainable(compiled[0]) == trainable(compiled[1])
+
+
+@pytest.mark.parametrize("work", ["training", "inference"])
+def test_every_colorizer_has_its_cost_measured(work):
+    config = BenchConfig(size=32, batch=2)
+    (row,) = rows.choose(rows.all_rows(config), (f"colorizer/{work}",))
+    assert list(row.specs) == list(COLORIZERS)
+    assert set(row.rivals) < set(row.specs)
+    for name, spec in row.specs.items():
+        assert spec["colorizer"] == name
+        ours_rows.colorizer(spec)(1)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from data_prep.building.duplicates import ContentDigests
 from data_prep.options import BuildConfig
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import DatasetInfo, SplitIndex
+from medcolor_tf.locks import locked
 
 ROOT = Path(__file__).parents[2]
 HALVES = ("--valid_fraction=0.25", "--test_fraction=0.25")
@@ -305,14 +307,13 @@ def test_a_build_of_other_pixels_is_not_continued(make_table, run_build, table_f
 
 
 def test_two_builds_cannot_share_a_folder(tmp_path, make_table, run_build, table_flags):
-    fcntl = pytest.importorskip("fcntl")
+    pytest.importorskip("fcntl")
     table = make_table()
     (table.parent / "img/SECRETFILE003.png").write_bytes(b"")
     flags = table_flags(table, *HALVES)
     _, _, folder = run_build(*flags)
-    with (folder / shards.BUILD_FOLDER / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert "another build is writing there" in run_build(*flags)[1]
+    with locked(folder / shards.BUILD_FOLDER / "lock", busy=pytest.fail):
+        assert f"process {os.getpid()} on {socket.gethostname()}" in run_build(*flags)[1]
 
 
 def test_missing_files_fail_at_once(make_table, run_build, table_flags):

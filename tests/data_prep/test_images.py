@@ -369,7 +369,9 @@ def test_other_formats_of_pillow_are_not_read(tmp_path, plugin):
 
 def test_a_file_that_only_begins_well_says_so(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff and text")
-    with pytest.raises(ImageError, match="begins as a JPEG file does, but is not one"):
+    with pytest.raises(
+        ImageError, match="begins as a JPEG file does, but is damaged or of a kind that is not read"
+    ):
         read_image(tmp_path / "x.jpg")
 
 
@@ -402,6 +404,18 @@ def test_white_is_zero_at_sixteen_bits_is_inverted_as_at_eight(tmp_path):
         read_image(CASES / "gray16_whiteiszero.tif", bits=16),
         65535 - np.asarray(Image.open(CASES / "gray16_whiteiszero.tif")).astype(np.uint16),
     )
+
+
+def test_a_png_with_a_wrong_check_sum_is_rejected(tmp_path):
+    """Pillow compares those of the other chunks, not that of the pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
+    path = save(tmp_path, Image.fromarray(noise), "a.png")
+    content = bytearray(path.read_bytes())
+    assert np.array_equal(read_image(path), noise)
+    content[800] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"PNG is damaged \(wrong check sum of the pixels at "):
+        read_image(path)
 
 
 @pytest.mark.parametrize("short_side", [None, 16, 64])

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from medcolor_tf.evaluation import mean_auc, roc_auc, statistics
+from medcolor_tf.evaluation import bootstrap, mean_auc, roc_auc
+from medcolor_tf.evaluation.bootstrap import bootstrap_auc, bootstrap_difference
 from medcolor_tf.evaluation.statistics import (
     benjamini_hochberg,
-    bootstrap_auc,
-    bootstrap_difference,
     delong_interval,
     delong_test,
     mean_std,
@@ -114,8 +113,10 @@ def test_weighted_auc_is_scikit_learns(seed, images):
     random = np.random.default_rng(seed)
     labels = random.choice([0, 1, NAN], images)
     scores = random.integers(0, 6, images).astype(float)
-    weights = random.integers(0, 4, (images, 3))
-    found = statistics._weighted_auc(statistics._order(labels, scores, np.arange(images)), weights)
+    weights = random.integers(0, 4, (images, 3), np.int32)
+    found = bootstrap._weighted_auc(
+        bootstrap._order(labels, scores, np.arange(images), images), weights
+    )
     for value, weight in zip(found, weights.T, strict=True):
         held = ~np.isnan(labels) & (weight > 0)
         if len(np.unique(labels[held])) < 2:
@@ -173,7 +174,7 @@ def test_bootstrap_repeats_with_its_seed_whatever_the_blocks(monkeypatch):
     labels, a, _, patient = cohort()
     found = bootstrap_auc(labels, a, patient, n_resamples=50, seed=1).interval
     assert (bootstrap_auc(labels, a, patient, n_resamples=50, seed=2).interval != found).any()
-    monkeypatch.setattr(statistics, "BLOCK_CELLS", 7 * len(labels))
+    monkeypatch.setattr(bootstrap, "BLOCK_CELLS", 7 * len(labels))
     again = bootstrap_auc(labels, a, [("p", number) for number in patient], n_resamples=50, seed=1)
     np.testing.assert_array_equal(again.interval, found)
 

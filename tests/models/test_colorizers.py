@@ -16,8 +16,15 @@ from medcolor_tf.models.torch_weights import _COLORIZER_NAMES, torch_state, torc
 ops: Any = keras.ops  # not annotated in Keras
 
 NAMES = tuple(COLORIZERS)
-PARAMETERS = {"deconv": 596_611, "pixel_shuffle": 599_440, "color_u": 192_659}
+PAPER = ("deconv", "pixel_shuffle", "color_u")
+MAPS = ("color_map", "context_map")
+PARAMETERS = {
+    **{"deconv": 596_611, "pixel_shuffle": 599_440, "color_u": 192_659},
+    **{"color_map": 1_219, "context_map": 1_315},
+}
 each = pytest.mark.parametrize("name", NAMES)
+each_of_the_paper = pytest.mark.parametrize("name", PAPER)
+each_map = pytest.mark.parametrize("name", MAPS)
 
 
 @functools.cache
@@ -43,7 +50,7 @@ def _torch_state(model):
     return state
 
 
-@each
+@each_of_the_paper
 def test_golden(name, golden):
     arrays = golden(name)
     model = build_colorizer(name)
@@ -89,7 +96,11 @@ def test_gray_learns(name):
 
 @each
 def test_every_variable_gets_a_finite_gradient(name):
-    gradients = _gradients(build_colorizer(name, seed=0), _image(2, 16, 16, 1))
+    model = build_colorizer(name, seed=0)
+    for variable in model.trainable_variables:
+        if name in MAPS and not np.any(variable):  # it starts at zero, and gets one step
+            variable.assign(variable + 0.01)
+    gradients = _gradients(model, _image(2, 16, 16, 1))
     for path, gradient in gradients.items():
         assert np.isfinite(gradient).all(), path
         # A bias before a normalisation has none but rounding; every kernel has one.
@@ -167,7 +178,7 @@ def _fan_in(array):
     return np.prod(array.shape[1:])
 
 
-@each
+@each_of_the_paper
 def test_initialisation(name):
     """Kernels and biases fill their interval; BatchNorm is 1 and 0."""
     state = _torch_state(_built(name))
@@ -192,7 +203,7 @@ def test_initialisation(name):
     assert len(biases) == len(kernels) - (name == "deconv")  # only `deconv` has none
 
 
-@each
+@each_of_the_paper
 def test_round_trip_through_torch_names(name):
     source, target = _built(name), build_colorizer(name, seed=1)
     state = torch_state(source)
@@ -204,7 +215,7 @@ def test_round_trip_through_torch_names(name):
         np.testing.assert_array_equal(a, b)
 
 
-@each
+@each_of_the_paper
 def test_names_are_the_authors(name, golden):
     arrays = golden(name)
     expected = {k[6:]: v.shape for k, v in arrays.items() if k.startswith("state/")}
@@ -251,6 +262,8 @@ def test_a_model_of_other_origin_is_refused():
         ({"name": "pixelshuffle"}, "did you mean pixel_shuffle"),
         ({"name": "none"}, "expected one of deconv, pixel_shuffle, color_u"),
         ({"name": "deconv", "init": "grey"}, "expected one of paper, gray"),
+        ({"name": "color_map", "init": "grey"}, "expected one of paper, gray"),
+        ({"name": "context_map", "init": "paper"}, "context_map has no such start; expected gray"),
         ({"name": "deconv", "input_channels": 0}, "positive integer"),
     ],
 )
@@ -268,6 +281,46 @@ def test_check_image_size(name, multiple):
     for bad in (321, 0, -8, 8.5, (320, 321), (320,), multiple // 2):
         with pytest.raises(InputError, match=f"multiples of {multiple}"):
             check_image_size(name, bad)
+
+
+@each_map
+def test_maps_take_any_image_size(name):
+    check_image_size(name, (321, 1))
+    with pytest.raises(InputError, match="multiples of 1"):
+        check_image_size(name, 0)
+
+
+def _moved(name, channels=1):
+    """A map that is not at its start any more."""
+    model = build_colorizer(name, channels, seed=0)
+    random = np.random.default_rng(5)
+    for variable in model.trainable_variables:
+        variable.assign(variable + random.normal(0, 0.2, variable.shape))
+    return model
+
+
+def test_a_color_map_looks_at_each_pixel_alone():
+    model, x = _moved("color_map"), _image(1, 6, 7, 1)
+    alone = _run(model, x.reshape(42, 1, 1, 1)).reshape(1, 6, 7, 3)
+    np.testing.assert_allclose(_run(model, x), alone, atol=1e-5)
+
+
+def test_a_context_map_sees_the_large_square_and_no_more():
+    model, x = _moved("context_map"), np.zeros((1, 41, 41, 1), "float32")
+    near = x.copy()
+    near[0, 20, 20] = 3
+    changed = np.abs(_run(model, near) - _run(model, x)).max(-1)[0] > 1e-5
+    expected = np.zeros((41, 41), bool)
+    expected[10:31, 10:31] = True
+    np.testing.assert_array_equal(changed, expected)
+
+
+@each_map
+@pytest.mark.parametrize("channels", [1, 2])
+def test_maps_are_the_same_under_xla(name, channels):
+    model, x = _moved(name, channels), _image(2, 9, 30, channels)
+    compiled = tf.function(model, jit_compile=True)
+    np.testing.assert_allclose(np.asarray(compiled(x)), _run(model, x), atol=1e-5)
 
 
 def test_check_image_size_without_colorizer():

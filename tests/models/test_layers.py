@@ -5,8 +5,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from medcolor_tf.models.layers import (
+    ContextChannels,
     CopyChannels,
     DepthwiseConv2DTranspose,
     Normalize,
@@ -173,6 +175,7 @@ def test_normalize_per_channel():
     [
         Normalize([0.1], [0.2], 65535.0),
         CopyChannels(),
+        ContextChannels(3, 5, 0.2),
         PixelShuffle(2),
         ReplicatePadAveragePool(),
         PaddedMaxPool2D(5, 3, 2),
@@ -216,3 +219,57 @@ def test_layer_seeds_differ_by_name_and_seed():
     assert len(seeds) == 4
     assert all(seed is not None and 0 <= seed < 2**31 for seed in seeds)
     assert layer_seed(None, "a") is None
+
+
+def _context(x, small, large, floor):
+    """The four channels of each channel of (B,H,W,C), pixel by pixel in double precision."""
+    x = x.astype("float64")
+    out = np.zeros((*x.shape[:3], 4, x.shape[3]))
+    for i in range(x.shape[1]):
+        for j in range(x.shape[2]):
+            near, wide = (
+                x[:, max(i - r, 0) : i + r + 1, max(j - r, 0) : j + r + 1]
+                for r in (small // 2, large // 2)
+            )
+            pixel = x[:, i, j]
+            contrast = pixel - wide.mean((1, 2))
+            deviation = np.sqrt(wide.var((1, 2)) + floor**2)
+            channels = [pixel, pixel - near.mean((1, 2)), contrast, contrast / deviation]
+            out[:, i, j] = np.stack(channels, axis=1)
+    return out.reshape(*x.shape[:3], -1)
+
+
+@pytest.mark.parametrize("shape", [(2, 12, 30, 1), (1, 25, 9, 2), (1, 1, 2, 1), (1, 1, 1, 3)])
+def test_context_channels_count_the_pixels_inside(shape):
+    x = _random(*shape)
+    np.testing.assert_allclose(_numpy(ContextChannels()(x)), _context(x, 5, 21, 0.1), atol=1e-5)
+    other = ContextChannels(3, 7, 0.5)(x)
+    np.testing.assert_allclose(_numpy(other), _context(x, 3, 7, 0.5), atol=1e-5)
+
+
+def test_context_channels_sum_in_float32(mixed_bfloat16):
+    """In bfloat16 a sum of 441 pixels stops growing at 256 of them."""
+    x = np.ones((1, 40, 40, 1), "float32")
+    x[0, 20, 20] = 2
+    channels = ContextChannels()(x)
+    assert channels.dtype == "bfloat16"
+    expected = _context(x, 5, 21, 0.1)
+    np.testing.assert_allclose(_numpy(ops.cast(channels, "float32")), expected, atol=0.03)
+    flat = np.delete(expected.reshape(-1, 4), 820, axis=0)
+    assert np.abs(flat[:, 1:]).max() < 0.05
+
+
+def test_context_channels_of_a_flat_region_are_zero_with_a_finite_gradient():
+    x = tf.fill((1, 30, 30, 1), 1.7)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = ContextChannels()(x)
+        loss = tf.reduce_sum(y**2)
+    np.testing.assert_allclose(_numpy(y)[..., 1:], 0, atol=1e-5)
+    assert np.isfinite(_numpy(tape.gradient(loss, x))).all()
+
+
+@pytest.mark.parametrize("arguments", [(4, 21), (5, 20), (5, 21, 0.0), (-3, 21)])
+def test_context_channels_refuse_what_has_no_middle(arguments):
+    with pytest.raises(ValueError, match="odd sides and a positive floor"):
+        ContextChannels(*arguments)

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.parallel import multihost
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig, changed_options
+from medcolor_tf.sharing.colormap import read_table
 
 needs_jax = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="jax is not installed"
@@ -307,19 +309,19 @@ def test_no_launcher():
     assert "error: --hosts: JAX cannot start several processes: coordinator_address" in text
 
 
-# A process that is to die does so when step 5 is done, while the others wait for it in step 6.
+# A process gets a signal when a step is done, while the others wait for it in the next one.
 SCRIPT = """
 import os, signal, sys
 from medcolor_tf.training import callbacks
 
 def die(self, batch, logs=None):
-    if self.first + self.done + batch + 1 == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if self.first + self.done + batch + 1 == int(os.environ["SIGNAL_STEP"]):
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
 
 def begin(self, epoch, logs=None):
     self.done = epoch * self.interval
 
-if os.environ.pop("DIES", "") == "1":
+if "SIGNAL" in os.environ:
     callbacks.AtCheckpoint.on_train_batch_end, callbacks.AtCheckpoint.on_epoch_begin = die, begin
 from medcolor_tf.train import main
 sys.exit(main(sys.argv[1:]))
@@ -338,8 +340,12 @@ class Machine:
     def __init__(self, folder, data, backbone):
         self.folder, self.data, self.backbone = folder, data, backbone
 
-    def run(self, name, count, dies=None, flags=(), own_flags=()):
-        """Returns (exit status, what it printed) of each process."""
+    def run(self, name, count, dies=None, flags=(), own_flags=(), step=5, how=signal.SIGKILL):
+        """Returns (exit status, what it printed) of each process.
+
+        The process ``dies`` gets the signal ``how`` when it has done ``step`` steps.
+        """
+        fatal = {"SIGNAL": str(int(how)), "SIGNAL_STEP": str(step)}
         port = free_port()
         words = [
             f"--data_dir={self.data}",
@@ -366,7 +372,7 @@ class Machine:
                             # What one has compiled the next need not.
                             JAX_COMPILATION_CACHE_DIR=str(self.folder / "compiled"),
                             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-                            DIES=str(int(number == dies)),
+                            **(fatal if number == dies else {}),
                         ),
                         stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT,
@@ -461,6 +467,18 @@ def test_one_process_writes_and_speaks(alone, both):
 
 
 @needs_jax
+def test_the_table_of_a_color_map_is_made_by_one_process(machine):
+    """At the end of the run, and without an operation of both."""
+    flags = ("--strategy=color_module", "--colorizer=color_map", "--steps=3", "--max_lr=1")
+    done = machine.run("map", 2, flags=flags)
+    assert [status for status, _ in done] == [0, 0], done
+    written = ColorTable.from_csv(runs.Run(machine.folder / "map").color_table)
+    best = read_table(str(machine.folder / "map"))
+    np.testing.assert_allclose(written.colors, best.colors, atol=1e-5)
+    assert np.ptp(best.colors, axis=1).max() > 0.001  # it is gray no more
+
+
+@needs_jax
 @pytest.mark.parametrize("lost", [1, 0])
 def test_a_lost_process_ends_the_others_and_the_run_resumes(machine, both, lost):
     name = f"lost{lost}"
@@ -494,6 +512,22 @@ def test_a_lost_process_ends_the_others_and_the_run_resumes(machine, both, lost)
     for key in whole:
         np.testing.assert_array_equal(resumed[key], whole[key], err_msg=key)
     assert log_of(machine.folder / name) == log_of(both[0])
+
+
+@needs_jax
+def test_a_signal_to_one_process_ends_all_at_one_step_and_the_run_resumes(machine, both):
+    done = machine.run("stopped", 2, dies=1, step=3, how=signal.SIGTERM)
+    assert [status for status, _ in done] == [143, 143], done
+    (_, first), (_, second) = done
+    assert "interrupted; step 4 is saved in" in first
+    assert "finishing the step, then saving" not in first
+    assert "Traceback" not in first + second
+    done = machine.run("stopped", 2)
+    assert [status for status, _ in done] == [0, 0], done
+    assert "resuming at step 4" in done[0][1]
+    for name in (runs.LAST, runs.BEST, runs.LOG):
+        paths = [folder / name for folder in (both[0], machine.folder / "stopped")]
+        assert paths[0].read_bytes() == paths[1].read_bytes(), name
 
 
 @needs_jax

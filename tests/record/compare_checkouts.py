@@ -204,7 +204,11 @@ def files(folder: Path):
     """Yields the files whose content counts."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        ignored = set(parts) & set(IGNORED_PARTS) or path.name.endswith(IGNORED_SUFFIXES)
+        ignored = (
+            set(parts) & set(IGNORED_PARTS)
+            or path.name.endswith(IGNORED_SUFFIXES)
+            or path.name.startswith("manifest")  # digests of files that hold this machine's folders
+        )
         if path.is_file() and not ignored:
             yield path
 

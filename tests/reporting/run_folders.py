@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from medcolor_tf.evaluation import mean_auc, roc_auc
+from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.runs.config import TrainConfig
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -147,6 +148,14 @@ def write_everything(folder):
     one = Runs(folder / "drawn", "phantom", ("Edema",), fingerprint="three")
     one.labels[3:9, 0] = np.nan
     one.strategies(seeds=(0,), backbone_weights="none")
+    write_color_table(one.folder / "all-0")
+
+
+def write_color_table(folder):
+    """The file that a run with a color_map leaves: white becomes more than white in red."""
+    gray = np.linspace(0, 1, 256)
+    colors = np.stack([1.25 * gray, gray, np.full(256, 0.5)], axis=1)
+    (folder / "color_table.csv").write_text(ColorTable(np.arange(256), colors).to_csv())
 
 
 def _write_chexpert(runs):

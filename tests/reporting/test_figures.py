@@ -1,5 +1,6 @@
 """Figures hold what they were given, where it belongs."""
 
+import base64
 import html
 import io
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.reporting.figures.charts import (
     Line,
     bar_panels,
@@ -18,11 +20,15 @@ from medcolor_tf.reporting.figures.charts import (
     line_panels,
     size_chart,
 )
+from medcolor_tf.reporting.figures.color_tables import color_tables
 from medcolor_tf.reporting.figures.drawing import line_styles
 from medcolor_tf.reporting.figures.image_grid import image_grid
 
 NAN = float("nan")
 X = [0, 0.25, 0.5, 1]
+TABLE = ColorTable(
+    np.arange(256), np.stack([np.linspace(*ends, 256) for ends in ((0, 2), (1, 0), (0, 1))], axis=1)
+)
 PERCENTS = {224: 0.1, 2243: 1, 22431: 10}
 
 
@@ -67,6 +73,7 @@ FIGURES = {
     "sizes": lambda: sizes(size_line("A", [0.6, 0.7, 0.8])),
     "differences": lambda: sizes(size_line("A", [0.1, 0.0, -0.1]), zero="B"),
     "counts": lambda: bar_panels({"all": {"Edema": {"positive": 3, "negative": 4}}}),
+    "colours": lambda: color_tables({"A": TABLE, "B": TABLE}),
     "images": lambda: image_grid([("Gray", [np.zeros((9, 9, 3), np.uint8)])]),
 }
 
@@ -84,7 +91,9 @@ def test_same_bytes_whatever_the_users_style(draw):
         assert "<text" not in first  # paths: the same everywhere, whatever fonts there are
 
 
-@pytest.mark.parametrize("name", ["panels", "learning", "sizes", "differences", "counts"])
+@pytest.mark.parametrize(
+    "name", ["panels", "learning", "sizes", "differences", "counts", "colours"]
+)
 def test_type_of_nine_points_at_least(name):
     scales = re.findall(r"scale\(([\d.]+) -", FIGURES[name]())
     assert len(scales) > 5
@@ -290,6 +299,7 @@ def test_label_counts_of_one_half_and_other_observations():
         lambda: size_chart([], {}, "mean AUC"),
         lambda: bar_panels({}),
         lambda: bar_panels({"all": {"Edema": {"maybe": 1}}}),
+        lambda: color_tables({}),
         lambda: image_grid([]),
         lambda: image_grid([("Gray", [])]),
     ],
@@ -301,6 +311,24 @@ def test_nothing_to_draw(draw):
 
 def opened(png):
     return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def test_colours_of_gray_values():
+    """A bar of exactly the table's colours under the curves; one beyond white is drawn there."""
+    svg = color_tables({"ColorMap $1$": TABLE, "Other": TABLE})
+    lines = ids(svg, "line-")
+    assert len(lines) == 8
+    red, green, blue, gray = (points(line) for line in lines[:4])
+    np.testing.assert_allclose(blue, gray)  # this table's blue is the gray value
+    slopes = [np.ptp(line[:, 1]) / np.ptp(line[:, 0]) for line in (red, green, gray)]
+    assert slopes == pytest.approx([2 * slopes[2], slopes[2], slopes[2]], rel=0.01)
+    assert {"ColorMap $1$", "Other", "red", "green", "blue", "colour"} < set(texts(svg))
+    encoded = re.search(r"data:image/png;base64,([^\"]+)", svg)
+    assert encoded
+    bar = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded[1]))).convert("RGB"))
+    assert bar.shape == (2, 256, 3)
+    shown = {tuple(row[0]) + tuple(row[255]) for row in bar}  # SVG counts upwards or downwards
+    assert shown == {(0, 0, 0, 255, 255, 255), (0, 255, 0, 255, 0, 255)}
 
 
 def test_image_grid_is_pixel_exact():

@@ -3,7 +3,9 @@
 import base64
 import csv
 import dataclasses
+import errno
 import io
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from medcolor_tf.errors import InputError
+from medcolor_tf.locks import LOCK
 from medcolor_tf.reporting.contents import (
     Cell,
     Commands,
@@ -227,7 +231,7 @@ def test_same_content_same_bytes(full_report, tmp_path):
         write(full_report, tmp_path / folder)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
     assert [str(file) for file in files] == [
-        *("figures/images.png", "figures/roc.svg", "folded.csv", "index.html", "report.md"),
+        *(LOCK, "figures/images.png", "figures/roc.svg", "folded.csv", "index.html", "report.md"),
         "table1.csv",
     ]
     for file in files:
@@ -384,3 +388,20 @@ def test_imports_neither_tensorflow_nor_matplotlib():
         "sys.exit(bool({'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_first_report_that_cannot_be_written_leaves_nothing(full_report, tmp_path, monkeypatch):
+    """Else the same command would be refused: files there, and no report."""
+    real = os.fsync
+
+    def fsync(descriptor):
+        if "/.report.md." in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(InputError, match=r"report\.md: cannot be written \(No space left"):
+            write(full_report, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+    write(full_report, tmp_path / "report")

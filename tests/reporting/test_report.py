@@ -3,6 +3,7 @@
 import csv
 import inspect
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -92,6 +93,15 @@ ENTRIES = (*render.RESULTS, tables.every_run)
 
 
 @pytest.mark.pictures
+def test_the_colours_of_gray_values_are_told_in_words_too(evaluation_sets):
+    drawn = next(group for group in evaluation_sets if group.data == "phantom")
+    (figure,) = figures.gray_to_color(drawn)
+    assert "PixelShuffle All: black becomes 0.00 0.00 0.50" in figure.alt
+    assert "white becomes 1.25 1.00 0.50" in figure.alt
+    assert not [make for group in evaluation_sets[:2] for make in figures.gray_to_color(group)]
+
+
+@pytest.mark.pictures
 @pytest.mark.parametrize("make", ENTRIES, ids=lambda make: f"{make.__module__}.{make.__name__}")
 def test_every_entry_makes_something_that_can_be_read(make, evaluation_sets):
     assert inspect.getdoc(make)
@@ -173,6 +183,18 @@ def test_the_papers_values_stand_only_beside_the_papers_experiment(runs, changes
     model = changes.pop("model", {"colorizer": "pixel_shuffle"})
     runs.add("run", "color_module", model=model, **changes)
     assert "Paper" not in table(report_of(runs.folder), "table1-1").header
+
+
+def test_a_colorizer_is_compared_with_another_where_each_starts_as_its_default(runs):
+    """A color_map has no other start than gray, which is not named then."""
+    for seed in range(2):
+        runs.add(f"u-{seed}", "color_module", 1.2, seed, {"colorizer": "color_u"})
+        for name, colorizer in (("map", "color_map"), ("u-gray", "color_u")):
+            model = {"colorizer": colorizer, "colorizer_init": "gray"}
+            runs.add(f"{name}-{seed}", "color_module", 1.0, seed, model)
+    labels = ["ColorMap Color Module", "ColorU (gray init) Color Module", "ColorU Color Module"]
+    tested = {frozenset(row[:2]) for row in texts(table(report_of(runs.folder), "tests-1"))}
+    assert tested == {frozenset(pair) for pair in itertools.combinations(labels, 2)}
 
 
 def test_other_data_have_no_papers_values(tmp_path):

@@ -14,6 +14,7 @@ import medcolor_tf as mc
 from medcolor_tf import colorizer, evaluate
 from medcolor_tf import train as train_command
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import read_json
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
@@ -101,7 +102,7 @@ def test_save_writes_T_of_the_best_checkpoint_and_its_card(run_dir, tmp_path, ca
     card = json.loads(path.with_suffix(".json").read_text())
     assert card == source.card, "the weights alone carry the card as well"
     spec = ModelSpec.load(Path(run_dir) / runs.MODEL)
-    result = runs.read_json(Path(run_dir) / runs.RESULT)
+    result = read_json(Path(run_dir) / runs.RESULT)
     assert card | {"versions": None} == {
         "colorizer": "color_u",
         "colorizer_init": "paper",
@@ -135,11 +136,11 @@ def test_save_writes_T_of_the_best_checkpoint_and_its_card(run_dir, tmp_path, ca
 def test_the_card_has_the_test_auc_of_these_weights(run_dir, small_dataset, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "run")
     assert evaluate.main([f"--run_dir={copy}", f"--data_dir={small_dataset}"]) == 0
-    found = runs.read_json(copy / "evaluation-test.json")
+    found = read_json(copy / "evaluation-test.json")
     test = colorizer_file.read(str(copy)).card["test"]
     assert test["mean_auc"] == found["mean_auc"]
     assert test["auc"]["Edema"] == found["observations"]["Edema"]["auc"]
-    runs.write_json(copy / "evaluation-test.json", found | {"weights": "last"})
+    runs.Run(copy).write({"evaluation-test.json": found | {"weights": "last"}})
     assert colorizer_file.read(str(copy)).card["test"] is None
 
 
@@ -219,7 +220,7 @@ def test_T_keeps_its_weights_in_a_transfer_and_C_is_new(
     assert spec.observations == ("Edema", "Hernia")
     source = ModelSpec.load(Path(run_dir) / runs.MODEL).pixel_mean
     assert (spec.pixel_mean == source) == (normalization == "source")
-    origin = runs.read_json(tmp_path / "run" / runs.CONFIG)["init_from"]
+    origin = read_json(tmp_path / "run" / runs.CONFIG)["init_from"]
     assert (origin["path"], origin["strategy"]) == (file, "color_module")
     assert origin["data_fingerprint"] == "test-0"
 
@@ -268,7 +269,7 @@ def test_init_from_the_hub(file, other_data, backbone_file, tmp_path, monkeypatc
     )
     assert asked == [("me/my.T", "colorizer.safetensors", "v1")]
     assert_same(best_colorizer(run), checkpoint.load(file)[0])
-    recorded = runs.read_json(Path(run) / runs.CONFIG)
+    recorded = read_json(Path(run) / runs.CONFIG)
     assert recorded["flags"]["init_from"] == "hf://me/my.T@v1"
     assert recorded["init_from"]["path"] == f"hf://me/my.T@{COMMIT}"
 

@@ -117,3 +117,15 @@ def test_a_data_set_of_ones_own_is_no_data_set_of_the_hub(card):
     made = model_card.make(card, "me/my-T")
     assert made.data["datasets"] is None
     assert made.data["eval_results"][0].dataset_name == "table"
+
+
+@pytest.mark.parametrize(
+    ("colorizer", "words"),
+    [
+        ("color_u", "The architecture is from *Bridging"),
+        ("color_map", "The architecture is medcolor_tf's own, the method from *Bridging"),
+    ],
+)
+def test_an_architecture_is_the_papers_only_where_it_is(card, colorizer, words):
+    text = model_card.make(card | {"colorizer": colorizer}, "me/my-T").text
+    assert words in text

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
 from medcolor_tf.experiment import main
+from medcolor_tf.interrupts import Interrupted, exit_status
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.studies import grid, runner
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
@@ -359,6 +361,34 @@ def test_after_a_kill_the_same_command_waits_for_the_orphan_and_goes_on(
     assert len(fake_train()) == 1
     assert runner.run_study(settings) == 0
     assert len(fake_train()) == 1
+
+
+def test_a_signal_is_passed_on_and_the_same_command_goes_on(
+    data, tmp_path, fake_train, monkeypatch, capsys
+):
+    monkeypatch.setenv("FAKE_SECONDS", "60")
+    settings = config(data, tmp_path, seeds=("0",), strategies=("baseline", "baseline_all"))
+
+    def stop_when_begun():
+        deadline = time.monotonic() + 60
+        while not fake_train() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop_when_begun)
+    thread.start()
+    begun = time.monotonic()
+    with pytest.raises(Interrupted, match="0 of 2 runs are done; the same command goes on") as end:
+        runner.run_study(settings)
+    thread.join()
+    assert exit_status(end.value) == 143
+    assert time.monotonic() - begun < 50, "the run at work got the signal"
+    assert len(fake_train()) == 1
+    assert not (tmp_path / "study" / grid.FAILURES).exists()
+    assert "interrupted: first-baseline" in capsys.readouterr().out
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    assert runner.run_study(settings) == 0
+    assert len(fake_train()) == 3
 
 
 def test_a_file_system_without_locks_gets_a_warning(

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-import subprocess
+import shlex
 import types
 from pathlib import Path
 
@@ -175,16 +175,19 @@ def fake_train(monkeypatch):
         write_json(folder / "config.json", record)
         for split in config.evaluate:
             write_json(folder / f"evaluation-{split}.json", {"mean_auc": auc})
-        write_json(folder / "result.json", {"best_valid_mean_auc": auc})
+        result = {"best_valid_mean_auc": auc, "best_step": 1, "steps": config.steps}
+        result |= {"max_lr": rate, "train_images": 24, "valid_images": 12}
+        write_json(folder / "result.json", result)
         return ""
 
-    def run(command, stdout, **options):
-        assert command[1:3] == ["-m", "medcolor_tf.train"]
-        error = train(commandline.parse(TrainConfig, command[3:]))
-        stdout.write(f"{error}\n".encode())
-        return subprocess.CompletedProcess(command, 2 if error else 0)
+    def run(schedule, run, gpu):
+        error = train(commandline.parse(TrainConfig, shlex.split(run.command)[3:]))
+        log = runner._log_path(schedule.config, run.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"{error}\n")
+        return (2 if error else 0), 0.0
 
-    monkeypatch.setattr(runner.subprocess, "run", run)
+    monkeypatch.setattr(runner._Schedule, "_run", run)
     return types.SimpleNamespace(calls=calls, failing=failing)
 
 

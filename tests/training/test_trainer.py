@@ -13,6 +13,8 @@ import pytest
 from training_helpers import train_alone
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import read_json
+from medcolor_tf.locks import LOCK
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel import runtime
 from medcolor_tf.runs import checkpoint
@@ -24,20 +26,6 @@ from medcolor_tf.training.plan import TrainPlan
 from medcolor_tf.training.trainer import Trainer, range_test, train
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def backbone_file(tmp_path_factory):
-    """A small convolutional network with batch normalisation as a user's own .keras file."""
-    inputs = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(8, 3, strides=4, padding="same", name="conv1")(inputs)
-    x = keras.layers.BatchNormalization(name="bn1")(x)
-    x = keras.layers.ReLU(name="relu1")(x)
-    x = keras.layers.Dropout(0.1, name="dropout")(x)
-    x = keras.layers.Conv2D(12, 3, padding="same", name="conv2")(x)
-    path = tmp_path_factory.mktemp("backbone") / "small.keras"
-    keras.Model(inputs, x, name="small").save(path)
-    return str(path)
 
 
 @pytest.fixture
@@ -92,7 +80,8 @@ def test_a_run_leaves_its_folder_complete(config):
     assert json.loads((config_folder / runs.CONFIG).read_text())["flags"]["steps"] == 7
     assert ModelSpec.load(config_folder / runs.MODEL).backbone.startswith(config.run_dir)
     assert (config_folder / runs.COLORIZER).is_file()
-    assert not [path for path in config_folder.iterdir() if path.name.startswith(".")]
+    hidden = {path.name for path in config_folder.iterdir() if path.name.startswith(".")}
+    assert hidden == {LOCK}
 
 
 def test_tensorboard_shows_what_was_promised(config):
@@ -367,7 +356,7 @@ def test_auto_rate_is_found_once_and_kept(config):
 def test_range_test_writes_its_curve_and_refuses_a_used_folder(config):
     range_test(config)
     names = {path.name for path in Path(config.run_dir).iterdir()}
-    assert names == {"lr_find.json", "lr_find.csv", "lr_find.png"}
+    assert names == {"lr_find.json", "lr_find.csv", "lr_find.png", LOCK}
     with pytest.raises(InputError, match="not empty"):
         range_test(config)
 
@@ -465,20 +454,20 @@ def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
     folder = Path(config.run_dir)
     files = runs.Run(folder)
     path = files.evaluation("test")
-    at_the_end = runs.read_json(path)
-    best = runs.read_json(folder / runs.RESULT)
+    at_the_end = read_json(path)
+    best = read_json(folder / runs.RESULT)
     assert at_the_end["step"] == best["best_step"]
-    valid = runs.read_json(files.evaluation("valid"))
+    valid = read_json(files.evaluation("valid"))
     assert valid["mean_auc"] == pytest.approx(best["best_valid_mean_auc"])
     assert files.pictures("test").is_file()
 
     path.unlink()
     assert main(words) == 0  # a power cut after the training: only what is missing is made
-    assert runs.read_json(path) == at_the_end
+    assert read_json(path) == at_the_end
     assert evaluate_run(config.run_dir, config.data_dir)["mean_auc"] == at_the_end["mean_auc"]
     evaluate_run(config.run_dir, config.data_dir, mixed_precision=True)
     assert main(words) == 0  # what is there now is not the run's own
-    assert runs.read_json(path) == at_the_end
+    assert read_json(path) == at_the_end
 
 
 def test_few_images_train_for_at_least_min_steps(config):
@@ -498,10 +487,11 @@ def test_a_run_of_an_older_version_without_an_option_is_the_same_run(config):
     """config.json of a run that was made before an option existed lacks it."""
     result = train_alone(config)
     path = Path(config.run_dir) / runs.CONFIG
-    record = runs.read_json(path)
+    record = read_json(path)
     for name in ("min_steps", "evaluate"):
         del record["flags"][name]
     path.write_text(json.dumps(record))
+    (Path(config.run_dir) / runs.MANIFEST).unlink()  # which runs of older versions do not have
     again = train_alone(config)
     assert again["best_step"] == result["best_step"]
     with pytest.raises(InputError, match=r"--seed=9 \(there: 0\)"):
@@ -510,7 +500,7 @@ def test_a_run_of_an_older_version_without_an_option_is_the_same_run(config):
 
 def test_where_a_source_comes_from_is_recorded(config, stage1):
     train(dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="", backbone=""))
-    record = runs.read_json(Path(config.run_dir) / runs.CONFIG)
+    record = read_json(Path(config.run_dir) / runs.CONFIG)
     origin = record["init_from"]
     assert origin["strategy"] == "color_module"
     assert origin["data_fingerprint"] == record["data_fingerprint"]

@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from medcolor_tf.evaluation import curves, statistics
+from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.reporting.collect import (
     REPEAT,
     EvaluationSet,
@@ -28,6 +29,7 @@ from medcolor_tf.reporting.figures.charts import (
     line_panels,
     size_chart,
 )
+from medcolor_tf.reporting.figures.color_tables import color_tables
 from medcolor_tf.reporting.figures.image_grid import image_grid
 from medcolor_tf.reporting.settings import Setting, full_label, percent, size_label
 from medcolor_tf.runs.folder import Run
@@ -84,9 +86,11 @@ def colorized(group: EvaluationSet) -> Iterator[Figure]:
     """Figure 4: the same test images, gray and as each module sees them after each stage."""
     rows: list[tuple[str, list[np.ndarray]]] = []
     for setting, runs in group.largest.items():
-        path = Run(runs["folder"].iloc[0]).pictures(group.split)
-        if not path.is_file():
+        run = Run(runs["folder"].iloc[0])
+        path = run.pictures(group.split)
+        if not path.is_file() and not run.lists(path.name):
             continue
+        run.checked(path)
         strips = np.array_split(np.asarray(Image.open(path).convert("RGB")), 2)
         side, width, _ = strips[0].shape
         gray, colours = (np.split(strip, range(side, width, side), axis=1) for strip in strips)
@@ -102,6 +106,34 @@ def colorized(group: EvaluationSet) -> Iterator[Figure]:
             "The first test images, gray and colorized by the first repeat of each row. Each "
             "colorized image is scaled by its own 1st and 99th percentile over all channels.",
         )
+
+
+def gray_to_color(group: EvaluationSet) -> Iterator[Figure]:
+    """The colour of each gray value, of the colorizers that are such a map."""
+    tables: dict[str, ColorTable] = {}
+    for setting, runs in group.largest.items():
+        path = Run(runs["folder"].iloc[0]).color_table
+        if path.is_file():
+            tables[full_label(setting, group.largest)] = ColorTable.from_csv(path)
+    if tables:
+        yield Figure(
+            f"gray-to-color-{group.number}",
+            "From gray value to colour",
+            color_tables(tables),
+            "Red, green and blue over the gray value, and the colours as a bar. "
+            + " ".join(f"{label}: {_in_words(table)}." for label, table in tables.items()),
+            "The first repeat of each row. Colours are T's output on the scale of the gray image, "
+            "0 for black and 1 for white; the bar ends there, T need not.",
+        )
+
+
+def _in_words(table: ColorTable) -> str:
+    """Black, middle gray and white as red, green and blue."""
+    places = {"black": 0, "middle gray": len(table.values) // 2, "white": -1}
+    return ", ".join(
+        f"{name} becomes {' '.join(f'{part:.2f}' for part in table.colors[place])}"
+        for name, place in places.items()
+    )
 
 
 def training_labels(group: EvaluationSet) -> Iterator[Figure]:
