@@ -44,7 +44,7 @@ def option(
     required: bool = False,
     positional: bool = False,
     group: str = "Options",
-):
+) -> typing.Any:
     """Declares a command's option as a dataclass field.
 
     Args:

@@ -28,7 +28,7 @@ from medcolor_tf.private_paths import (
     without_folders,
 )
 from medcolor_tf.runs.folder import DIVERGED, Run
-from medcolor_tf.studies import grid, tuning
+from medcolor_tf.studies import candidates, grid, tuning
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
 
 
@@ -49,10 +49,10 @@ def run_study(config: StudyConfig) -> int:
         Interrupted: after a signal, once the runs at work have ended.
     """
     planned = grid.plan(config)
-    tuning.check(config)
+    candidates.check(config)
     folder = Path(config.study_dir)
     if config.dry_run:
-        if tuning.axes(config):
+        if candidates.axes(config):
             print("\n".join(tuning.describe(config)))
             planned = _plan_of_finished_tuning(config)
         _list(grid.shard_of(planned, config.shard), _states(planned, config))
@@ -62,7 +62,7 @@ def run_study(config: StudyConfig) -> int:
     with _only_one(folder, config.shard) as lock:
         for place in (folder, folder / grid.FAILURES):
             remove_leftovers(place)
-        if tuning.axes(config):
+        if candidates.axes(config):
             chosen = tuning.tune(config, functools.partial(_run_trials, config, lock))
             if chosen is None:
                 print("the tuning is not finished; the same command goes on")

@@ -46,6 +46,7 @@ def test_a_run_begun_on_tensorflow_goes_on_alike_on_jax(small_dataset, tmp_path,
         steps=6,
         checkpoint_every=1,
         max_lr="0.05",
+        lr_multipliers="head=2",
         augment_probability=0.0,
         evaluate=("test",),
     )

@@ -354,7 +354,8 @@ class Machine:
             "--strategy=baseline_all",
             "--uncertain_policy=ignore",  # labels that count in one share and not in another
             *("--batch_size=8", "--steps=7", "--checkpoint_every=3", "--max_lr=0.05"),
-            *("--evaluate=test", "--deterministic", "--hosts_timeout=60", *flags),
+            *("--lr_multipliers=head=2", "--evaluate=test", "--deterministic"),
+            *("--hosts_timeout=60", *flags),
         ]
         children = []
         try:
@@ -441,6 +442,8 @@ def test_two_processes_train_as_one(alone, both):
         one, two = (json.loads((path / name).read_text()) for path in (alone, folder))
         for values in (one, two):
             values.pop("run_dir", None)
+            factors = values.pop("lr_multipliers", None)
+            assert factors == ({"head": 2.0} if name == runs.RESULT else None)
         assert two == pytest.approx(one) if name == runs.RESULT else two == one
     predictions = [
         list(csv.reader((path / "predictions-test.csv").read_text().splitlines()))

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-import subprocess
+import shlex
 import types
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from medcolor_tf.reporting.render import build_report
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.studies import grid, runner, tuning
+from medcolor_tf.studies.candidates import candidates
 from medcolor_tf.studies.config import StudyConfig
 
 
@@ -52,7 +53,7 @@ def config(data, tmp_path):
 
 def test_every_strategy_has_all_combinations(config):
     for strategy in ("baseline", "color_module", "all"):
-        found, repeats = tuning.candidates(config, strategy)
+        found, repeats = candidates(config, strategy)
         assert (len(found), repeats) == (12, 1)
         assert found[1].label == "max_lr=0.002, lr_head=4"
         assert dict(found[1].options) == {"max_lr": "0.002", "lr_multipliers": "head=4"}
@@ -61,9 +62,9 @@ def test_every_strategy_has_all_combinations(config):
 def test_values_of_a_part_that_does_not_train_become_repeats(config):
     """The same number of trials for all: none wins because it tried more."""
     config = dataclasses.replace(config, tune_colorizer=("1", "10"))
-    found, repeats = tuning.candidates(config, "baseline")
+    found, repeats = candidates(config, "baseline")
     assert (len(found), repeats) == (12, 2)
-    found, repeats = tuning.candidates(config, "color_module")
+    found, repeats = candidates(config, "color_module")
     assert (len(found), repeats) == (24, 1)
     assert dict(found[-1].options)["lr_multipliers"] == "colorizer=10,head=16"
     race = tuning.Race.start(tuning.cells(config)[0][0], config, "")
@@ -74,13 +75,13 @@ def test_values_of_a_part_that_does_not_train_become_repeats(config):
 
 def test_factors_that_are_not_tuned_stay(config):
     config = dataclasses.replace(config, lr_multipliers="head=2,backbone=0.1", tune_max_lr=())
-    found, _ = tuning.candidates(config, "all")
+    found, _ = candidates(config, "all")
     assert [dict(c.options)["lr_multipliers"] for c in found] == [
         "backbone=0.1,head=1", "backbone=0.1,head=4", "backbone=0.1,head=16"
     ]  # fmt: skip
     config = dataclasses.replace(config, lr_multipliers="", recipe="fast_head", tune_head=())
     config = dataclasses.replace(config, tune_backbone=("0.1", "1"))
-    found, _ = tuning.candidates(config, "all")
+    found, _ = candidates(config, "all")
     assert dict(found[0].options) == {"lr_multipliers": "backbone=0.1,head=4"}
 
 
@@ -88,7 +89,7 @@ def test_any_option_can_be_tuned(config):
     config = dataclasses.replace(
         config, tune_head=(), tune_max_lr=(), tune=("optimizer=sgd|adamw", "bn_momentum=0.9|0.99")
     )
-    found, _ = tuning.candidates(config, "all")
+    found, _ = candidates(config, "all")
     assert [dict(c.options) for c in found] == [
         {"optimizer": optimizer, "bn_momentum": momentum}
         for optimizer in ("sgd", "adamw")
@@ -174,16 +175,19 @@ def fake_train(monkeypatch):
         write_json(folder / "config.json", record)
         for split in config.evaluate:
             write_json(folder / f"evaluation-{split}.json", {"mean_auc": auc})
-        write_json(folder / "result.json", {"best_valid_mean_auc": auc})
+        result = {"best_valid_mean_auc": auc, "best_step": 1, "steps": config.steps}
+        result |= {"max_lr": rate, "train_images": 24, "valid_images": 12}
+        write_json(folder / "result.json", result)
         return ""
 
-    def run(command, stdout, **options):
-        assert command[1:3] == ["-m", "medcolor_tf.train"]
-        error = train(commandline.parse(TrainConfig, command[3:]))
-        stdout.write(f"{error}\n".encode())
-        return subprocess.CompletedProcess(command, 2 if error else 0)
+    def run(schedule, run, gpu):
+        error = train(commandline.parse(TrainConfig, shlex.split(run.command)[3:]))
+        log = runner._log_path(schedule.config, run.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"{error}\n")
+        return (2 if error else 0), 0.0
 
-    monkeypatch.setattr(runner.subprocess, "run", run)
+    monkeypatch.setattr(runner._Schedule, "_run", run)
     return types.SimpleNamespace(calls=calls, failing=failing)
 
 
