@@ -90,7 +90,9 @@ def check_png(content: bytes) -> None:
         kind = content[place + 4 : place + 8]
         end = place + 8 + int.from_bytes(content[place : place + 4], "big")
         expected = int.from_bytes(content[end : end + 4], "big")
-        if kind == b"IEND" or end + 4 > len(content):  # cut off: the decoder says so
+        if kind == b"IDAT" and end + 4 > len(content):
+            raise ImageError(f"PNG is truncated (in the pixels, after {len(content)} bytes)")
+        if kind == b"IEND":
             return
         if kind == b"IDAT" and zlib.crc32(content[place + 4 : end]) != expected:
             raise ImageError(f"PNG is damaged (wrong check sum of the pixels at byte {place})")

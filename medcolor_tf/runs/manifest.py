@@ -6,7 +6,6 @@ are. Wherever the power goes, each file is one that the manifest allows. Only on
 may write to a folder. Imports no Keras.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -17,7 +16,16 @@ from pathlib import Path
 
 from medcolor_tf import schema_check as schema
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import file_sha256, read_json, sealed, unsealed, write_atomically, write_json
+from medcolor_tf.files import (
+    file_sha256,
+    read_json,
+    remove,
+    replacing,
+    sealed,
+    unsealed,
+    write_atomically,
+    write_json,
+)
 
 FORMAT_VERSION = 1
 _DIGEST = schema.text(64, schema.SHA256, "a SHA-256 in hexadecimal digits")
@@ -197,14 +205,9 @@ def write_files(manifest: Manifest, contents: Mapping[str, bytes | Path], log: s
 
 def _link(source: Path, target: Path) -> None:
     """Gives a file a second name; a copy where the file system has no links."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # where both were the same file, nothing was moved
+    with replacing(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+    remove(temporary)  # where both were the same file, nothing was moved

@@ -17,12 +17,12 @@ STEPS = 20_000
 CODE = """
 import os, sys
 from medcolor_tf.runs import folder
-real = folder.Run.append_log
-def append_log(self, row):
+real = folder.Run.log_with
+def log_with(self, row):
     pages = int(open("/proc/self/statm").read().split()[1])
     print("MEMORY", row["step"], pages * os.sysconf("SC_PAGE_SIZE"), flush=True)
-    real(self, row)
-folder.Run.append_log = append_log
+    return real(self, row)
+folder.Run.log_with = log_with
 from medcolor_tf.train import main
 sys.exit(main(sys.argv[1:]))
 """

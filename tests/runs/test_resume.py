@@ -66,7 +66,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(config, copy, e
     assert f"going on from the checkpoint before it, {copy / runs.PREVIOUS} of step 2" in output
     assert "log.csv: damaged" in output
     assert [row["step"] for row in runs.Run(copy).read_log()] == ["2", "4", "6"]
-    assert not list(copy.glob(".*")), "no file is left over"
+    assert not list(copy.glob(".*.tmp")), "no file is left over"
 
 
 def test_a_missing_last_checkpoint_is_said(config, copy, end, capsys):
