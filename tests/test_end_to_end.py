@@ -15,7 +15,7 @@ def command(name, *arguments):
     return importlib.import_module(name).main(list(arguments))
 
 
-def test_from_xray_files_to_an_exported_two_stage_model(tmp_path, capsys):
+def test_from_xray_files_to_an_exported_two_stage_model(tmp_path, capsys, backbone_file):
     images, data = tmp_path / "phantom", tmp_path / "tfrecords"
     stage1, stage2 = tmp_path / "stage1", tmp_path / "stage2"
     build = [
@@ -36,6 +36,7 @@ def test_from_xray_files_to_an_exported_two_stage_model(tmp_path, capsys):
 
     small = [
         "--flagfile=demo.flags",
+        f"--backbone={backbone_file}",
         f"--data_dir={data}",
         "--colorizer=color_u",
         "--backbone_weights=none",

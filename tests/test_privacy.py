@@ -172,12 +172,13 @@ PRIVATE_FOLDER = "SECRETPRIVATEFOLDER"
 
 
 @pytest.fixture(scope="module")
-def private_results(source, tmp_path_factory):
+def private_results(source, tmp_path_factory, backbone_file):
     """As ``results`` with --private_paths, and a study whose second run starts from its first."""
     parent = tmp_path_factory.mktemp("private") / PRIVATE_FOLDER
     parent.mkdir()
     folders = {name: parent / name for name in ("data", "study", "report", "export", "evaluation")}
-    images = parent / "images"
+    images, backbone = parent / "images", parent / "backbone.keras"
+    shutil.copyfile(backbone_file, backbone)
     shutil.copytree(source.parent, images)
     command(
         *("data_prep.build", "--source=table", f"--table={images / source.name}"),
@@ -188,7 +189,7 @@ def private_results(source, tmp_path_factory):
     command(
         *("medcolor_tf.experiment", "--name=s", f"--data_dir={folders['data']}"),
         *(f"--study_dir={folders['study']}", "--strategies=all", "--colorizers=color_u"),
-        *("--seeds=0", "--backbone_weights=none", "--batch_size=4", "--steps=2"),
+        *("--seeds=0", f"--backbones={backbone}", "--batch_size=4", "--steps=2"),
         *("--checkpoint_every=1", "--private_paths"),
     )
     run = next((folders["study"] / "runs").glob("*-all-*"))

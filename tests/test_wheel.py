@@ -89,7 +89,15 @@ def test_readme_commands_from_prep_to_export(run, monkeypatch):
         "--out=tfrecords/phantom",
         *("--phantom_images=40", "--short_side=32", "--workers=2"),
     )
-    small = ("--epochs=0", "--steps=2", "--checkpoint_every=2", "--image_size=0", "--batch_size=8")
+    small = (
+        "--backbone=ResNet18",
+        "--backbone_weights=none",
+        "--epochs=0",
+        "--steps=2",
+        "--checkpoint_every=2",
+        "--image_size=0",
+        "--batch_size=8",
+    )
     run("medcolor-train", "--flagfile=stage1.flags", "--flagfile=demo.flags", data, stage1, *small)
     assert json.loads(Path("runs/stage1/result.json").read_text())["steps"] == 2
     table = run("python", "-m", "medcolor_tf.evaluate", stage1, data)

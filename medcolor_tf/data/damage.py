@@ -120,12 +120,16 @@ def named(*splits: Any) -> Iterator[None]:
     except (*_ERRORS, WrongSizeError) as error:
         for split in splits:
             if found := find_damage(split.folder, split.info, split.shards, 0).bad:
-                raise InputError(
-                    f"{split.folder}/{found[0]}: cannot be read; `python -m data_prep.verify` "
-                    "tells of all. Build it again, or leave up to N such records out with "
-                    "--max_bad_records=N"
-                ) from error
+                raise bad_record(split.folder, found[0]) from error
         raise
+
+
+def bad_record(folder: Path, record: BadRecord) -> InputError:
+    """Returns the error of a record that cannot be read."""
+    return InputError(
+        f"{folder}/{record}: cannot be read; `python -m data_prep.verify` tells of all. Build it "
+        "again, or leave up to N such records out with --max_bad_records=N"
+    )
 
 
 def describe(splits: Sequence[Any]) -> list[str]:

@@ -104,7 +104,7 @@ class Split:
         self.max_bad_records, self.bad_records = selection.max_bad_records, damage.bad
         index = schema.SplitIndex.load(folder, split, self.info)
         # Of what is damaged the other records have been compared with their own checksums.
-        compare_shards(self.folder, shards, index, verify, damage.places)
+        compare_shards(self.folder, self.info, shards, index, verify, damage.places)
         rows = None
         if split == "train" and selection.train_fraction < 1.0:
             # Stratified over all observations, so that the subset is the same for any target.

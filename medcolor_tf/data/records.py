@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data import schema
-from medcolor_tf.data.damage import Damage
+from medcolor_tf.data.damage import Damage, bad_record, find_damage
 from medcolor_tf.data.image_ops import decode_image
 from medcolor_tf.data.labels import UNCERTAIN
 from medcolor_tf.errors import InputError
@@ -209,6 +209,7 @@ def check_shards(folder: Path, info: schema.DatasetInfo, split: str) -> tuple[sc
 
 def compare_shards(
     folder: Path,
+    info: schema.DatasetInfo,
     shards: Sequence[schema.Shard],
     index: schema.SplitIndex,
     verify: str = VERIFICATIONS[0],
@@ -222,6 +223,7 @@ def compare_shards(
 
     Args:
         folder: the data set's.
+        info: its description.
         shards: of the split, those with records; their sizes have been compared.
         index: of the split.
         verify: how many are read.
@@ -234,6 +236,8 @@ def compare_shards(
         raise InputError(f"--verify={verify}: expected {' or '.join(VERIFICATIONS)}")
     for shard in shards if verify == "full" else _sample(shards):
         if shard.file not in damaged and file_sha256(folder / shard.file) != shard.sha256:
+            if bad := find_damage(folder, info, [shard], 0).bad:
+                raise bad_record(folder, bad[0])
             raise InputError(
                 f"{folder / shard.file}: SHA-256 is not the one in {schema.DATASET_JSON}: the file "
                 "is damaged or another one; `python -m data_prep.verify` tells more"

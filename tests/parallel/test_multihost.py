@@ -467,6 +467,7 @@ def test_one_process_writes_and_speaks(alone, both):
 
 
 @needs_jax
+@pytest.mark.nightly
 def test_the_table_of_a_color_map_is_made_by_one_process(machine):
     """At the end of the run, and without an operation of both."""
     flags = ("--strategy=color_module", "--colorizer=color_map", "--steps=3", "--max_lr=1")
@@ -503,31 +504,20 @@ def test_a_lost_process_ends_the_others_and_the_run_resumes(machine, both, lost)
     assert "Traceback" not in text
     if lost == 0:
         return  # resuming is the same thing, and takes its time
-    done = machine.run(name, 2)
-    assert [status for status, _ in done] == [0, 0], done
-    assert "resuming at step 3" in done[0][1]
-    whole, resumed = (
-        checkpoint.load(path / runs.LAST)[0] for path in (both[0], machine.folder / name)
-    )
-    for key in whole:
-        np.testing.assert_array_equal(resumed[key], whole[key], err_msg=key)
-    assert log_of(machine.folder / name) == log_of(both[0])
-
-
-@needs_jax
-def test_a_signal_to_one_process_ends_all_at_one_step_and_the_run_resumes(machine, both):
-    done = machine.run("stopped", 2, dies=1, step=3, how=signal.SIGTERM)
+    # A signal to one of them, while the run goes on, ends both at one step.
+    done = machine.run(name, 2, dies=1, step=4, how=signal.SIGTERM)
     assert [status for status, _ in done] == [143, 143], done
     (_, first), (_, second) = done
-    assert "interrupted; step 4 is saved in" in first
+    assert "resuming at step 3" in first
+    assert "interrupted; step 5 is saved in" in first
     assert "finishing the step, then saving" not in first
     assert "Traceback" not in first + second
-    done = machine.run("stopped", 2)
+    done = machine.run(name, 2)
     assert [status for status, _ in done] == [0, 0], done
-    assert "resuming at step 4" in done[0][1]
-    for name in (runs.LAST, runs.BEST, runs.LOG):
-        paths = [folder / name for folder in (both[0], machine.folder / "stopped")]
-        assert paths[0].read_bytes() == paths[1].read_bytes(), name
+    assert "resuming at step 5" in done[0][1]
+    for file in (runs.LAST, runs.BEST, runs.LOG):
+        paths = [folder / file for folder in (both[0], machine.folder / name)]
+        assert paths[0].read_bytes() == paths[1].read_bytes(), file
 
 
 @needs_jax
