@@ -19,6 +19,7 @@ from typing import Any
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json, write_json
+from medcolor_tf.private_paths import without_folders
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.runs.folder import Run
 from medcolor_tf.studies import grid
@@ -277,11 +278,14 @@ def tune(
 
 def _save(config: StudyConfig, finished: Sequence[Race]) -> None:
     """Writes what a report shows."""
+    records = [race.record() for race in finished]
+    if config.private_paths:
+        records = [without_folders(record) for record in records]
     content = {
         "study": config.name,
         "keep": config.tune_keep,
         "axes": {axis.name: list(axis.values) for axis in axes(config)},
-        "cells": [race.record() for race in finished],
+        "cells": records,
     }
     path = record_path(config)
     if not path.is_file() or read_json(path) != content:

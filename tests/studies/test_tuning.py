@@ -306,3 +306,12 @@ def test_trials_are_no_runs_of_the_study(small, fake_train):
     collected = collect([small.study_dir])
     assert not [m for m in collected.missing if "steps" in m.name]
     assert grid.plan(small)
+
+
+def test_a_private_study_records_no_folder_of_its_tuning(small, fake_train):
+    private = dataclasses.replace(small, private_paths=True, tune_only=True)
+    for _ in range(2):  # the second time it is compared with what is there
+        assert runner.run_study(private) == 0
+    text = tuning.record_path(private).read_text()
+    assert str(Path(small.data_dir).parent) not in text
+    assert json.loads(text)["cells"][0]["data_dir"] == Path(small.data_dir).name
