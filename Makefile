@@ -91,7 +91,8 @@ bench-quick: $(VENV)/.torch
 		--seconds=2 "--leave_out=DenseNet121:torch compile,all/ResNet18:torch compile"
 
 # What takes too long for every change: hours of kills, damages and fuzzing; both ends of the
-# versions that pyproject.toml allows; known vulnerabilities. One that fails does not stop the rest.
+# versions that pyproject.toml allows; known vulnerabilities (a package that cannot be looked up is a
+# failure). One that fails does not stop the rest.
 nightly:
 	$(MAKE) --keep-going nightly-tests nightly-lowest nightly-newest audit
 
@@ -120,7 +121,7 @@ nightly-lowest nightly-newest: nightly-%: $(VENV)/.nightly
 	$(VENV)-$*/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -W default
 
 audit: $(VENV)/.nightly
-	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements.lock
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
