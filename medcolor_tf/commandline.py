@@ -7,16 +7,18 @@ because an error in one should name the file and the line. ``--help``, ``--helps
 ``--version`` need no other option. Nothing here imports TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import errno
 import importlib
+import importlib.abc
 import importlib.resources
 import os
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -30,6 +32,10 @@ CONFIG_FOLDER = "configs"
 # For TensorFlow, before anything imports it; what the user has set stays. Its oneDNN kernels are
 # off by default on some processors where they are faster, and it logs a page at every start.
 ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+# What TensorFlow and Keras import where it is installed, for uses that no command has: plots,
+# notebooks, data frames given to `fit`, models of scikit-learn, conversion from JAX. A command
+# without it starts in six tenths of the time. Our own imports of them come later and are as ever.
+NOT_NEEDED = ("IPython", "jax", "matplotlib", "pandas", "scipy", "sklearn")
 # What disks and permissions refuse, where nobody has said more: a message, not a traceback.
 REFUSED = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -170,8 +176,32 @@ def _information(config_class: type, description: str, argv: Sequence[str]) -> s
     return ""
 
 
+class _Absent(importlib.abc.MetaPathFinder):
+    """Has some packages look as if they were not installed."""
+
+    def __init__(self, names: Collection[str]):
+        self.names = names
+
+    def find_spec(self, fullname, path, target=None):
+        """Raises what ``import`` raises where there is no such package."""
+        if fullname in self.names:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+        return None
+
+
+@contextlib.contextmanager
+def _absent(names: Collection[str]) -> Iterator[None]:
+    """Hides packages that are not imported yet; afterwards they can be imported as before."""
+    finder = _Absent({name for name in names if name not in sys.modules})
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
 def import_tensorflow():
-    """Returns TensorFlow, imported without its lines on the terminal.
+    """Returns TensorFlow, imported without its lines on the terminal and without NOT_NEEDED.
 
     It writes some, on missing GPUs above all, before its own log level counts; so standard error
     is closed to it while it is imported and looks for devices. Exceptions come through.
@@ -180,9 +210,11 @@ def import_tensorflow():
         kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(silent, 2)
-            config = importlib.import_module("tensorflow").config
+            on_tensorflow = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
+            with _absent(NOT_NEEDED if on_tensorflow else ()):
+                config = importlib.import_module("tensorflow").config
             config.list_physical_devices()
-            if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+            if not on_tensorflow:
                 config.set_visible_devices([], "GPU")  # it only reads data then, and would take all
         finally:
             os.dup2(kept, 2)

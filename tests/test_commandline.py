@@ -315,3 +315,20 @@ def test_help_and_flag_errors_import_neither_tensorflow_nor_keras():
         "assert not {'tensorflow', 'keras', 'torch'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", program, *COMMANDS], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_what_no_command_needs_is_not_imported_with_tensorflow():
+    script = (
+        "import sys\n"
+        "from medcolor_tf.commandline import NOT_NEEDED, import_tensorflow\n"
+        "tf = import_tensorflow()\n"
+        "import keras, medcolor_tf.training.trainer\n"
+        "assert tf.__name__ == 'tensorflow' and keras.backend.backend() == 'tensorflow'\n"
+        "assert not set(NOT_NEEDED) & set(sys.modules), set(NOT_NEEDED) & set(sys.modules)\n"
+        "import matplotlib, pandas, scipy.stats, sklearn.metrics\n"  # as ever
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -126,7 +126,7 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(source, tmp_path_factory):
+def results(source, tmp_path_factory, backbone_file):
     """A data set, a run with an evaluation, its report and its export; name -> folder."""
     parent = tmp_path_factory.mktemp("results") / USER_FOLDER
     parent.mkdir()
@@ -142,8 +142,8 @@ def results(source, tmp_path_factory):
     )
     command(
         *("medcolor_tf.train", f"--data_dir={folders['data']}", f"--run_dir={folders['run']}"),
-        *("--strategy=color_module", "--colorizer=color_u", "--backbone=ResNet18"),
-        *("--backbone_weights=none", "--batch_size=4", "--steps=2", "--max_lr=0.01"),
+        *("--strategy=color_module", "--colorizer=color_u", f"--backbone={backbone_file}"),
+        *("--batch_size=4", "--steps=2", "--max_lr=0.01"),
         *("--checkpoint_every=1", "--evaluate=test"),
     )
     command("medcolor_tf.report", str(folders["run"]), f"--out={folders['report']}")

@@ -87,7 +87,7 @@ def test_readme_commands_from_prep_to_export(run, monkeypatch):
         "--flagfile=prep_phantom.flags",
         "--data_root=phantom",
         "--out=tfrecords/phantom",
-        *("--phantom_images=40", "--short_side=32", "--workers=2"),
+        *("--phantom_images=40", "--short_side=32", "--workers=1"),
     )
     small = (
         "--backbone=ResNet18",

@@ -31,7 +31,7 @@ for name in COLORIZERS:
         assert {type(x) for x in norms} <= {keras.layers.BatchNormalization}, part
         assert norms or (part == "colorizer" and name.endswith("_map"))
 lite = build_backbone("EfficientNetLite0", weights=None, seed=0)
-features = np.asarray(lite(pixels.repeat(3, -1).astype("float32") / 128 - 1))
+features = lite.predict_on_batch(pixels.repeat(3, -1).astype("float32") / 128 - 1)
 assert features.shape == (2, 1, 1, 1280) and np.isfinite(features).all() and features.std() > 0
 for shape in ((1, 1, 1, 1), (1, 4, 30, 2)):  # smaller than the square of 21, and at borders
     x = np.random.default_rng(0).normal(size=shape).astype("float32")
