@@ -36,14 +36,20 @@ def no_determinism_left():
 LONGEST_FIRST = (
     "test_multihost.py",
     "test_trainer.py",
-    "test_replicas.py",
-    "test_end_to_end.py",
+    "test_stopping.py",
+    "test_export.py",
     "test_harness.py",
-    "test_phantom_study.py",
     "test_wheel.py",
+    "test_privacy.py",
+    "test_replicas.py",
+    "test_lr_multipliers.py",
+    "test_phantom_study.py",
+    "test_jax_backend.py",
     "test_quickstart.py",
+    "test_end_to_end.py",
     "test_device_cache.py",
-    "test_serving.py",
+    "test_partial.py",
+    "test_same_work.py",
 )
 
 
