@@ -14,6 +14,8 @@ from medcolor_tf.data import damage, schema
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 FIRST = "train-00000-of-00003.tfrecord"  # 8 records each
 
 

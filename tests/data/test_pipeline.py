@@ -223,6 +223,7 @@ def test_damaged_descriptions_are_named(tmp_path, small_dataset):
         Split(folder, "train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "cached"), [(4, False), (2, True)])
 def test_parts_of_a_batch_are_its_rows(small_dataset, count, cached):
     """Several processes decode a share each; together they have the batches of one, bit for bit."""
@@ -244,6 +245,7 @@ def test_parts_of_a_batch_are_its_rows(small_dataset, count, cached):
     assert len(parts[0][0][0]) == 8 // count
 
 
+@pytest.mark.slow
 def test_parts_in_order_have_every_image_once(small_dataset):
     split = Split(small_dataset, "valid")
     whole = numpy_batches(split.identified_batches(12))[0]

@@ -53,6 +53,7 @@ def _equal(first, second):
 # The project's own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_entry_of_the_catalog_is_a_backbone(name, tmp_path, monkeypatch):
     entry = BACKBONES[name]

@@ -145,6 +145,7 @@ def test_set_bn_momentum_reaches_densely_nested_models(tiny_backbone):
     assert [layer.momentum for layer in _norms(outer)] == [0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["ResNet18", "DenseNet121"])
 def test_variable_paths_are_unique_and_the_same_every_time(backbone):
     _assert_stable_paths(backbone, None)

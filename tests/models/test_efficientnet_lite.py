@@ -24,6 +24,8 @@ from medcolor_tf.models.torch_weights import (
     torch_state,
 )
 
+pytestmark = pytest.mark.slow
+
 NAME = "EfficientNetLite0"
 ENTRY = catalog.BACKBONES[NAME]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "backbones"

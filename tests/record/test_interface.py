@@ -24,6 +24,7 @@ def test_import_paths(package):
     assert not missing
 
 
+@pytest.mark.slow
 def test_names_inside_model_files():
     now = interface.models()
     assert now["weights"] == RECORD["models"]["weights"]

@@ -79,6 +79,7 @@ def evaluation_sets(everything):
     return collect([everything]).evaluation_sets(SAMPLES)
 
 
+@pytest.mark.slow
 def test_tables_are_those_of_version_0_1(everything):
     """expected/ holds what version 0.1 wrote for the same runs (50 resamples), their folder named
     FOLDER; figures were drawn, which changes no table."""
@@ -400,6 +401,7 @@ def test_damaged_files_are_gaps_and_not_numbers(runs):
 # -- the command -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 def test_the_figures_are_drawn_from_the_runs(runs, open_in_chromium, tmp_path):
     """Every figure of a study with two training sizes, opened in a browser."""

@@ -49,6 +49,7 @@ def named(model, part):
     return checkpoint.to_arrays(checkpoint.part_weights(part, model))
 
 
+@pytest.mark.slow
 def test_an_imported_checkpoint_brings_T_and_E(theta, small_dataset, tmp_path, capsys):
     path, T, E = theta
     assert colorizer.main(["import-torch", path, str(tmp_path / "theta")]) == 0

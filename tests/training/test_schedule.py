@@ -71,6 +71,7 @@ def test_every_step_uses_the_scheduled_rate_and_momentum(name):
     cases.compare(name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_and_on_jax():
     names = ("SGD", "SGD with momentum", "Adam", "AdamW", "ours", "loss scaling")
