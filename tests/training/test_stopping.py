@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kill_campaign import campaign
+from soak import soak
 
 from medcolor_tf import locks
 from medcolor_tf.data.pipeline import Split
@@ -269,3 +270,9 @@ def test_runs_that_are_killed_at_random_places_end_in_the_same_bytes(config, tmp
     """The short form of tests/nightly/test_kills.py."""
     words = [word for word in flags(config) if not word.startswith("--run_dir")]
     assert campaign(tmp_path, [*words, "--deterministic"], kills=2, seed=3) >= 2
+
+
+def test_memory_is_flat_over_many_checkpoints(square_dataset, backbone_file, tmp_path):
+    """tests/nightly/test_soak.py does 20,000 steps."""
+    flags = ["--strategy=baseline_all", "--cache=ram"]
+    soak(tmp_path / "run", square_dataset, backbone_file, flags, 400)
