@@ -63,14 +63,25 @@ def title(table: Mapping, name: str) -> str:
 
 def colorizer_label(setting: Setting) -> str:
     """T as a table calls it."""
-    init = "" if has_default_init(setting) else f" ({setting.colorizer_init} init)"
-    return title(COLORIZERS, setting.colorizer) + init
+    return init_label(setting.colorizer, setting.colorizer_init)
+
+
+def init_label(colorizer: str, init: str) -> str:
+    """A colorizer's title, and how it started where that is not its default."""
+    return title(COLORIZERS, colorizer) + (
+        "" if is_default_init(colorizer, init) else f" ({init} init)"
+    )
 
 
 def has_default_init(setting: Setting) -> bool:
     """Whether T started as it does where no initialisation is asked for; True without one."""
-    entry = COLORIZERS.get(setting.colorizer)
-    return setting.colorizer_init == (entry.inits[0] if entry else "paper")
+    return is_default_init(setting.colorizer, setting.colorizer_init)
+
+
+def is_default_init(colorizer: str, init: str) -> bool:
+    """As :func:`has_default_init`, of a colorizer and its initialisation by name."""
+    entry = COLORIZERS.get(colorizer)
+    return init == (entry.inits[0] if entry else "paper")
 
 
 def strategy_label(setting: Setting, among: Iterable[Setting]) -> str:

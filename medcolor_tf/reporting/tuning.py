@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from medcolor_tf.catalog import COLORIZERS, STRATEGIES
+from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
 from medcolor_tf.reporting.contents import Note, Section, Table
-from medcolor_tf.reporting.settings import percent, title
+from medcolor_tf.reporting.settings import init_label, percent, title
 from medcolor_tf.runs.config import data_name
 from medcolor_tf.studies.tuning import TUNING
 
@@ -105,12 +105,11 @@ def _trials(record: Mapping, number: int) -> Table:
 
 
 def _words(cell: Mapping) -> tuple[str, str, str, str]:
-    init = "" if cell["colorizer_init"] == "paper" else f" ({cell['colorizer_init']} init)"
     strategy = title(STRATEGIES, cell["strategy"])
     if cell["origin"]:
         strategy += f" from {title(STRATEGIES, cell['origin'])}"
     return (
-        title(COLORIZERS, cell["colorizer"]) + init,
+        init_label(cell["colorizer"], cell["colorizer_init"]),
         strategy,
         Path(cell["backbone"]).stem,
         f"{data_name(cell['data_dir'])}, {percent(float(cell['fraction']))}",
