@@ -61,6 +61,8 @@ PREVIOUS, BACKBONE = "previous.safetensors", "backbone.keras"
 LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
 COLOR_TABLE, COLOR_TABLE_PICTURE = "color_table.csv", "color_table.png"
 TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
+# Which weights -> file.
+WEIGHTS = {"best": BEST, "last": LAST}
 # Of a split.
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
 MANIFEST, MANIFEST_OF_SPLIT = "manifest.json", "manifest-{}.json"
@@ -350,11 +352,7 @@ class Run(CheckedFolder):
 
     def resume_advice(self) -> str:
         """Returns the end of the message when another process is gone: what is kept, what to do."""
-        try:
-            step = self.last_step
-        except InputError:
-            step = 0
-        if step:
+        if step := self.last_step:
             return (
                 f". The checkpoint of step {step} in {self.folder} is kept: the same command on "
                 "all machines goes on there"
@@ -380,11 +378,7 @@ class Run(CheckedFolder):
 
     def what_is_kept(self) -> str:
         """Returns a sentence on the last checkpoint, for a run that cannot go on."""
-        try:
-            step = self.last_step
-        except InputError:
-            step = 0
-        if step:
+        if step := self.last_step:
             return f"The last checkpoint, of step {step}, is kept in {self.folder}"
         return f"There was no checkpoint yet: nothing of it is kept in {self.folder}"
 
@@ -418,7 +412,7 @@ def load_classifier(folder: str | Path, which: str = "best"):
     """
     from medcolor_tf.runs import checkpoint
 
-    run, name = Run(Path(folder)), {"best": BEST, "last": LAST}[which]
+    run, name = Run(Path(folder)), WEIGHTS[which]
     spec = load_spec(run)
     if not (run.folder / name).is_file() and not run.lists(name):
         raise InputError(

@@ -6,7 +6,6 @@ options, programs and input files they are. Rows of anything else are never mixe
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -14,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
-from medcolor_tf.models.spec import BACKBONE_FILE
+from medcolor_tf.files import file_sha256, write_atomically
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving.inputs import InputImage, decode_name, encode_name
 
@@ -53,11 +51,11 @@ class PartialRecord:
             config: :class:`medcolor_tf.predict.PredictConfig`.
             inputs: its images.
         """
-        weights = {"best": runs.BEST, "last": runs.LAST}[config.weights]
-        files = [Path(config.run_dir) / name for name in (runs.MODEL, weights, BACKBONE_FILE)]
+        names = (runs.MODEL, runs.WEIGHTS[config.weights], runs.BACKBONE)
+        files = [Path(config.run_dir) / name for name in names]
         options = {name: getattr(config, name) for name in OPTIONS}
         return cls(
-            {file.name: _sha256(file) for file in files if file.is_file()},
+            {file.name: file_sha256(file) for file in files if file.is_file()},
             json.loads(json.dumps(options)),
             runs.versions(),
             [item.name for item in inputs],
@@ -226,9 +224,7 @@ class PartialTable:
         try:
             self._write(_to_csv(rows))
         except OSError as error:
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror or error})"
-            ) from None
+            raise _cannot_write(self.path, error) from None
         self.rows += rows
 
     def _write(self, content: bytes) -> None:
@@ -264,11 +260,6 @@ def _cannot_write(path: Path, error: OSError) -> InputError:
 
 def _spell(value) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _state(path: Path) -> str:
