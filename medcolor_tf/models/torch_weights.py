@@ -206,7 +206,8 @@ def _load(
         for name, array in state.items()
         if not name.startswith(ignored or ("\0",)) and not name.endswith(_IGNORED)
     }
-    depthwise = {n for n, v in variables.items() if id(v) in _depthwise_kernels(model)}
+    kernels = _depthwise_kernels(model)
+    depthwise = {name for name, variable in variables.items() if id(variable) in kernels}
     for name in depthwise & arrays.keys():
         if arrays[name].ndim == 4:
             arrays[name] = arrays[name].swapaxes(2, 3)
