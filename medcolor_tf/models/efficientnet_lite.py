@@ -83,7 +83,7 @@ def _conv(
     stride: int = 1,
     activation: bool = True,
 ) -> Tensor:
-    """conv · bn, and relu6 unless told otherwise."""
+    """conv · bn, and relu6 where ``activation`` is set."""
     x = keras.layers.Conv2D(
         filters,
         size,

@@ -156,7 +156,7 @@ class Processes:
         """Returns the signal that ends all processes after ``step``, 0 to go on.
 
         Called after every execution, once its result is there. A process with a signal names the
-        end of the next execution: all are told by then, since none ends it without this one. Of
+        end of the next execution: all know of it by then, since none ends it without this one. Of
         several signals the first counts.
 
         Args:
