@@ -60,7 +60,7 @@ def cost(plan: Sequence[tuple[int, float]]) -> float:
 
 
 def shortened(config: TrainConfig, share: float) -> TrainConfig:
-    """Returns a run of a share of the length, with as many checkpoints where their interval is set."""
+    """Returns a run of a share of the length, with as many checkpoints if it has an interval."""
     if share == 1:
         return config
     return dataclasses.replace(
