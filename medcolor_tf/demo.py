@@ -23,7 +23,9 @@ uploaded file is deleted once it is answered. Research software, not a medical d
 class DemoConfig:
     """Options of the command."""
 
-    run_dir: str = option("", "Folder of the run; or give --model.")
+    run_dir: str = option(
+        "", "Folder of the run, or hf://owner/name of a published one; or give --model."
+    )
     model: str = option("", "Folder of an exported SavedModel (it has no heat maps).")
     weights: str = option("best", "best by validation mean AUC, or last.", ("best", "last"))
     host: str = option(
@@ -57,8 +59,12 @@ def _demo(config: DemoConfig) -> None:
         )
     commandline.import_tensorflow()
     from medcolor_tf.serving import film, web
+    from medcolor_tf.sharing import classifier_file, hub
 
-    if config.run_dir:
+    if hub.is_address(config.run_dir):
+        folder, _ = classifier_file.download(config.run_dir)
+        model = film.load_run_model(str(folder), config.weights)
+    elif config.run_dir:
         model = film.load_run_model(config.run_dir, config.weights)
     else:
         model = film.load_exported_model(config.model)

@@ -24,7 +24,8 @@ STYLE = """
 .film-page .notice { border-left: 4px solid #b45309; padding: .4rem .8rem; margin: .5rem 0; }
 .film-page .bad { border-left: 4px solid #b91c1c; padding: .4rem .8rem; margin: .5rem 0; }
 .film-page .scroll { overflow-x: auto; max-width: 100%; }
-.film-page table { border-collapse: collapse; margin: .5rem 0 1rem; }
+.film-page table { border-collapse: collapse; margin: .5rem 0 1rem !important; }
+.film-page table, .film-page tr { border: 0 !important; }
 .film-page th, .film-page td { padding: .3rem .7rem; text-align: left; vertical-align: top;
   border: solid #8886 !important; border-width: 0 0 1px !important; overflow-wrap: normal; }
 .film-page .films td:first-child { overflow-wrap: anywhere; min-width: 8rem; }

@@ -46,7 +46,7 @@ def is_address(text: str) -> bool:
 
 
 def download(text: str, file: str = WEIGHTS) -> tuple[Path, str]:
-    """Fetches a file, by default a colorizer's weights, or finds them in the hub's cache, and checks them.
+    """Fetches a file, by default a colorizer's weights, or finds it in the hub's cache; checks it.
 
     The hub's cache names a file by its digest, with which the content is compared. An address
     without a commit may mean other weights tomorrow: which commit it meant today is said.
@@ -66,9 +66,7 @@ def download(text: str, file: str = WEIGHTS) -> tuple[Path, str]:
     import huggingface_hub
 
     try:
-        path = huggingface_hub.hf_hub_download(
-            address.repository, file, revision=address.revision
-        )
+        path = huggingface_hub.hf_hub_download(address.repository, file, revision=address.revision)
     except Exception as error:  # the hub, its HTTP client and the file system each have their own
         raise InputError(
             f"{text}: {file} could not be downloaded from the Hugging Face hub "
@@ -104,9 +102,7 @@ def _check_content(path: Path, text: str) -> None:
         )
 
 
-def publish(
-    text: str, files: Mapping[str, bytes], private: bool, what: str = "Colorizer"
-) -> str:
+def publish(text: str, files: Mapping[str, bytes], private: bool, what: str = "Colorizer") -> str:
     """Uploads files in one commit to a model repository, which is made where there is none.
 
     Args:
@@ -139,9 +135,7 @@ def publish(
     return f"{text}@{commit}"
 
 
-def _publish(
-    address: Address, files: Mapping[str, bytes], private: bool, message: str
-) -> str:
+def _publish(address: Address, files: Mapping[str, bytes], private: bool, message: str) -> str:
     import huggingface_hub as hub
 
     if not hub.get_token():
