@@ -9,6 +9,7 @@ import huggingface_hub
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import medcolor_tf as mc
 from medcolor_tf import colorizer, evaluate
@@ -438,7 +439,7 @@ def test_a_published_classifier_is_loaded_back(published, run_dir, tmp_path, mon
         mc.load_classifier("hf://me/model")
 
 
-def test_the_card_of_a_classifier(published, tmp_path):
+def test_the_card_of_a_classifier(published, run_dir, tmp_path, capsys):
     api, _ = published
     readme = api.files["README.md"].decode()
     metadata = huggingface_hub.ModelCard(readme).data
@@ -450,7 +451,10 @@ def test_the_card_of_a_classifier(published, tmp_path):
     assert "(phantom.jpg)" in readme
     assert api.files["phantom.jpg"].startswith(b"\xff\xd8")
     code = readme.partition("```python\n")[2].partition("```")[0]
-    compile(code, "README.md", "exec")
+    Image.fromarray(np.full((40, 36), 99, np.uint8)).save(tmp_path / "film.png")
+    code = code.replace("hf://me/model", run_dir).replace("film.jpg", str(tmp_path / "film.png"))
+    exec(compile(code, "README.md", "exec"), {})
+    assert "'Pleural Effusion': " in capsys.readouterr().out
     for content in api.files.values():
         assert b"secret" not in content
         assert str(tmp_path.parent).encode() not in content
