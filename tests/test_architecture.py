@@ -15,7 +15,7 @@ PACKAGES = ("medcolor_tf", "data_prep")
 LAYERS = (
     ("errors",),
     ("schema_check",),
-    ("catalog", "files", "help_text", "interrupts"),
+    ("catalog", "files", "help_text", "interrupts", "progress"),
     ("locks", "private_paths"),
     ("registration",),
     ("commandline",),
@@ -42,6 +42,7 @@ KERAS_FREE = (
         "files",
         "interrupts",
         "locks",
+        "progress",
         "runs.config",
         "runs.folder",
         "data.schema",

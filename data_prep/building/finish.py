@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan
@@ -25,6 +24,7 @@ from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, write_atomically
+from medcolor_tf.progress import say
 
 REJECTS = "rejects.csv"
 WARNINGS = "warnings.csv"
@@ -205,7 +205,7 @@ def write_key_table(folder: Path, plan: Plan, ids: KeyedIds) -> None:
     )
     text = _csv(("patient", "source_patient", "image_id", "source_path"), rows)
     write_atomically(folder / KEY_TABLE, text, mode=0o600)
-    tqdm.write(
+    say(
         f"warning: {folder / KEY_TABLE} tells who is behind each record; "
         "keep it apart from the data set and never hand it on with it"
     )

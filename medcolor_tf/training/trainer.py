@@ -13,7 +13,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from medcolor_tf import interrupts
 from medcolor_tf.commandline import command_line
@@ -29,6 +28,7 @@ from medcolor_tf.parallel import multihost, replicas, runtime
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.parallel.replicas import unsharded
 from medcolor_tf.private_paths import recorded
+from medcolor_tf.progress import say
 from medcolor_tf.runs import checkpoint, resume
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.checkpoint import Best, LossSums, TrainState
@@ -412,7 +412,7 @@ class Trainer:
             best = resume.best_content(state.weights, self.best, self.spec)
         log = self._log_checkpoint(step, loss, auc)
         resume.write_checkpoint(self.run, dataclasses.replace(state, best=self.best), best, log)
-        tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
+        say(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
 
     def _log_checkpoint(self, step: int, loss: float, auc: np.ndarray) -> str:
         """Adds pictures and points to TensorBoard; returns log.csv with another row."""
