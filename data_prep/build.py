@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from data_prep import options
-from data_prep.building import duplicates, finish, output, parallel
+from data_prep.building import dry_run, duplicates, finish, output, parallel
 from data_prep.building.duplicates import ContentDigests
 from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan, make_plan, read_key
@@ -46,6 +46,10 @@ def build(config: BuildConfig) -> None:
     folder = Path(config.out)
     digests = ContentDigests(folder, config.shard)
     plan = plan_build(config, key, digests)
+    if config.dry_run:
+        if not _is_finished(folder, plan):
+            dry_run.describe(plan, folder, config.workers)
+        return None
     if not _is_finished(folder, plan):
         _, parts = commandline.parse_shard(config.shard) or (1, 1)
         record = PlanRecord.from_plan(config, plan, key, parts)

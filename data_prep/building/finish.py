@@ -219,19 +219,34 @@ def _csv(header: tuple[str, ...], rows: Iterable[tuple]) -> str:
     return buffer.getvalue()
 
 
+def print_splits(
+    images: Mapping[str, int],
+    patients: Mapping[str, int],
+    labels: Mapping[str, Mapping[str, Mapping[str, int]]],
+    uncertain_policy: Mapping[str, str],
+) -> None:
+    """Prints the images, patients and raw labels of each split.
+
+    Args:
+        images, patients: split -> how many.
+        labels: split -> observation -> kind of label -> how many.
+        uncertain_policy: observation -> what uncertain means.
+    """
+    width = max(map(len, uncertain_policy))
+    kinds = ("positive", "negative", "uncertain", "blank")
+    for split in (split for split in SPLITS if split in images):
+        print(f"\n{split}: {images[split]:,} images of {patients[split]:,} patients")
+        print(" ".join((f"  {'':{width}}", *(f"{kind:>9}" for kind in kinds), " uncertain means")))
+        for name, counts in labels[split].items():
+            cells = " ".join(f"{counts[kind]:>9,}" for kind in kinds)
+            print(f"  {name:{width}} {cells}  {uncertain_policy[name]}")
+
+
 def print_summary(folder: Path, info: DatasetInfo) -> None:
     """Prints what the data set holds and what to do next."""
-    width = max(len(name) for name in info.observations)
-    kinds = ("positive", "negative", "uncertain", "blank")
     pixels = f"short side {info.short_side}, {info.bits} bits, {info.encoding}"
     print(f"\n{folder}: {info.source}, {pixels}")
-    for split in (split for split in SPLITS if split in info.images):
-        print(f"\n{split}: {info.images[split]:,} images of {info.patients[split]:,} patients")
-        print(" ".join((f"  {'':{width}}", *(f"{kind:>9}" for kind in kinds), " uncertain means")))
-        for name in info.observations:
-            counts = info.label_counts[split][name]
-            cells = " ".join(f"{counts[kind]:>9,}" for kind in kinds)
-            print(f"  {name:{width}} {cells}  {info.uncertain_policy[name]}")
+    print_splits(info.images, info.patients, info.label_counts, info.uncertain_policy)
     print(f"\npixels of train, on [0, 1]: mean {info.pixel_mean:.4f}, std {info.pixel_std:.4f}")
     print(f"blank cells: {info.blank_policy}; images rejected: {info.rejected}")
     print_warnings(folder / WARNINGS)

@@ -76,7 +76,7 @@ def train(config: TrainConfig) -> dict | None:
         multihost.joined(config) as processes,
     ):
         plan, run = TrainPlan.from_config(config), Run(Path(config.run_dir))
-        run.check(_record(plan))  # before the folder is touched
+        run.check(record_of(plan))  # before the folder is touched
         only_writer = run.only_writer() if processes.is_main_process else contextlib.nullcontext()
         with only_writer, damage.named(*plan.splits):
             record = _checked_record(plan, run, processes)
@@ -510,7 +510,7 @@ def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
     Raises:
         InputError: it holds another one, or the processes do not see the same folder and data.
     """
-    record = _record(plan)
+    record = record_of(plan)
     run.check(record)  # once more: another process may have written in between
     processes.check_same({"data": record["data_fingerprint"], "of": record["init_from"]})
     run.check_shared(processes)
@@ -518,7 +518,7 @@ def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
     return record
 
 
-def _record(plan: TrainPlan) -> dict:
+def record_of(plan: TrainPlan) -> dict:
     """Returns the content of config.json."""
     config = recorded(plan.config)
     command = command_line("medcolor_tf.train", config)
