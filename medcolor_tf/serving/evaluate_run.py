@@ -25,7 +25,7 @@ from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.private_paths import without_folders
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import NO_DECISION
-from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider
+from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider, check_input
 
 
 def evaluate_run(run_dir: str, data_dir: str, **options) -> dict:
@@ -94,7 +94,7 @@ def evaluate_and_decide(
     files = runs.Run(Path(out or run_dir))
     with damage.named(*splits):
         for one in splits:
-            _check_input(spec, one, origin["run_dir"])
+            check_input(spec, one, origin["run_dir"])
         decider = Decider(run_dir, weights, step, decisions, spec.observations)
         for validation in splits[1:]:
             decider.choose(predictor(classifier, batch_size), validation, batch_size, files)
@@ -143,7 +143,7 @@ def _evaluate_model(
     colorize: Predict | None = None,
     processes: Processes = ALONE,
 ) -> tuple[dict, Predictions]:
-    _check_input(spec, split, origin["run_dir"])
+    check_input(spec, split, origin["run_dir"])
     predict = predictor(classifier, batch_size)
     result, predictions = evaluate(
         predict, split, batch_size, processes.part, processes.gather_rows
@@ -227,14 +227,3 @@ def _png(picture: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return file.getvalue()
-
-
-def _check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:
-    for what, expected, received in (
-        ("bits a pixel", spec.bits, split.info.bits),
-        ("input channels", spec.input_channels, split.info.channels),
-    ):
-        if expected != received:
-            raise InputError(
-                f"{split.folder}: {received} {what}, the model of {run_dir} takes {expected}"
-            )
