@@ -5,13 +5,65 @@ TensorFlow operations (:mod:`medcolor_tf.serving.in_graph`), so that the exporte
 probabilities of ``medcolor_tf.predict``.
 """
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from medcolor_tf.files import write_json
 from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.runs import folder as runs
+from medcolor_tf.serving.comparison import Answer
 from medcolor_tf.serving.in_graph import prepare
+from medcolor_tf.serving.inputs import ReadImage
+
+EXTRA = "assets.extra"
+# What the signature "encoded" reads.
+FILE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def write(spec: ModelSpec, model: keras.Model, folder: Path, contract: Mapping) -> Answer:
+    """Writes a SavedModel; returns the function that answers by it.
+
+    Args:
+        spec: of the model.
+        model: (B, S, S, C) to logits and colours, see ``classify_and_colorize``.
+        folder: to write, which is not there yet.
+        contract: what goes with it, see :func:`medcolor_tf.serving.contract.make_contract`.
+    """
+    archive(spec, model).write_out(str(folder), verbose=False)
+    (folder / EXTRA).mkdir()
+    weights = contract["weights"]
+    about = spec.to_dict() | {"step": weights["step"], "weights": weights["which"]}
+    write_json(folder / EXTRA / runs.MODEL, about)
+    return answer_by(tf.saved_model.load(str(folder)), spec)
+
+
+def answer_by(exported: Any, spec: ModelSpec) -> Answer:
+    """Returns the function that answers by a loaded model: from files where it reads them.
+
+    Args:
+        exported: what ``tf.saved_model.load`` returned.
+        spec: of the model.
+    """
+
+    def answer(reads: Sequence[ReadImage]) -> np.ndarray:
+        signature, given = "prepared", np.stack([read.image for read in reads])
+        files = [read.item.files for read in reads]
+        if all(of_image and _reads(of_image) for of_image in files):
+            contents = [[file.read_bytes() for file in of_image] for of_image in files]
+            signature = "encoded"
+            given = contents if spec.input_channels > 1 else [channels[0] for channels in contents]
+        return exported.signatures[signature](tf.constant(given))["probabilities"].numpy()
+
+    return answer
+
+
+def _reads(files: Sequence[Path]) -> bool:
+    return all(file.suffix.lower() in FILE_SUFFIXES for file in files)
 
 
 def archive(spec: ModelSpec, model: keras.Model) -> Any:
