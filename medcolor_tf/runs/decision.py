@@ -7,6 +7,8 @@ make the model, and is refused for any other. Imports no Keras.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,6 +158,31 @@ class Decision:
         called = np.where(chances >= bounds, POSITIVE, NEGATIVE)
         return np.where(np.isnan(bounds), UNDECIDED, called).astype(np.int32)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that a table of predictions has for :meth:`cells`."""
+        return [
+            f"{kind} {name}" for name in self.observations for kind in ("calibrated", "decision")
+        ]
+
+    def cells(self, logits: ArrayLike) -> list[list[str]]:
+        """Returns, per image of (B, L) logits, calibrated probability and decision of each name."""
+        calibrated = self.calibrated(logits)
+        return [
+            [cell for chance, called in zip(*row, strict=True) for cell in (chance, WORDS[called])]
+            for row in zip(
+                [[f"{chance:.7g}" for chance in row] for row in calibrated],
+                self.decide(calibrated).tolist(),
+                strict=True,
+            )
+        ]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it decides: not of how that was found out, nor of what it replaced."""
+        content = dataclasses.replace(self, comparison={}, previous={}).to_dict()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     def describe(self) -> str:
         """Returns a line: the rule, the data, what the decision is of."""
         data = self.data
@@ -293,6 +320,4 @@ def _cut(content: Mapping, most: int) -> dict:
 
 def _plain(decision: Decision) -> dict:
     """Returns the content as JSON gives it back: tuples are lists."""
-    import json
-
     return json.loads(json.dumps(decision.to_dict()))
