@@ -14,8 +14,10 @@ import pandas as pd
 from medcolor_tf.evaluation import curves, statistics
 from medcolor_tf.evaluation.bootstrap import bootstrap_auc
 from medcolor_tf.reporting import compare, paper_results
-from medcolor_tf.reporting.collect import EvaluationSet, MissingRun, columns, of_observation, pooled
+from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.contents import Cell, Note, Table
+from medcolor_tf.reporting.predictions import columns, of_observation, pooled
+from medcolor_tf.reporting.run_rows import MissingRun
 from medcolor_tf.reporting.settings import (
     Setting,
     colorizer_label,

@@ -13,14 +13,7 @@ from PIL import Image
 
 from medcolor_tf.evaluation import curves, statistics
 from medcolor_tf.evaluation.color_table import ColorTable
-from medcolor_tf.reporting.collect import (
-    REPEAT,
-    EvaluationSet,
-    Settings,
-    of_observation,
-    pooled,
-    read_log,
-)
+from medcolor_tf.reporting.collect import EvaluationSet, Settings
 from medcolor_tf.reporting.contents import Figure
 from medcolor_tf.reporting.figures.charts import (
     Line,
@@ -31,6 +24,8 @@ from medcolor_tf.reporting.figures.charts import (
 )
 from medcolor_tf.reporting.figures.color_tables import color_tables
 from medcolor_tf.reporting.figures.image_grid import image_grid
+from medcolor_tf.reporting.predictions import of_observation, pooled, read_log
+from medcolor_tf.reporting.run_rows import REPEAT
 from medcolor_tf.reporting.settings import Setting, full_label, percent, size_label
 from medcolor_tf.runs.folder import Run
 
