@@ -1,7 +1,8 @@
 """Finds runs in folders and gathers them in one table, a row per run; imports no TensorFlow."""
 
 import dataclasses
-import itertools
+import fnmatch
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,6 +153,39 @@ class EvaluationSet:
         return f"runs-{self.number}-{list(self.settings).index(setting) + 1}"
 
 
+@dataclass
+class _Found:
+    """Paths of what a report reads, as keys: each counts once and has its place.
+
+    Attributes:
+        runs: folders of runs.
+        plans: of studies.
+        tunings: records of tuned studies.
+    """
+
+    runs: dict[Path, None] = field(default_factory=dict)
+    plans: dict[Path, None] = field(default_factory=dict)
+    tunings: dict[Path, None] = field(default_factory=dict)
+
+    def search(self, top: Path) -> None:
+        """Walks through a folder once, in the order of names."""
+        plans = []
+        for name, folders, files in os.walk(top):
+            folder = Path(name)
+            folders.sort()
+            is_tuning = folder.name == TUNING
+            if is_tuning and folder != top and TRIALS in folders:
+                folders.remove(TRIALS)  # chosen among, never reported beside the study's runs
+            if not SIGNS.isdisjoint(files) and is_run(folder):
+                self.runs[folder.resolve()] = None
+            for file in sorted(files):
+                if fnmatch.fnmatchcase(file, PLAN.format("*")):
+                    plans.append(folder / file)
+                elif is_tuning and file.endswith(".json"):
+                    self.tunings[folder.resolve() / file] = None
+        self.plans.update(dict.fromkeys(sorted(plans)))
+
+
 def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
     """Reads every run in the given folders (study folders, run folders, or folders of those).
 
@@ -162,24 +196,19 @@ def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
     Raises:
         InputError: a path is no folder, or there is no run in any of them.
     """
-    folders: dict[Path, None] = {}
+    found = _Found()
     for path in map(Path, paths):
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; expected a study's or a run's folder")
-        for folder in sorted({file.parent for name in SIGNS for file in path.rglob(name)}):
-            if (TUNING, TRIALS) in itertools.pairwise(folder.relative_to(path).parts):
-                continue  # chosen among, never reported beside the study's runs
-            if is_run(folder):
-                folders[folder.resolve()] = None
-    entries = [read_run(folder, split) for folder in folders]
+        found.search(path)
+    entries = [read_run(folder, split) for folder in found.runs]
     collected = Collected(
         pd.DataFrame([entry for entry in entries if isinstance(entry, dict)], dtype=object),
         [entry for entry in entries if isinstance(entry, MissingRun)],
     )
-    for path in map(Path, paths):
-        for plan in sorted(path.rglob(PLAN.format("*"))):
-            _read_plan(plan, {folder.name for folder in folders}, collected)
-    collected.tuning = list(tuning.sections(paths))
+    for plan in found.plans:
+        _read_plan(plan, {folder.name for folder in found.runs}, collected)
+    collected.tuning = list(tuning.sections(found.tunings))
     if collected.runs.empty and not collected.missing and not collected.tuning:
         raise InputError(
             f"no run in {', '.join(map(str, paths))}; expected folders made by "

@@ -20,7 +20,8 @@ from medcolor_tf.runs.folder import Run
 
 REPEAT = ["seed", "subset_seed"]  # columns that tell repeats apart
 # Any of these files shows a run, should others be lost.
-SIGNS = (run_folder.CONFIG, run_folder.MANIFEST, run_folder.LAST)
+SIGNS = frozenset((run_folder.CONFIG, run_folder.MANIFEST, run_folder.LAST))
+_OWN_SIGNS = (run_folder.MODEL, run_folder.MANIFEST, run_folder.LAST)  # no other program's
 # Options that columns hold or that change no result.
 _NOT_FURTHER_OPTIONS = (
     *("data_dir", "run_dir", "init_from", "evaluate", "strategy", "backbone", "colorizer"),
@@ -46,7 +47,7 @@ class MissingRun:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's: other programs have a config.json too."""
-    if any((folder / name).is_file() for name in (run_folder.MODEL, *SIGNS[1:])):
+    if any((folder / name).is_file() for name in _OWN_SIGNS):
         return True
     try:
         return "flags" in read_json(folder / run_folder.CONFIG)

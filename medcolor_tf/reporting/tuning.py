@@ -9,7 +9,6 @@ from medcolor_tf.files import read_json
 from medcolor_tf.reporting.contents import Note, Section, Table
 from medcolor_tf.reporting.settings import init_label, percent, title
 from medcolor_tf.runs.config import data_name
-from medcolor_tf.studies.tuning import TUNING
 
 ABSENT = "-"
 CAPTION = (
@@ -21,18 +20,16 @@ CAPTION = (
 )
 
 
-def sections(folders: Iterable[str | Path]) -> Iterator[Section]:
+def sections(records: Iterable[Path]) -> Iterator[Section]:
     """Yields a section per study that was tuned.
+
+    Args:
+        records: paths of what :mod:`medcolor_tf.studies.tuning` wrote.
 
     Raises:
         InputError: a record that cannot be read.
     """
-    paths = dict.fromkeys(
-        path.resolve()
-        for folder in folders
-        for path in sorted(Path(folder).rglob(f"{TUNING}/*.json"))
-    )
-    for number, path in enumerate(paths, start=1):
+    for number, path in enumerate(records, start=1):
         record = read_json(path)
         try:
             contents = (*_notes(record), _chosen(record, number), _trials(record, number))

@@ -5,7 +5,9 @@ import inspect
 import io
 import itertools
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -362,6 +364,20 @@ def test_an_absent_class_has_no_auc_and_is_no_zero(tmp_path):
     rows = texts(table(report, "table2-1"))
     assert {row[3] for row in rows if "±" in row[1] and row[0] != ""} >= {"-"}
     assert texts(table(report, "table1-1"))[0][2] == shown(ours["baseline"])
+
+
+def test_folders_are_walked_through_once(runs, monkeypatch):
+    runs.strategies(seeds=(0,))
+    write_plan(runs.folder, "mine", ("a",))
+    for name in ("tuning/trials/chosen-among", "deep/er"):
+        shutil.copytree(runs.folder / "baseline-0", runs.folder / name)
+    listed = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or real(path))
+    found = collect([runs.folder, runs.folder / "deep"])
+    assert listed.count(str(runs.folder)) == listed.count(str(runs.folder / "all-0")) == 1
+    assert [run.name for run in found.missing] == ["a", str(runs.folder / "deep/er")]
+    assert len(found.runs) == 4
 
 
 def test_the_same_repeat_twice_counts_once(runs):
