@@ -67,7 +67,10 @@ WEIGHTS = {"best": BEST, "last": LAST}
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
 MANIFEST, MANIFEST_OF_SPLIT = "manifest.json", "manifest-{}.json"
 # What the manifest lists.
-LISTED = (CONFIG, MODEL, BACKBONE, LOG, LAST, PREVIOUS, BEST, COLORIZER, LR_FINDER, RESULT)
+LISTED = (
+    *(CONFIG, MODEL, BACKBONE, LOG, LAST, PREVIOUS, BEST, COLORIZER, LR_FINDER, RESULT),
+    *(COLOR_TABLE_PICTURE, COLOR_TABLE),
+)
 _OF_SPLIT = re.compile(r"(?:evaluation|predictions|colorized)-(\w+)\.\w+")
 # What a JSON file has to hold.
 _CONTENTS = {CONFIG: contents.CONFIG, RESULT: contents.RESULT, LR_FINDER: contents.LR_FINDER}

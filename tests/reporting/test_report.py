@@ -17,12 +17,20 @@ from statsmodels.stats.multitest import multipletests
 
 from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import sealed
 from medcolor_tf.report import main
 from medcolor_tf.reporting import figures, render, tables
 from medcolor_tf.reporting.collect import collect
 from medcolor_tf.reporting.contents import Commands, Figure, Note, Table
 from medcolor_tf.reporting.output import to_csv, write
-from tests.reporting.run_folders import FIVE, Runs, write_everything, write_plan
+from medcolor_tf.runs.folder import Run
+from tests.reporting.run_folders import (
+    FIVE,
+    Runs,
+    write_color_table,
+    write_everything,
+    write_plan,
+)
 
 SAMPLES = 50
 EXPECTED = Path(__file__).parent / "expected"
@@ -102,6 +110,36 @@ def test_the_colours_of_gray_values_are_told_in_words_too(evaluation_sets):
     assert "PixelShuffle All: black becomes 0.00 0.00 0.50" in figure.alt
     assert "white becomes 1.25 1.00 0.50" in figure.alt
     assert not [make for group in evaluation_sets[:2] for make in figures.gray_to_color(group)]
+
+
+@pytest.mark.pictures
+def test_a_table_of_colours_is_what_its_manifest_says(tmp_path):
+    runs = Runs(tmp_path / "runs", "phantom", ("Edema",))
+    runs.add("map", "color_module", model={"colorizer": "color_map", "colorizer_init": "gray"})
+    folder = runs.folder / "map"
+    write_color_table(folder)
+    text = (folder / "color_table.csv").read_text()
+    (group,) = collect([folder]).evaluation_sets(SAMPLES)
+    assert [type(made) for made in figures.gray_to_color(group)] == [Figure]  # of version 0.1
+    run = Run(folder)
+    run.write({"model.json": (folder / "model.json").read_bytes()})
+    (folder / "manifest.json").write_text(  # which a development version wrote
+        json.dumps(without_color_table(json.loads((folder / "manifest.json").read_text())))
+    )
+    note, _ = figures.gray_to_color(group)
+    assert isinstance(note, Note)
+    assert "map/color_table.csv: its manifest does not list it" in note.text
+    run.write({"color_table.csv": text})
+    assert [type(made) for made in figures.gray_to_color(group)] == [Figure]
+    (folder / "color_table.csv").write_text(text.replace("1.25", "0.25"))
+    with pytest.raises(InputError, match=r"color_table\.csv: damaged, or another run's file"):
+        list(figures.gray_to_color(group))
+
+
+def without_color_table(manifest):
+    """A run's manifest that does not list its table of colours."""
+    del manifest["sha256"], manifest["files"]["color_table.csv"]
+    return sealed(manifest)
 
 
 @pytest.mark.pictures

@@ -14,7 +14,7 @@ from PIL import Image
 from medcolor_tf.evaluation import curves, statistics
 from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.reporting.collect import EvaluationSet, Settings
-from medcolor_tf.reporting.contents import Figure
+from medcolor_tf.reporting.contents import Figure, Note
 from medcolor_tf.reporting.figures.charts import (
     Line,
     bar_panels,
@@ -103,13 +103,21 @@ def colorized(group: EvaluationSet) -> Iterator[Figure]:
         )
 
 
-def gray_to_color(group: EvaluationSet) -> Iterator[Figure]:
+def gray_to_color(group: EvaluationSet) -> Iterator[Figure | Note]:
     """The colour of each gray value, of the colorizers that are such a map."""
     tables: dict[str, ColorTable] = {}
     for setting, runs in group.largest.items():
-        path = Run(runs["folder"].iloc[0]).color_table
-        if path.is_file():
-            tables[full_label(setting, group.largest)] = ColorTable.from_csv(path)
+        run = Run(runs["folder"].iloc[0])
+        path = run.color_table
+        listed = run.lists(path.name)
+        if listed:
+            run.checked(path)
+        elif not path.is_file():
+            continue
+        elif run.manifest(path.name):  # of a development version, which wrote it beside the others
+            words = "its manifest does not list it, so it is read as it is"
+            yield Note("info", f"{run.folder.name}/{path.name}: {words}.")
+        tables[full_label(setting, group.largest)] = ColorTable.from_csv(path)
     if tables:
         yield Figure(
             f"gray-to-color-{group.number}",
