@@ -18,11 +18,19 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: text, the anchor it links to ("" for none), and whether it stands out."""
+    """A table's cell.
+
+    Attributes:
+        text: what one reads.
+        link: the anchor it links to, "" for none.
+        strong: whether it stands out.
+        csv: what the CSV file holds instead, "" for the text.
+    """
 
     text: str
     link: str = ""
     strong: bool = False
+    csv: str = ""
 
 
 @dataclass(frozen=True)

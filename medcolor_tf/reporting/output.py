@@ -74,7 +74,7 @@ def to_csv(table: Table) -> str:
 
     A cell that a spreadsheet would compute has an apostrophe before it.
     """
-    rows = [table.header, *([cell.text for cell in row] for row in table.cells)]
+    rows = [table.header, *([cell.csv or cell.text for cell in row] for row in table.cells)]
     if table.groups:
         groups = ("group", *table.groups)
         rows = [[group, *row] for group, row in zip(groups, rows, strict=True)]

@@ -247,15 +247,16 @@ def calibration(group: EvaluationSet) -> Iterator[Table]:
             bins = curves.calibration(*pooled(runs, name))
             scores = (precision, bins.brier, bins.expected_error)
             label = full_label(setting, settings)
-            rows.append((_link(group, setting, label), name, *map(_three_digits, scores)))
+            cells = (Cell(_percent(score), csv=_three_digits(score)) for score in scores)
+            rows.append((_link(group, setting, label), name, *cells))
         yield Table(
             f"calibration-{group.number}-{stem}",
             f"Average precision and calibration, {backbone}",
             ("Learning strategy", "Observation", "Average precision", "Brier score", "ECE"),
             tuple(rows),
-            "Average precision: mean over repeats; by chance it is the share of positives. Brier "
-            "score and expected calibration error (ECE, ten bins): of the predictions of all "
-            "repeats together; smaller is better.",
+            "In percent; the CSV file holds fractions of 1. Average precision: mean over repeats; "
+            "by chance it is the share of positives. Brier score and expected calibration error "
+            "(ECE, ten bins): of the predictions of all repeats together; smaller is better.",
             row_headers=2,
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
-from medcolor_tf.reporting.contents import Note, Section, Table
+from medcolor_tf.reporting.contents import Cell, Note, Section, Table
 from medcolor_tf.reporting.settings import init_label, percent, title
 from medcolor_tf.runs.config import data_name
 
@@ -81,7 +81,7 @@ def _trials(record: Mapping, number: int) -> Table:
         (
             *_words(cell),
             str(place),
-            f"{entry['share']:.3g}",
+            Cell(f"{100 * entry['share']:.3g}", csv=f"{entry['share']:.3g}"),
             *(trial["values"].get(name, ABSENT) for name in names),
             _auc(trial),
         )
@@ -95,7 +95,8 @@ def _trials(record: Mapping, number: int) -> Table:
         "Every trial",
         (*header, *names, "AUC (%)"),
         tuple(rows),
-        "Length: share of a whole run. AUC of the validation images, mean over the tuning seeds.",
+        "Length: in percent of a whole run (the CSV file holds fractions of 1). AUC of the "
+        "validation images, mean over the tuning seeds.",
         4,
         summary=f"All {len(rows)} trials",
     )

@@ -103,6 +103,16 @@ def test_tables_are_those_of_version_0_1(everything):
 ENTRIES = (*render.RESULTS, tables.every_run)
 
 
+def test_shares_are_in_percent_and_the_csv_file_of_calibration_says_that_its_are_not(
+    evaluation_sets,
+):
+    (found,) = tables.calibration(next(g for g in evaluation_sets if g.data == "phantom"))
+    expected = (EXPECTED / "calibration-3-ResNet18.csv").read_text().splitlines()[1].split(",")
+    assert [cell.text for cell in found.cells[0][2:]] == ["48.4", "23.5", "26.5"]
+    assert expected[2:] == ["0.484", "0.235", "0.265"]
+    assert "the CSV file holds fractions of 1" in found.caption
+
+
 @pytest.mark.pictures
 def test_the_colours_of_gray_values_are_told_in_words_too(evaluation_sets):
     drawn = next(group for group in evaluation_sets if group.data == "phantom")

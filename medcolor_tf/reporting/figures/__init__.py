@@ -41,8 +41,8 @@ def auc_by_size(group: EvaluationSet) -> Iterator[Figure]:
         yield Figure(
             f"figure6a-{group.number}-{stem}",
             f"Mean AUC by training size, {backbone} (Figure 6a)",
-            size_chart(lines, _percents(settings), "mean AUC"),
-            _words("Mean AUC by training size. ", lines, _percents(settings)),
+            size_chart(lines, _percents(settings), "mean AUC (%)"),
+            _words("Mean AUC in percent by training size. ", lines, _percents(settings)),
             "Mean and standard deviation over the random subsets.",
         )
 
@@ -68,11 +68,11 @@ def difference_by_size(group: EvaluationSet) -> Iterator[Figure]:
             size_chart(
                 lines,
                 percents,
-                "difference in mean AUC\n(minus Baseline All)",
+                "difference in mean AUC, points\n(minus Baseline All)",
                 zero="Baseline All",
                 order=[size_label(setting, settings) for setting in settings],
             ),
-            _words("Difference of the mean AUC to Baseline All. ", lines, percents),
+            _words("Difference of the mean AUC to Baseline All in points. ", lines, percents),
             "Mean and standard deviation of the difference within each repeat.",
         )
 
@@ -167,7 +167,7 @@ def roc(group: EvaluationSet) -> Iterator[Figure]:
     """ROC curves, a panel per observation."""
     yield from _panel_figures(
         group,
-        ("roc", "ROC curves", "False positive rate", "True positive rate"),
+        ("roc", "ROC curves", "False positive rate (%)", "True positive rate (%)"),
         functools.partial(_mean_curve, curves.roc_curve),
         "ROC curves of {}, a panel an observation; the areas are in the tables above.",
         "Mean over repeats at each false positive rate; the band spans the repeats.",
@@ -179,7 +179,7 @@ def precision_recall(group: EvaluationSet) -> Iterator[Figure]:
     """Precision-recall curves, a panel per observation."""
     yield from _panel_figures(
         group,
-        ("precision-recall", "Precision and recall", "Recall", "Precision"),
+        ("precision-recall", "Precision and recall", "Recall (%)", "Precision (%)"),
         functools.partial(_mean_curve, curves.precision_recall),
         "Precision-recall curves of {}; their average precision is in the table below.",
         "Mean over repeats at each recall.",
@@ -190,7 +190,7 @@ def calibration(group: EvaluationSet) -> Iterator[Figure]:
     """Observed frequency against predicted probability, a panel per observation."""
     yield from _panel_figures(
         group,
-        ("calibration", "Calibration", "Mean predicted probability", "Observed"),
+        ("calibration", "Calibration", "Mean predicted probability (%)", "Observed (%)"),
         _calibration_line,
         "Observed frequency against predicted probability, {}.",
         "Predictions of all repeats in ten equal bins; on the diagonal they are calibrated.",
@@ -246,7 +246,9 @@ def _words(start: str, lines: list[Line], percents: Mapping[int, float]) -> str:
     """What a chart over sizes shows, for who cannot see it."""
     words = [
         f"{line.label}: "
-        + ", ".join(f"{percents[x]:g} % {mean:.3f}" for x, mean in line.points()[:2].T)
+        + ", ".join(
+            f"{percents[x]:g} % of the images {100 * mean:.1f}" for x, mean in line.points()[:2].T
+        )
         for line in lines
     ]
     return start + "; ".join(words) + "."
