@@ -151,6 +151,17 @@ class Section:
     anchor: str
     contents: tuple[Content, ...]
 
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """(anchor, title) of what its contents list: tables, figures, and what one opens."""
+        parts = []
+        for content in self.contents:
+            if isinstance(content, Table | Figure):
+                parts.append((f"{content.kind}-{content.name}", content.title))
+            elif isinstance(content, Commands):
+                parts.append((content.anchor, content.summary))
+        return parts
+
 
 @dataclass(frozen=True)
 class Report:

@@ -98,7 +98,7 @@ def _mean_auc_table(
     count = len(group.observations)
     measure = group.observations[0] if count == 1 else f"mean of {count} observations"
     caption = f"{group.data}, {measure}. {caption}"
-    return _table(group, *name_and_title, header, rows, caption, len(labels), groups)
+    return _table(group, *name_and_title, header, rows, caption, len(labels), groups, stacked=True)
 
 
 def mean_auc_tests(group: EvaluationSet) -> Iterator[Table]:
@@ -258,6 +258,7 @@ def calibration(group: EvaluationSet) -> Iterator[Table]:
             "by chance it is the share of positives. Brier score and expected calibration error "
             "(ECE, ten bins): of the predictions of all repeats together; smaller is better.",
             row_headers=2,
+            stacked=True,
         )
 
 
@@ -288,6 +289,7 @@ def every_run(group: EvaluationSet) -> Iterator[Table]:
         (*heads, "Training images", "Peak rate"),
         rows,
         f"Intervals by bootstrap over patients, {group.n_resamples:,} resamples.",
+        stacked=True,
     )
 
 

@@ -72,7 +72,8 @@ def _chosen(record: Mapping, number: int) -> Table:
     header = ("Colorization module", "Learning strategy", "Backbone", "Data", *names)
     header += ("Trials", "Cost", "Validation AUC (%)", "Second", "First round", "At the edge")
     text = CAPTION.format(" or ".join(sorted(shares)) or "the whole")
-    return Table(f"tuning-{number}", "What each strategy chose", header, tuple(rows), text, 4)
+    title = "What each strategy chose"
+    return Table(f"tuning-{number}", title, header, tuple(rows), text, 4, stacked=True)
 
 
 def _trials(record: Mapping, number: int) -> Table:
@@ -99,6 +100,7 @@ def _trials(record: Mapping, number: int) -> Table:
         "validation images, mean over the tuning seeds.",
         4,
         summary=f"All {len(rows)} trials",
+        stacked=True,
     )
 
 
