@@ -28,6 +28,7 @@ class DemoConfig:
     )
     model: str = option("", "Folder of an exported SavedModel (it has no heat maps).")
     weights: str = option("best", "best by validation mean AUC, or last.", ("best", "last"))
+    decision: str = option("", "Use another decision than the run's: a file, or none.")
     host: str = option(
         "127.0.0.1",
         "Address to listen on; 0.0.0.0 lets every computer of the network in, without a password.",
@@ -47,6 +48,8 @@ class DemoConfig:
                 "expected one of --run_dir (a run folder) and --model (an exported SavedModel), "
                 f"received {'both' if self.model else 'neither'}"
             )
+        if self.decision and self.model:
+            raise InputError("--decision goes with --run_dir; an export holds its own")
         if not 0 <= self.port < 65536:
             raise InputError(f"--port={self.port}: expected 0 to 65535")
 
@@ -63,9 +66,9 @@ def _demo(config: DemoConfig) -> None:
 
     if hub.is_address(config.run_dir):
         folder, _ = classifier_file.download(config.run_dir)
-        model = film.load_run_model(str(folder), config.weights)
+        model = film.load_run_model(str(folder), config.weights, config.decision)
     elif config.run_dir:
-        model = film.load_run_model(config.run_dir, config.weights)
+        model = film.load_run_model(config.run_dir, config.weights, config.decision)
     else:
         model = film.load_exported_model(config.model)
     for address in web.serve(model, config.host, config.port, config.share):

@@ -20,11 +20,12 @@ from medcolor_tf.files import read_json
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import WORDS, Decision, load_decision
+from medcolor_tf.serving.decision_outputs import decision_of
 from medcolor_tf.serving.inputs import InputImage, read_input
 from medcolor_tf.serving.predict import Heat
+from medcolor_tf.serving.saved_model import EXTRA
 
-NOTICE = "Research software, not a medical device, not for diagnosis."
-EXTRA = "assets.extra"  # of an exported model
 KIND = next(iter(HEAT_MAPS))
 
 
@@ -56,6 +57,7 @@ class FilmAnswer:
         error: why it cannot be read; "" where it was.
         warnings: what data preparation would warn of.
         findings: one per observation; none where it was not read.
+        decided: cells of the decision's columns, as in predict's table.
         panels: (caption, (H, W, 3) uint8): gray, colorized, a heat map per observation.
     """
 
@@ -63,6 +65,7 @@ class FilmAnswer:
     error: str = ""
     warnings: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    decided: tuple[str, ...] = ()
     panels: tuple[tuple[str, np.ndarray], ...] = field(default=(), repr=False)
 
 
@@ -75,13 +78,13 @@ class FilmModel:
         card: (name, value) lines on where the model comes from.
         answer_image: prepared image (S, S, C) to logits (L,) float, colorized (S, S, 3) or None,
             and heat (h, w, L) in [0, 1] or None.
-        decision: of the run, see ``medcolor_tf.runs.decision``; None without one.
+        decision: calibration and thresholds of the run; None without them.
     """
 
     spec: ModelSpec
     card: tuple[tuple[str, str], ...]
     answer_image: Callable[[np.ndarray], tuple[np.ndarray, Any, Any]]
-    decision: Any = None
+    decision: Decision | None = None
 
     def answer(self, path: str | Path, name: str = "", panels: bool = True) -> FilmAnswer:
         """Reads one film and answers it.
@@ -108,7 +111,8 @@ class FilmModel:
             else []
         )
         warnings = tuple(f"{one.kind}: {one.message}" for one in read.warnings)
-        return FilmAnswer(name, "", warnings, findings, tuple(drawn))
+        decided = tuple(self.decision.cells(logits[None])[0]) if self.decision else ()
+        return FilmAnswer(name, "", warnings, findings, decided, tuple(drawn))
 
     def findings(self, logits: np.ndarray) -> tuple[Finding, ...]:
         """Returns the numbers of (L,) logits, with the run's decision where it has one."""
@@ -116,27 +120,19 @@ class FilmModel:
         names = self.spec.observations
         if self.decision is None:
             return tuple(map(Finding, names, chances))
-        return decided(self.decision, names, chances, logits)
+        calibrated = self.decision.calibrated(logits)
+        words = [WORDS[int(code)] for code in self.decision.decide(calibrated)]
+        after, thresholds = map(float, calibrated), self.decision.thresholds
+        return tuple(map(Finding, names, chances, after, thresholds, words))
 
 
-def decided(
-    decision, names: Sequence[str], chances: Sequence[float], logits: np.ndarray
-) -> tuple[Finding, ...]:
-    """Returns the findings with a decision's calibration, thresholds and words."""
-    from medcolor_tf.runs.decision import WORDS
-
-    calibrated = decision.calibrated(logits)
-    words = [WORDS[int(code)] for code in decision.decide(calibrated)]
-    return tuple(
-        Finding(name, chance, float(after), threshold, word)
-        for name, chance, after, threshold, word in zip(
-            names, chances, calibrated, decision.thresholds, words, strict=True
-        )
-    )
-
-
-def load_run_model(run_dir: str, weights: str = "best") -> FilmModel:
+def load_run_model(run_dir: str, weights: str = "best", decision: str = "") -> FilmModel:
     """Loads a run for films.
+
+    Args:
+        run_dir: the run's folder.
+        weights: "best" or "last".
+        decision: as :func:`medcolor_tf.runs.decision.load_decision` takes it; "" for the run's own.
 
     Raises:
         InputError: no run there, damaged files, or a model of several channels.
@@ -151,20 +147,13 @@ def load_run_model(run_dir: str, weights: str = "best") -> FilmModel:
         heat = maps.of(sigmoid(logits), colorized, features)
         return logits[0], colorized[0] if spec.has_colorizer else None, heat[0]
 
-    decision = load_decision(run_dir, weights)
-    card = card_of_run(run_dir, spec, step, weights)
-    if decision is not None:
-        card = (*card, ("decision", decision.describe()))
-    return FilmModel(spec, card, answer_image, decision)
+    decided = load_decision(run_dir, weights, decision)
+    card = (*card_of_run(run_dir, spec, step, weights), *_decision_fact(decided))
+    return FilmModel(spec, card, answer_image, decided)
 
 
-def load_decision(run_dir: str, weights: str):
-    """Returns the run's calibration and thresholds; None where it has none."""
-    try:
-        from medcolor_tf.runs import decision
-    except ImportError:
-        return None
-    return decision.load_decision(run_dir, weights)
+def _decision_fact(decision: Decision | None) -> list[tuple[str, str]]:
+    return [("decision", decision.describe())] if decision else []
 
 
 def load_exported_model(folder: str) -> FilmModel:
@@ -183,7 +172,7 @@ def load_exported_model(folder: str) -> FilmModel:
         )
     content = read_json(path)
     step, weights = content.pop("step", None), content.pop("weights", None)
-    content.pop("decision", None)
+    decision = decision_of({"decision": content.pop("decision", None)})
     spec = ModelSpec.from_dict(content, str(path))
     _check_channels(spec, f"--model={folder}")
     exported = tf.saved_model.load(folder)
@@ -197,8 +186,12 @@ def load_exported_model(folder: str) -> FilmModel:
         colorized = found["colorized"].numpy()[0] if spec.has_colorizer else None
         return logits, colorized, None
 
-    card = (*_facts(spec, step, weights), ("heat maps", "none: an export has no gradients"))
-    return FilmModel(spec, card, answer_image)
+    card = (
+        *_facts(spec, step, weights),
+        *_decision_fact(decision),
+        ("heat maps", "none: an export has no gradients"),
+    )
+    return FilmModel(spec, card, answer_image, decision)
 
 
 def _check_channels(spec: ModelSpec, flag: str) -> None:
@@ -249,27 +242,17 @@ def _facts(spec: ModelSpec, step, weights) -> list[tuple[str, str]]:
     ]
 
 
-def to_csv(answers: Sequence[FilmAnswer], spec: ModelSpec, decision=None) -> str:
-    """Returns a CSV with a row per film: the columns of predict, and the decision's after them.
-
-    Args:
-        answers: of the films.
-        spec: of the model.
-        decision: of the run; without one, its columns are left out.
-    """
-    names = spec.observations
-    more = [f"{name}: {what}" for name in names for what in ("calibrated", "threshold", "decision")]
+def to_csv(answers: Sequence[FilmAnswer], model: FilmModel) -> str:
+    """Returns a CSV with a row per film and the columns of predict, but for those of pictures."""
+    columns = [*model.spec.observations, *(model.decision.columns if model.decision else ())]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", *names, *(more if decision else ()), "warnings", "error"])
+    writer.writerow(["path", *columns, "warnings", "error"])
     for answer in answers:
         numbers = [f"{finding.probability:.7g}" for finding in answer.findings]
-        for finding in answer.findings if decision else ():
-            threshold = "" if finding.threshold is None else f"{finding.threshold:.7g}"
-            numbers += [f"{finding.calibrated:.7g}", threshold, finding.decision]
-        empty = [""] * (len(names) + (len(more) if decision else 0))
-        row = [answer.name, *(numbers or empty), "; ".join(answer.warnings), answer.error]
-        writer.writerow([_inert(row[0]), *row[1:]])
+        cells = [*numbers, *answer.decided] or [""] * len(columns)
+        name, warnings = _inert(answer.name), "; ".join(answer.warnings)
+        writer.writerow([name, *cells, warnings, answer.error])
     return text.getvalue()
 
 

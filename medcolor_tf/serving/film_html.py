@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from medcolor_tf.evaluation.visualize import LEGEND, blend, percent
-from medcolor_tf.serving.film import NOTICE, FilmAnswer, FilmModel, Finding, to_csv
+from medcolor_tf.serving.contract import NOTICE
+from medcolor_tf.serving.film import FilmAnswer, FilmModel, Finding, to_csv
 
 JPEG_QUALITY = 90
 # Films of one answer that are shown with pictures; the table and the CSV have all.
@@ -192,7 +193,7 @@ def _table(heads: Sequence[str], rows: Sequence[str], numbers: range, kind: str 
 
 
 def _download(model: FilmModel, answers: Sequence[FilmAnswer]) -> str:
-    content = to_csv(answers, model.spec, model.decision).encode("utf-8", "backslashreplace")
+    content = to_csv(answers, model).encode("utf-8", "backslashreplace")
     encoded = base64.b64encode(content).decode()
     return (
         f"<p><a class='download' download='probabilities.csv' "

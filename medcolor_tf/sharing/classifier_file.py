@@ -21,7 +21,6 @@ from medcolor_tf.sharing.colorizer_file import card_of_run
 
 CARD, README, PICTURE = "card.json", "README.md", "phantom.jpg"
 GRADIO = "6.31.0"  # that the page was tested with
-DECISION = getattr(runs, "DECISION", "decision.json")
 SPACE_APP = '''\
 """Runs the page of medcolor_tf on a published classifier. Not a medical device."""
 
@@ -93,7 +92,7 @@ def _model_files(run: runs.Run, spec: ModelSpec) -> dict[str, bytes]:
     """Returns the files that make the model, as the run has them, and a manifest of these alone."""
     names = [runs.MODEL, runs.BEST]
     names += [runs.BACKBONE] if spec.backbone.endswith(".keras") else []
-    names += [DECISION] if (run.folder / DECISION).is_file() else []
+    names += [runs.DECISION] if (run.folder / runs.DECISION).is_file() else []
     contents = {name: run.checked(name).read_bytes() for name in names}
     with tempfile.TemporaryDirectory() as folder:
         copy = runs.Run(Path(folder))
@@ -113,10 +112,9 @@ def download(address: str) -> tuple[Path, str]:
     """
     path, pinned = hub.download(address, runs.MANIFEST)
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    for name in sorted(set(manifest.get("files", {})) & {runs.MODEL, runs.BEST, runs.BACKBONE}):
-        hub.download(pinned, name)
-    if DECISION in manifest.get("files", {}):
-        hub.download(pinned, DECISION)
+    for name in (runs.MODEL, runs.BEST, runs.BACKBONE, runs.DECISION):
+        if name in manifest.get("files", {}):
+            hub.download(pinned, name)
     return path.parent, pinned
 
 

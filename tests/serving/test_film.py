@@ -13,7 +13,10 @@ from serving_helpers import encode, make_run, pixels
 from medcolor_tf.demo import main as demo_main
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.predict import PredictConfig
+from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import Decision, ObservationDecision, save_decision
 from medcolor_tf.serving import film, film_html, web
+from medcolor_tf.serving.contract import NOTICE
 from medcolor_tf.serving.predict import predict
 
 pytestmark = pytest.mark.slow
@@ -48,7 +51,7 @@ def test_numbers_and_messages_are_those_of_predict(model, run_dir, films, tmp_pa
     answers = [model.answer(path) for path in sorted(films.iterdir())]
     out = tmp_path / "out.csv"
     assert predict(PredictConfig(str(run_dir), (str(films),), str(out))) == (3, 1)
-    ours, theirs = rows_of(film.to_csv(answers, model.spec)), rows_of(out.read_text())
+    ours, theirs = rows_of(film.to_csv(answers, model)), rows_of(out.read_text())
     for our, their in zip(ours, theirs, strict=True):
         assert our["error"] == their["error"]
         assert our["warnings"] == their["warnings"]
@@ -61,26 +64,41 @@ def test_numbers_and_messages_are_those_of_predict(model, run_dir, films, tmp_pa
     assert answers[0].panels == ()
 
 
-def test_a_decision_is_shown_and_written_down(model, films, monkeypatch):
-    words = {"medcolor_tf.runs.decision": SimpleNamespace(WORDS={1: "positive", -1: ""})}
-    for name, module in words.items():
-        monkeypatch.setitem(__import__("sys").modules, name, module)
-    decision = SimpleNamespace(
-        calibrated=lambda logits: sigmoid(logits) / 2,
-        decide=lambda chances: np.array([1, -1]),
-        thresholds=[0.125, None],
-    )
-    decided = film.FilmModel(model.spec, model.card, model.answer_image, decision)
-    answer = decided.answer(films / "film0.png")
-    first, second = answer.findings
-    assert first.calibrated == pytest.approx(first.probability / 2)
-    assert (first.threshold, first.decision, second.threshold) == (0.125, "positive", None)
-    (row,) = rows_of(film.to_csv([answer], model.spec, decision))
-    assert (row["Edema: threshold"], row["Edema: decision"]) == ("0.125", "positive")
-    page = film_html.answers_html(decided, [answer])
-    assert "<td>positive</td>" in page
+def test_a_decision_is_shown_and_written_as_predict_does(model, run_dir, films, tmp_path):
+    entries = {
+        "Edema": ObservationDecision(0.125, "platt", 0.5, -0.25, 9, 9),
+        "Pleural Effusion": ObservationDecision(None, reason="too few"),
+    }
+    data = {"name": "d", "fingerprint": "f", "split": "valid", "uncertain_policy": {}}
+    data |= {"images": 18, "patients": 18}
+    digests = runs.weights_digests(run_dir)
+    decision = Decision("evaluate", "youden", "best", 7, digests, data, entries)
+    save_decision(decision, tmp_path / "other")
+    file = str(tmp_path / "other" / runs.DECISION)
+    decided = film.load_run_model(str(run_dir), decision=file)
+    assert ("decision", decision.describe()) in decided.card
+    answers = [decided.answer(path) for path in sorted(films.iterdir())]
+    first, second = answers[1].findings
+    chance = first.probability
+    expected = sigmoid(0.5 * np.log(chance / (1 - chance)) - 0.25)
+    assert first.calibrated == pytest.approx(expected, abs=1e-5)
+    word = "positive" if expected >= 0.125 else "negative"
+    assert (first.threshold, first.decision) == (0.125, word)
+    assert (second.threshold, second.decision) == (None, "")
+    page = film_html.answers_html(decided, answers[1:2])
+    assert f"<td>{word}</td>" in page
     assert "12.5 %" in page
     assert "undecided" in page
+
+    out = tmp_path / "out.csv"
+    predict(PredictConfig(str(run_dir), (str(films),), str(out), decision=file))
+    ours, theirs = rows_of(film.to_csv(answers, decided)), rows_of(out.read_text())
+    assert [*ours[0]] == [name for name in theirs[0] if name not in ("colorized", "explained")]
+    for name in ("decision Edema", "decision Pleural Effusion"):
+        assert [row[name] for row in ours] == [row[name] for row in theirs]
+    assert float(ours[1]["calibrated Edema"]) == pytest.approx(
+        float(theirs[1]["calibrated Edema"]), abs=2e-6
+    )
 
 
 def test_no_name_becomes_code_or_a_formula(model, tmp_path):
@@ -121,7 +139,7 @@ def test_the_card_names_no_folder(model, run_dir):
     assert "Edema, Pleural Effusion" in text
     assert str(run_dir) not in text
     assert str(run_dir.parent.name) not in text
-    assert film.NOTICE in film_html.notice_html()
+    assert NOTICE in film_html.notice_html()
 
 
 def test_flags_that_cannot_be_met(tmp_path, capsys, monkeypatch):
@@ -130,6 +148,7 @@ def test_flags_that_cannot_be_met(tmp_path, capsys, monkeypatch):
     for words, message in (
         ((), "expected one of --run_dir (a run folder) and --model"),
         (("--run_dir=a", "--model=b"), "received both"),
+        (("--model=a", "--decision=none"), "--decision goes with --run_dir"),
         (("--run_dir=a", "--port=70000"), "--port=70000: expected 0 to 65535"),
         (("--run_dir=a",), "a/model.json: no such file; expected a run folder"),
         (("--model=a",), "--model=a: no assets.extra/model.json in it; expected the folder"),
