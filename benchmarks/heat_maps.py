@@ -81,7 +81,7 @@ def find(drawn: list, observations: tuple[str, ...]) -> list[Finding]:
     """Lists the findings that the table calls positive and that show in the square."""
     findings = []
     for image, (row, _, places) in enumerate(drawn):
-        labels = dict(zip(FOURTEEN, row[FIRST_LABEL:], strict=True))
+        labels: dict[str, str] = dict(zip(FOURTEEN, row[FIRST_LABEL:], strict=True))
         patient = int(row[0].split("patient")[1][:5])
         findings += [
             Finding(image, k, patient, places[name])

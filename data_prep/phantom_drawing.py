@@ -101,8 +101,9 @@ def draw(
 
 def _place(share: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns where a finding shows, (height, width) bool, of how much it shows at each place."""
+    height, width = size
     image = Image.fromarray(share.astype(np.float32))
-    share = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+    share = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     return share >= share.max() / 2
 
 

@@ -125,7 +125,7 @@ class MultiscaleMaps:
 
 
 def _float32(tensor) -> np.ndarray:
-    return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def to_unit_peak(maps: np.ndarray) -> np.ndarray:
@@ -142,7 +142,8 @@ def enlarged(maps: np.ndarray, height: int, width: int) -> np.ndarray:
     for image in range(len(maps)):
         for k in range(maps.shape[-1]):
             cells = Image.fromarray(np.ascontiguousarray(maps[image, ..., k], np.float32))
-            result[image, ..., k] = cells.resize((width, height), Image.Resampling.BILINEAR)
+            large = cells.resize((width, height), Image.Resampling.BILINEAR)
+            result[image, ..., k] = np.asarray(large)
     return result
 
 

@@ -106,7 +106,7 @@ def build_page(model: FilmModel, folder: Path) -> Any:
     def answer(paths: list[str] | None):
         return None, answer_files(model, paths or [], folder)
 
-    import gradio
+    import gradio  # pyright: ignore[reportMissingImports]
 
     with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60)) as page:
         gradio.HTML(f"<h1>X-rays in colour, and what the model reads in them</h1>{notice_html()}")
@@ -172,7 +172,7 @@ def serve(
 
 def _theme() -> Any:
     """The default look in the system's own fonts: Gradio's come from Google."""
-    import gradio
+    import gradio  # pyright: ignore[reportMissingImports]
 
     return gradio.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -181,7 +181,7 @@ def _theme() -> Any:
 
 def _policy() -> Any:
     """A middleware that has the browser refuse what is not from this server."""
-    from starlette.middleware import Middleware
+    from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]
 
     return Middleware(_PolicyHeader)
 
