@@ -93,7 +93,11 @@ def evaluation_sets(everything):
 def test_tables_are_those_of_version_0_1(everything):
     """expected/ holds what version 0.1 wrote for the same runs (50 resamples), their folder named
     FOLDER; figures were drawn, which changes no table."""
-    named = {f"{table.name}.csv": to_csv(table) for table in contents(report_of(everything), Table)}
+    named = {
+        f"{table.name}.csv": to_csv(table)
+        for table in contents(report_of(everything), Table)
+        if not table.name.startswith("checklist-")  # younger than 0.1
+    }
     assert sorted(named) == sorted(path.name for path in EXPECTED.iterdir())
     for name, csv_text in named.items():
         expected = (EXPECTED / name).read_bytes().decode()
