@@ -148,6 +148,30 @@ def _imbalance(facts: Facts) -> str:
     return "Nothing was resampled or weighted; probabilities are those of the data set's shares."
 
 
+def _output(facts: Facts) -> str:
+    text = "A probability per observation, the sigmoid of its logit"
+    if facts.calibrations:
+        text += f", calibrated by {facts.calibrations}"
+    if not facts.thresholds:
+        return f"{text}. No threshold was chosen: no decisions."
+    return f"{text}. Thresholds: by {facts.thresholds}."
+
+
+def _measures(facts: Facts) -> str:
+    text = "AUC, average precision, Brier score, expected calibration error"
+    if facts.thresholds:
+        text += ", sensitivity, specificity, predictive values, calibration slope and intercept"
+    return f"{text}; curves."
+
+
+def _updates(facts: Facts) -> str:
+    places = {d.data["name"]: None for d in facts.decisions if d.made_by == "calibrate"}
+    if not places:
+        return ""
+    how = facts.calibrations or "new thresholds alone"
+    return f"Adapted to the labelled images of {', '.join(places)}: {how}."
+
+
 def _repeats(facts: Facts) -> str:
     words = f"{facts.repeats} runs per setting with seeds {facts.option('seed')}"
     sizes = ", and training sizes" if len(facts.group.fractions) > 1 else ""
@@ -256,8 +280,7 @@ def _items_of_models() -> Iterator[Item]:
         "What the model gives",
         "22",
         "15",
-        _say("A probability per observation, the sigmoid of its logit."),
-        "Thresholds, where decisions are made",
+        _output,
     )
     yield Item(model, "Handling of the predictors", "22", "12b", _preparation)
     yield Item(model, "Software", "23", "18f", _versions)
@@ -287,7 +310,7 @@ def _items_of_results() -> Iterator[Item]:
         "Measures of performance",
         "28",
         "12e",
-        _say("AUC, average precision, Brier score, expected calibration error; curves of each."),
+        _measures,
     )
     yield Item(
         evaluation,
@@ -327,7 +350,7 @@ def _items_of_results() -> Iterator[Item]:
         _external,
         "Differences in setting, eligibility and labels",
     )
-    yield Item(evaluation, "Updating or recalibrating the model", "", "12f, 24")
+    yield Item(evaluation, "Updating or recalibrating the model", "", "12f, 24", _updates)
     yield Item(evaluation, "Fairness between groups of people", "", "14")
     yield Item(results, "Flow of patients and images", "35", "20a", _sizes, "From the source")
     yield Item(

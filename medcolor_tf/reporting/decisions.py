@@ -106,7 +106,9 @@ def _decided(row: Mapping[str, Any], content: Mapping[str, Any]) -> list[Cell | 
     if row["threshold"] is None:
         return [content["rule"], *([UNDEFINED] * (1 + len(SHARES)))]
     shares = (_share(row[name]) for name in SHARES)
-    return [content["rule"], f"{row['threshold']:.4g}", *shares]
+    threshold = row["threshold"]
+    bound = Cell(f"{100 * threshold:.4g}", csv=f"{threshold:.4g}")
+    return [content["rule"], bound, *shares]
 
 
 def _calibration(row: Mapping[str, Any]) -> list[Cell | str]:

@@ -3,6 +3,7 @@
 All is read from run folders; what runs do not agree in is said with all its values.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,9 +17,11 @@ from medcolor_tf.catalog import (
     OPTIMIZERS,
     STRATEGIES,
 )
+from medcolor_tf.errors import InputError
 from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.settings import init_label, percent, title
 from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.runs.decision import NO_CALIBRATION, Decision, load_decision
 
 PARTS = {"colorizer": "T", "backbone": "E", "head": "C"}
 POLICIES = {"ones": "positive", "zeros": "negative", "ignore": "left out"}
@@ -137,6 +140,27 @@ class Facts:
         """The options that a tuning chose, "" for none."""
         return alternatives(", ".join(_option(run, "tuned")) for run in self.runs)
 
+    @cached_property
+    def decisions(self) -> list[Decision]:
+        """The decisions of the runs that have one; what is wrong with one is said elsewhere."""
+        found = []
+        for run in self.runs:
+            with contextlib.suppress(InputError):
+                decision = load_decision(run["folder"], run["evaluation"].get("weights", "best"))
+                found += [decision] if decision else []
+        return found
+
+    @cached_property
+    def thresholds(self) -> str:
+        """By what rule and on which images thresholds were chosen, "" without a decision."""
+        return alternatives(f"{d.rule} on {d.data['split']} images" for d in self.decisions)
+
+    @cached_property
+    def calibrations(self) -> str:
+        """How probabilities were calibrated, "" where none was."""
+        entries = (entry for d in self.decisions for entry in d.observations.values())
+        return alternatives(entry.method for entry in entries if entry.method != NO_CALIBRATION)
+
 
 def paragraphs(facts: Facts) -> Iterator[str]:
     """The methods in plain text: data, model, training, evaluation, software."""
@@ -208,6 +232,17 @@ def _evaluation(facts: Facts) -> str:
         "t-tests over runs of the same seed and subset, single runs by DeLong's test with patients "
         f"as clusters and by 95 % intervals of {group.n_resamples:,} bootstrap resamples of "
         "patients. P values are adjusted by Benjamini and Hochberg's procedure within each table."
+        f"{_decisions(facts)}"
+    )
+
+
+def _decisions(facts: Facts) -> str:
+    if not facts.thresholds:
+        return ""
+    how = f" after calibration of the probabilities by {facts.calibrations}"
+    return (
+        f" Sensitivity, specificity and predictive values are at thresholds chosen by "
+        f"{facts.thresholds}{how if facts.calibrations else ''}, with intervals over patients."
     )
 
 

@@ -94,6 +94,21 @@ def test_other_runs_give_other_answers(tmp_path):
     assert found["Evaluation on data of the same source"] == YOURS
 
 
+def test_decisions_are_part_of_methods_and_answers(tmp_path):
+    runs = Runs(tmp_path / "runs", observations=("Edema",))
+    runs.add("first", "baseline")
+    (group,) = collect([runs.folder]).evaluation_sets(50)
+    assert "No threshold was chosen" in answers(Facts(group))["What the model gives"]
+    assert answers(Facts(group))["Updating or recalibrating the model"] == YOURS
+    runs.decide("first", [0.6], slope=0.5)
+    facts = Facts(group)
+    assert "at thresholds chosen by youden on valid images after" in " ".join(paragraphs(facts))
+    assert (
+        "calibrated by temperature. Thresholds: by youden" in answers(facts)["What the model gives"]
+    )
+    assert "sensitivity, specificity" in answers(facts)["Measures of performance"]
+
+
 def test_alternatives():
     assert alternatives(["a", None, "b", "a", "", "c"]) == "a, b or c"
     assert alternatives(["a", "b"]) == "a or b"

@@ -36,12 +36,12 @@ def test_the_tables_hold_what_the_run_says(runs):
     assert notes == []
     points = [[cell.text for cell in row] for row in tables["thresholds-1"].cells]
     edema, mass = points
-    assert edema[1:4] == ["Edema", "youden", "0.6"]
+    assert edema[1:4] == ["Edema", "youden", "60"]
     found = content["observations"]["Edema"]["sensitivity"]
     low, high = (f"{100 * end:.1f}" for end in found["interval"])
     assert edema[4] == f"{100 * found['value']:.1f} ({low} to {high})"
     assert mass[1:] == ["Mass", "youden", *["-"] * 5]
-    assert f"{found['value']:.3f} (" in to_csv(tables["thresholds-1"])
+    assert f",0.6,{found['value']:.3f} (" in to_csv(tables["thresholds-1"])
     calibration = [[cell.text for cell in row] for row in tables["decision-calibration-1"].cells]
     slope = content["observations"]["Mass"]["calibration_slope"]["value"]
     assert calibration[1][4].startswith(f"{slope:.2f} (")
