@@ -11,7 +11,7 @@ from medcolor_tf.locks import LOCK
 from medcolor_tf.reporting import checklist, decisions, figures, output, tables
 from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
 from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section, Table
-from medcolor_tf.reporting.methods import POLICIES, Facts
+from medcolor_tf.reporting.methods import Facts
 from medcolor_tf.reporting.settings import full_label, percent
 
 if TYPE_CHECKING:
@@ -151,12 +151,10 @@ def _cautions(group: EvaluationSet) -> Iterator[str]:
 
 def _introduction(group: EvaluationSet) -> Iterator[str]:
     first = group.runs.iloc[0]
-    evaluation, policy = first["evaluation"], json.loads(first["policy"])
-    if not isinstance(policy, str):
-        policy = ", ".join(f"{name} {POLICIES[value]}" for name, value in policy.items())
+    evaluation = first["evaluation"]
     yield (
         f"{evaluation['images']:,} {evaluation['split']} images of {evaluation['patients']:,} "
-        f"patients. Uncertain labels: {policy}."
+        f"patients. Uncertain labels: {Facts(group).policy}."
     )
     if len(group.fractions) > 1:
         yield (
