@@ -47,6 +47,13 @@ def test_the_tables_hold_what_the_run_says(runs):
     assert calibration[1][4].startswith(f"{slope:.2f} (")
 
 
+def test_a_threshold_of_almost_one_is_not_called_100(runs):
+    runs.decide("first", [1 - 2e-6, 0.5])
+    tables, _ = made(runs)
+    assert tables["thresholds-1"].cells[0][3].text == "100 - 0.0002"
+    assert tables["thresholds-1"].cells[0][3].csv == "1 - 2e-06"
+
+
 def test_what_is_doubtful_is_said_and_what_is_of_another_decision_left_out(runs):
     runs.decide("first", [0.5, 0.5], same_images=True)
     runs.decide("second", [0.5, 0.5])
