@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from medcolor_tf import commandline
+from medcolor_tf import catalog, commandline
 from medcolor_tf.commandline import option
 
 DESCRIPTION = """
@@ -21,6 +21,13 @@ With --explain=FOLDER each image gets a PNG with the gray image, the colorized o
 observation with Grad-CAM over the gray image: the places that raised the observation's logit. The
 hottest place of a panel has the colour of the observation's probability, so panels and pictures
 can be compared and an unlikely finding stays cool. What speaks against a finding is not shown.
+
+With --dicom_out=FOLDER each DICOM input gets two DICOM files (the extra [dicom]): NAME.sc.dcm, a
+Secondary Capture with the pictures of --explain, and NAME.sr.dcm, a Structured Report (TID 1500)
+with the probabilities. They have the patient, the study and the references of the source: name,
+number and date of birth as they are there. Both say that they are not for diagnosis; neither says
+that a finding is present. The column dicom has the first file's path, or is empty and the column
+warnings says why (other kinds of files; no identifiers in the header).
 """
 
 
@@ -45,6 +52,11 @@ class PredictConfig:
     explain_observations: tuple[str, ...] = option(
         (), "Observations to explain, in this order; all of the run when not set.", group="Pictures"
     )
+    dicom_out: str = option(
+        "",
+        "Folder for DICOM files: heat maps and a report of each DICOM input.",
+        group="Pictures",
+    )
     weights: str = option(
         "best",
         "best by validation mean AUC, or last.",
@@ -60,6 +72,8 @@ class PredictConfig:
 
 
 def _predict(config: PredictConfig) -> int:
+    if config.dicom_out:
+        catalog.require_packages("--dicom_out", ("pydicom", "highdicom"), "dicom")
     commandline.import_tensorflow()
     from medcolor_tf.serving.predict import predict
 

@@ -23,6 +23,8 @@ from medcolor_tf.files import replacing, writing
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.serving import dicom_out
+from medcolor_tf.serving.dicom_out import DicomOut
 from medcolor_tf.serving.inputs import (
     InputImage,
     ReadImage,
@@ -56,31 +58,41 @@ def predict(config) -> tuple[int, int]:
     out = Path(config.out)
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new file")
-    spec, classifier, _ = runs.load_predictor(
+    spec, classifier, step = runs.load_predictor(
         config.run_dir, config.weights, config.mixed_precision
     )
     header = ["path", *spec.observations, *AFTER_OBSERVATIONS]
-    table = PartialTable(out, header, (header.index(name) for name in PICTURE_COLUMNS))
+    columns = PICTURE_COLUMNS
+    if config.dicom_out:
+        header.insert(-1, dicom_out.COLUMN)
+        columns = (*columns, dicom_out.COLUMN)
+    table = PartialTable(out, header, (header.index(name) for name in columns))
     inputs = list_inputs(config.inputs, config.path_column, spec.input_channels)
     inputs = _without_own_pictures(inputs, config, table)
     drawings = _drawings(config, spec, classifier, inputs)
+    dicom = _dicom(config, spec, classifier, step, inputs) if config.dicom_out else None
     # E's feature map is fetched from the device only for those who draw it.
-    model = classify_and_colorize(classifier, features=bool(config.explain))
+    explained = bool(config.explain or config.dicom_out)
+    model = classify_and_colorize(classifier, features=explained)
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     table.open(PartialRecord.from_command(config, inputs), config.batch_size)
     try:
-        _write_rows(table, model, inputs, spec, drawings, config.batch_size)
+        _write_rows(table, model, inputs, spec, drawings, dicom, config.batch_size)
     except InputError as error:
         raise InputError(f"{error}. {table.advice()}") from error
     finally:
         table.close()
     table.finish()
     _say_warnings(table.rows, header.index("warnings"))
+    if dicom:
+        _say_dicom(table.rows, header.index(dicom_out.COLUMN), config.dicom_out)
     return len(inputs), sum(bool(row[-1]) for row in table.rows)
 
 
-def _write_rows(table: PartialTable, model, inputs, spec, drawings: list, batch_size: int) -> None:
+def _write_rows(
+    table: PartialTable, model, inputs, spec, drawings: list, dicom, batch_size: int
+) -> None:
     """Answers the images that have no row yet, a batch at a time."""
     done = len(table.rows)
     if done:
@@ -88,10 +100,13 @@ def _write_rows(table: PartialTable, model, inputs, spec, drawings: list, batch_
     for drawing in filter(None, drawings):
         names = [item.picture for item, row in zip(inputs, table.rows, strict=False) if not row[-1]]
         drawing.pictures.reserve(names)
+    if dicom:  # the last column but one
+        pairs = zip(inputs, table.rows, strict=False)
+        dicom.pictures.reserve([item.picture for item, row in pairs if row[-2]])
     bar = tqdm(total=len(inputs), initial=done, unit=" images", disable=not sys.stderr.isatty())
     with bar:
         for batch in read_batches(inputs[done:], spec, batch_size):
-            table.append(_answer(model, batch, spec, drawings))
+            table.append(_answer(model, batch, spec, drawings, dicom))
             bar.update(len(batch))
 
 
@@ -103,7 +118,8 @@ def _without_own_pictures(
     if record is None:
         return inputs
     names = set(record.names)
-    folders = {Path(name).resolve() for name in (config.colorized_dir, config.explain) if name}
+    flags = (config.colorized_dir, config.explain, config.dicom_out)
+    folders = {Path(name).resolve() for name in flags if name}
     return [
         item
         for item in inputs
@@ -111,7 +127,9 @@ def _without_own_pictures(
     ]
 
 
-def _answer(model, batch: list[ReadImage], spec: ModelSpec, drawings: list) -> list[list[str]]:
+def _answer(
+    model, batch: list[ReadImage], spec: ModelSpec, drawings: list, dicom: DicomOut | None = None
+) -> list[list[str]]:
     """Returns the CSV's rows of a batch, and saves its pictures.
 
     Args:
@@ -119,6 +137,7 @@ def _answer(model, batch: list[ReadImage], spec: ModelSpec, drawings: list) -> l
         batch: of images, or reasons why they cannot be read.
         spec: of the model.
         drawings: a column of paths each; None leaves its column empty.
+        dicom: writes DICOM files, and has a column of its own; None: there is no such column.
     """
     readable = [read for read in batch if not isinstance(read.image, str)]
     answers: dict[int, list[str]] = {}
@@ -131,11 +150,19 @@ def _answer(model, batch: list[ReadImage], spec: ModelSpec, drawings: list) -> l
             drawing.save(names, images, chances, *maps) if drawing else [""] * len(readable)
             for drawing in drawings
         ]
-        for read, row, *files in zip(readable, chances, *columns, strict=True):
-            warnings = "; ".join(f"{one.kind}: {one.message}" for one in read.warnings)
+        notes = [""] * len(readable)
+        if dicom:
+            items = [read.item for read in readable]
+            written = dicom.save(items, images, logits, chances, maps)
+            columns.append([path for path, _ in written])
+            notes = [note for _, note in written]
+        for read, row, note, *files in zip(readable, chances, notes, *columns, strict=True):
+            warnings = "; ".join(
+                [*(f"{one.kind}: {one.message}" for one in read.warnings), *filter(None, [note])]
+            )
             numbers = [f"{chance:.7g}" for chance in row]
             answers[id(read)] = [*numbers, warnings, *map(encode_name, files), ""]
-    empty = [""] * (len(spec.observations) + 1 + len(drawings))
+    empty = [""] * (len(spec.observations) + 1 + len(drawings) + bool(dicom))
     return [
         [encode_name(read.item.name), *answers.get(id(read), [*empty, str(read.image)])]
         for read in batch
@@ -151,6 +178,37 @@ def _say_warnings(rows: list[list[str]], column: int) -> None:
         listed = "; ".join(f"{counts[kind]:,} {WARNING_KINDS[kind]}" for kind in counts)
         images = sum(map(bool, found))
         print(f"warnings: {images:,} images ({listed}); see column warnings", file=sys.stderr)
+
+
+def _say_dicom(rows: list[list[str]], column: int, folder: str) -> None:
+    """Says on standard error for how many images no DICOM files were written."""
+    without = sum(not row[column] and not row[-1] for row in rows)
+    if without:
+        print(
+            f"--dicom_out={folder}: nothing written for {without:,} of {len(rows):,} images; see "
+            "column warnings",
+            file=sys.stderr,
+        )
+
+
+def _dicom(config, spec: ModelSpec, classifier, step: int, inputs: list[InputImage]) -> DicomOut:
+    """Returns what --dicom_out asks for.
+
+    Raises:
+        InputError: no input is a DICOM file, or the folder is another flag's or cannot be used.
+    """
+    folder = Path(config.dicom_out)
+    dicom_out.check_inputs(inputs, spec, config.dicom_out)
+    taken = {file.parent.resolve() for item in inputs for file in item.files}
+    taken |= {Path(name).resolve() for name in (config.colorized_dir, config.explain) if name}
+    if folder.resolve() in taken:
+        raise InputError(
+            f"--dicom_out={folder}: is a folder of other images; expected one for these files only"
+        )
+    pictures = Pictures(folder, "dicom_out", dicom_out.IMAGE_SUFFIX)
+    explained = Explained(pictures, spec, classifier, _chosen(config, spec))
+    algorithm = dicom_out.algorithm_of(config.run_dir, config.weights, step, spec)
+    return DicomOut(pictures, explained.draw, spec, algorithm)
 
 
 def _drawings(config, spec: ModelSpec, classifier, inputs: list[InputImage]) -> list:
@@ -181,7 +239,7 @@ def _drawings(config, spec: ModelSpec, classifier, inputs: list[InputImage]) -> 
 def _chosen(config, spec: ModelSpec) -> list[int]:
     """Returns the positions of the observations to explain."""
     names = config.explain_observations
-    if names and not config.explain:
+    if names and not config.explain and not config.dicom_out:
         raise InputError("--explain_observations without --explain=FOLDER, the pictures' folder")
     unknown = [name for name in names if name not in spec.observations]
     if unknown:
@@ -198,13 +256,14 @@ class Pictures:
     Args:
         folder: made when missing.
         flag: that named it, for messages.
+        suffix: of the files.
 
     Raises:
         InputError: it cannot be made or written to.
     """
 
-    def __init__(self, folder: Path, flag: str):
-        self.folder = folder
+    def __init__(self, folder: Path, flag: str, suffix: str = ".png"):
+        self.folder, self.flag, self._suffix = folder, flag, suffix
         self._used: dict[str, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +287,7 @@ class Pictures:
         Raises:
             InputError: a file cannot be written.
         """
-        paths = [self._path(name) for name in names]
+        paths = [self.path(name) for name in names]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(lambda i: _write(draw(i), paths[i]), range(len(paths))):
                 pass  # raises what a thread raised
@@ -237,16 +296,17 @@ class Pictures:
     def reserve(self, names: list[str]) -> None:
         """Gives names away that an interrupted run has used, in its order."""
         for name in names:
-            self._path(name)
+            self.path(name)
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """Returns the path of a new file; a name that was used becomes NAME-2, and so on."""
         count = self._used.get(name, 0) + 1
         while count > 1 and f"{name}-{count}" in self._used:
             count += 1  # an image of its own is called that
         self._used[name] = count
         unique = name if count == 1 else f"{name}-{count}"
         self._used.setdefault(unique, 1)
-        return self.folder / f"{unique}.png"
+        return self.folder / f"{unique}{self._suffix}"
 
 
 def _write(picture: np.ndarray, path: Path) -> None:
@@ -282,8 +342,8 @@ class Explained:
     def __init__(self, pictures: Pictures, spec: ModelSpec, classifier, chosen: list[int]):
         if spec.head != DEFAULT_HEAD:
             raise InputError(
-                f"--explain: Grad-CAM is computed of a run with --head={DEFAULT_HEAD}, this one "
-                f"has --head={spec.head}"
+                f"--{pictures.flag}: Grad-CAM is computed of a run with --head={DEFAULT_HEAD}, "
+                f"this one has --head={spec.head}"
             )
         self.pictures, self._chosen = pictures, chosen
         self._names = [spec.observations[k] for k in chosen]
@@ -296,19 +356,30 @@ class Explained:
 
         Args:
             names: B, of the files.
-            images: (B, H, W, C) uint8 or uint16.
-            chances: (B, labels) float, the probabilities.
-            colorized: (B, H, W, 3) float, what E sees.
-            features: (B, h, w, c) float, E's last feature map.
+            images: see :meth:`draw`.
+            chances: see :meth:`draw`.
+            colorized: see :meth:`draw`.
+            features: see :meth:`draw`.
 
         Returns:
             The B paths.
         """
+        return self.pictures.save(names, self.draw(images, chances, colorized, features))
+
+    def draw(self, images, chances, colorized, features) -> Callable[[int], np.ndarray]:
+        """Returns a function that draws an image by its position, (H, W, 3) uint8.
+
+        Args:
+            images: (B, H, W, C) uint8 or uint16.
+            chances: (B, labels) float, the probabilities.
+            colorized: (B, H, W, 3) float, what E sees.
+            features: (B, h, w, c) float, E's last feature map.
+        """
         chances = chances[:, self._chosen]
         heat = visualize.to_heat(visualize.grad_cam(features, self._kernel), chances)
 
-        def draw(i):
+        def draw_image(i):
             colors = colorized[i] if self._has_colorizer else None
             return visualize.draw_explanation(images[i], colors, heat[i], chances[i], self._names)
 
-        return self.pictures.save(names, draw)
+        return draw_image
