@@ -31,6 +31,7 @@ LAYERS = (
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 COMMANDS = (
     *("train", "evaluate", "predict", "export", "experiment", "report", "find_lr", "colorizer"),
+    "calibrate",
 )
 # Numbers from predictions: no run, no training, and processes come in as arguments.
 FORBIDDEN = {("evaluation", "runs"), ("evaluation", "training")}
@@ -54,6 +55,7 @@ FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
 FILE_NAMES = (
     *("config.json", "result.json", "log.csv", "last.safetensors", "best.safetensors"),
     *("lr_find.json", "lr_find.csv", "lr_find.png", "evaluation-", "predictions-", "colorized-"),
+    *("decision.json", "operating-points-"),
 )
 
 

@@ -19,6 +19,7 @@ from medcolor_tf.help_text import full_help, short_help
 COMMANDS = (
     "medcolor_tf.train",
     "medcolor_tf.evaluate",
+    "medcolor_tf.calibrate",
     "medcolor_tf.predict",
     "medcolor_tf.export",
     "medcolor_tf.find_lr",
@@ -191,7 +192,7 @@ def test_every_flag_file_of_the_project_parses(file):
     from medcolor_tf.runs.config import TrainConfig
     from medcolor_tf.studies.grid import StudyConfig
 
-    studies = ("table1", "table2", "table3", "figure6", "phantom")
+    studies = ("table1", "table2", "table3", "figure6", "phantom", "evidence")
     if file.startswith("prep_"):
         config_class = BuildConfig
     else:

@@ -5,6 +5,7 @@ written; see :mod:`medcolor_tf.serving.dicom_objects`. Both have the source's pa
 """
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,6 +70,17 @@ def algorithm_of(run_dir: str | Path, weights: str, step: int, spec: ModelSpec) 
         f"Classifier with {colorizer} and {backbone}, {spec.image_size} px, {weights} weights of "
         f"step {step}.",
     )
+
+
+def say_unwritten(rows: list[list[str]], column: int, folder: str) -> None:
+    """Says on standard error for how many images no DICOM files were written."""
+    without = sum(not row[column] and not row[-1] for row in rows)
+    if without:
+        print(
+            f"--dicom_out={folder}: nothing written for {without:,} of {len(rows):,} images; see "
+            "column warnings",
+            file=sys.stderr,
+        )
 
 
 class DicomOut:

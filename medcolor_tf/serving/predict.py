@@ -23,6 +23,7 @@ from medcolor_tf.files import replacing, writing
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import Decision, load_decision
 from medcolor_tf.serving import dicom_out
 from medcolor_tf.serving.dicom_out import DicomOut
 from medcolor_tf.serving.inputs import (
@@ -40,6 +41,10 @@ AFTER_OBSERVATIONS = ("warnings", *PICTURE_COLUMNS, "error")
 
 def predict(config) -> tuple[int, int]:
     """Writes a CSV with a row per image: path, probabilities, warnings, PNGs, error.
+
+    Where there is a decision, two columns per observation stand after the probabilities:
+    "calibrated NAME", and "decision NAME", which is "positive", "negative" or, without a threshold,
+    empty.
 
     Rows are on the disk as they come, in ``OUT.partial``, which gets its name at the end; the same
     command goes on where it stopped, see :mod:`medcolor_tf.serving.partial`. An unreadable image
@@ -61,7 +66,9 @@ def predict(config) -> tuple[int, int]:
     spec, classifier, step = runs.load_predictor(
         config.run_dir, config.weights, config.mixed_precision
     )
-    header = ["path", *spec.observations, *AFTER_OBSERVATIONS]
+    decision = load_decision(config.run_dir, config.weights, config.decision)
+    decided = decision.columns if decision else []
+    header = ["path", *spec.observations, *decided, *AFTER_OBSERVATIONS]
     columns = PICTURE_COLUMNS
     if config.dicom_out:
         header.insert(-1, dicom_out.COLUMN)
@@ -70,15 +77,18 @@ def predict(config) -> tuple[int, int]:
     inputs = list_inputs(config.inputs, config.path_column, spec.input_channels)
     inputs = _without_own_pictures(inputs, config, table)
     drawings = _drawings(config, spec, classifier, inputs)
-    dicom = _dicom(config, spec, classifier, step, inputs) if config.dicom_out else None
+    dicom = None
+    if config.dicom_out:
+        dicom = _dicom(config, spec, classifier, step, inputs, decision)
     # E's feature map is fetched from the device only for those who draw it.
     explained = bool(config.explain or config.dicom_out)
     model = classify_and_colorize(classifier, features=explained)
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-    table.open(PartialRecord.from_command(config, inputs), config.batch_size)
+    record = PartialRecord.from_command(config, inputs, decision.digest if decision else "")
+    table.open(record, config.batch_size)
     try:
-        _write_rows(table, model, inputs, spec, drawings, dicom, config.batch_size)
+        _write_rows(table, model, inputs, spec, drawings, config.batch_size, decision, dicom)
     except InputError as error:
         raise InputError(f"{error}. {table.advice()}") from error
     finally:
@@ -86,12 +96,21 @@ def predict(config) -> tuple[int, int]:
     table.finish()
     _say_warnings(table.rows, header.index("warnings"))
     if dicom:
-        _say_dicom(table.rows, header.index(dicom_out.COLUMN), config.dicom_out)
+        dicom_out.say_unwritten(table.rows, header.index(dicom_out.COLUMN), config.dicom_out)
+    if decision:
+        print(f"decision: {decision.describe()}")
     return len(inputs), sum(bool(row[-1]) for row in table.rows)
 
 
 def _write_rows(
-    table: PartialTable, model, inputs, spec, drawings: list, dicom, batch_size: int
+    table: PartialTable,
+    model,
+    inputs,
+    spec,
+    drawings: list,
+    batch_size: int,
+    decision: Decision | None,
+    dicom: DicomOut | None,
 ) -> None:
     """Answers the images that have no row yet, a batch at a time."""
     done = len(table.rows)
@@ -106,7 +125,7 @@ def _write_rows(
     bar = tqdm(total=len(inputs), initial=done, unit=" images", disable=not sys.stderr.isatty())
     with bar:
         for batch in read_batches(inputs[done:], spec, batch_size):
-            table.append(_answer(model, batch, spec, drawings, dicom))
+            table.append(_answer(model, batch, spec, drawings, decision, dicom))
             bar.update(len(batch))
 
 
@@ -128,7 +147,12 @@ def _without_own_pictures(
 
 
 def _answer(
-    model, batch: list[ReadImage], spec: ModelSpec, drawings: list, dicom: DicomOut | None = None
+    model,
+    batch: list[ReadImage],
+    spec: ModelSpec,
+    drawings: list,
+    decision: Decision | None,
+    dicom: DicomOut | None,
 ) -> list[list[str]]:
     """Returns the CSV's rows of a batch, and saves its pictures.
 
@@ -137,6 +161,7 @@ def _answer(
         batch: of images, or reasons why they cannot be read.
         spec: of the model.
         drawings: a column of paths each; None leaves its column empty.
+        decision: whose columns there are, if any.
         dicom: writes DICOM files, and has a column of its own; None: there is no such column.
     """
     readable = [read for read in batch if not isinstance(read.image, str)]
@@ -146,6 +171,7 @@ def _answer(
         names = [read.item.picture for read in readable]
         logits, *maps = model.predict_on_batch(images)
         chances = sigmoid(logits)
+        decided = decision.cells(logits) if decision else [[]] * len(readable)
         columns = [
             drawing.save(names, images, chances, *maps) if drawing else [""] * len(readable)
             for drawing in drawings
@@ -156,13 +182,14 @@ def _answer(
             written = dicom.save(items, images, logits, chances, maps)
             columns.append([path for path, _ in written])
             notes = [note for _, note in written]
-        for read, row, note, *files in zip(readable, chances, notes, *columns, strict=True):
-            warnings = "; ".join(
-                [*(f"{one.kind}: {one.message}" for one in read.warnings), *filter(None, [note])]
-            )
+        rows = zip(readable, chances, decided, notes, *columns, strict=True)
+        for read, row, cells, note, *files in rows:
+            warnings = [f"{one.kind}: {one.message}" for one in read.warnings]
+            said = "; ".join([*warnings, *filter(None, [note])])
             numbers = [f"{chance:.7g}" for chance in row]
-            answers[id(read)] = [*numbers, warnings, *map(encode_name, files), ""]
-    empty = [""] * (len(spec.observations) + 1 + len(drawings) + bool(dicom))
+            answers[id(read)] = [*numbers, *cells, said, *map(encode_name, files), ""]
+    decided_columns = len(decision.columns) if decision else 0
+    empty = [""] * (len(spec.observations) + decided_columns + 1 + len(drawings) + bool(dicom))
     return [
         [encode_name(read.item.name), *answers.get(id(read), [*empty, str(read.image)])]
         for read in batch
@@ -180,18 +207,14 @@ def _say_warnings(rows: list[list[str]], column: int) -> None:
         print(f"warnings: {images:,} images ({listed}); see column warnings", file=sys.stderr)
 
 
-def _say_dicom(rows: list[list[str]], column: int, folder: str) -> None:
-    """Says on standard error for how many images no DICOM files were written."""
-    without = sum(not row[column] and not row[-1] for row in rows)
-    if without:
-        print(
-            f"--dicom_out={folder}: nothing written for {without:,} of {len(rows):,} images; see "
-            "column warnings",
-            file=sys.stderr,
-        )
-
-
-def _dicom(config, spec: ModelSpec, classifier, step: int, inputs: list[InputImage]) -> DicomOut:
+def _dicom(
+    config,
+    spec: ModelSpec,
+    classifier,
+    step: int,
+    inputs: list[InputImage],
+    decision: Decision | None,
+) -> DicomOut:
     """Returns what --dicom_out asks for.
 
     Raises:
@@ -208,7 +231,8 @@ def _dicom(config, spec: ModelSpec, classifier, step: int, inputs: list[InputIma
     pictures = Pictures(folder, "dicom_out", dicom_out.IMAGE_SUFFIX)
     explained = Explained(pictures, spec, classifier, _chosen(config, spec))
     algorithm = dicom_out.algorithm_of(config.run_dir, config.weights, step, spec)
-    return DicomOut(pictures, explained.draw, spec, algorithm)
+    calibrate = decision.calibrated if decision and decision.calibrates else None
+    return DicomOut(pictures, explained.draw, spec, algorithm, calibrate)
 
 
 def _drawings(config, spec: ModelSpec, classifier, inputs: list[InputImage]) -> list:
