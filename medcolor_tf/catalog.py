@@ -355,6 +355,13 @@ EXPORT_FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
 )
 
 
+# How a heat map is computed -> what its legend calls it.
+GRAD_CAM = "grad_cam"
+HEAT_MAPS: Mapping[str, str] = MappingProxyType(
+    {"multiscale": "gradient x activation at three depths", GRAD_CAM: "Grad-CAM"}
+)
+
+
 def resolve(address: str):
     """Returns the object at "module:name"; imports the module.
 

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from medcolor_tf import catalog, commandline
+from medcolor_tf.catalog import HEAT_MAPS
 from medcolor_tf.commandline import option
 
 DESCRIPTION = """
@@ -21,10 +22,11 @@ Rows are on the disk as they come, in OUT.partial. After an interruption the sam
 there and makes the same file; rows of other weights, options or images are refused. A path that is
 not UTF-8 is written as "bytes:" and its percent-encoded bytes, and read so from a table.
 
-With --explain=FOLDER each image gets a PNG with the gray image, the colorized one, and a panel an
-observation with Grad-CAM over the gray image: the places that raised the observation's logit. The
+With --explain=FOLDER each image gets a PNG with the gray image, the colorized one, and a panel per
+observation with a heat map over the gray image: the places that raised the observation's logit. The
 hottest place of a panel has the colour of the observation's probability, so panels and pictures
 can be compared and an unlikely finding stays cool. What speaks against a finding is not shown.
+--heat_map=multiscale has 20 x 20 cells where grad_cam has 5 x 5 (160-pixel images, most backbones).
 
 With --dicom_out=FOLDER each DICOM input gets two DICOM files (the extra [dicom]): NAME.sc.dcm, a
 Secondary Capture with the pictures of --explain, and NAME.sr.dcm, a Structured Report (TID 1500)
@@ -51,7 +53,14 @@ class PredictConfig:
         "", "Folder for PNGs: gray left, colorized right.", group="Pictures"
     )
     explain: str = option(
-        "", "Folder for Grad-CAM pictures (PNG), one per image.", group="Pictures"
+        "", "Folder for pictures with heat maps (PNG), one per image.", group="Pictures"
+    )
+    heat_map: str = option(
+        next(iter(HEAT_MAPS)),
+        "multiscale: where three depths of the backbone agree, with small cells; or grad_cam: the "
+        "last depth alone.",
+        tuple(HEAT_MAPS),
+        group="Pictures",
     )
     explain_observations: tuple[str, ...] = option(
         (), "Observations to explain, in this order; all of the run when not set.", group="Pictures"

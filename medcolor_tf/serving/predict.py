@@ -15,9 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.levels import WARNING_KINDS
-from medcolor_tf.catalog import DEFAULT_HEAD
+from medcolor_tf.catalog import DEFAULT_HEAD, GRAD_CAM
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation import visualize
+from medcolor_tf.evaluation import heat_maps, visualize
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.files import replacing, writing
 from medcolor_tf.models import classify_and_colorize
@@ -229,10 +229,10 @@ def _dicom(
             f"--dicom_out={folder}: is a folder of other images; expected one for these files only"
         )
     pictures = Pictures(folder, "dicom_out", dicom_out.IMAGE_SUFFIX)
-    explained = Explained(pictures, spec, classifier, _chosen(config, spec))
+    heat = Heat(config.heat_map, spec, classifier, _chosen(config, spec))
     algorithm = dicom_out.algorithm_of(config.run_dir, config.weights, step, spec)
     calibrate = decision.calibrated if decision and decision.calibrates else None
-    return DicomOut(pictures, explained.draw, spec, algorithm, calibrate)
+    return DicomOut(pictures, Explained(pictures, heat).draw, spec, algorithm, calibrate)
 
 
 def _drawings(config, spec: ModelSpec, classifier, inputs: list[InputImage]) -> list:
@@ -242,12 +242,16 @@ def _drawings(config, spec: ModelSpec, classifier, inputs: list[InputImage]) -> 
         InputError: flags that contradict each other or the run, or a folder that cannot be used.
     """
     chosen = _chosen(config, spec)
+
+    def explain_with(observations: list[int]) -> "Heat":
+        return Heat(config.heat_map, spec, classifier, observations)
+
     sources = {file.parent for item in inputs for file in item.files}
     taken = {folder.resolve(): "has images of --inputs" for folder in sources}
     drawings = []
     for flag, make in (
         ("colorized_dir", Colorized),
-        ("explain", lambda pictures: Explained(pictures, spec, classifier, chosen)),
+        ("explain", lambda pictures: Explained(pictures, explain_with(chosen))),
     ):
         folder = Path(getattr(config, flag))
         if not getattr(config, flag):
@@ -350,30 +354,53 @@ class Colorized:
         return self.pictures.save(names, lambda i: drawn[i])
 
 
-class Explained:
-    """Grad-CAM over the gray image.
+class Heat:
+    """Heat maps of a model, scaled to the probabilities.
 
     Args:
-        pictures: where to.
+        kind: a name of :data:`medcolor_tf.catalog.HEAT_MAPS`.
         spec: of the run.
-        classifier: the run's model; its head is read now.
-        chosen: positions of the observations to draw.
+        classifier: the run's model.
+        chosen: positions of the observations that maps are wanted of.
 
     Raises:
-        InputError: the head is not the linear one, of which the maps are computed.
+        InputError: the model or the Keras backend has no maps of this kind.
     """
 
-    def __init__(self, pictures: Pictures, spec: ModelSpec, classifier, chosen: list[int]):
+    def __init__(self, kind: str, spec: ModelSpec, classifier, chosen: list[int]):
+        self.spec, self.chosen, self.kind = spec, chosen, kind
+        self.observations = [spec.observations[k] for k in chosen]
+        if kind != GRAD_CAM:
+            self._multiscale = heat_maps.MultiscaleMaps(classifier, spec.image_size, chosen)
+            return
         if spec.head != DEFAULT_HEAD:
             raise InputError(
-                f"--{pictures.flag}: Grad-CAM is computed of a run with --head={DEFAULT_HEAD}, "
-                f"this one has --head={spec.head}"
+                f"--heat_map={GRAD_CAM}: computed of a run with --head={DEFAULT_HEAD}, this one "
+                f"has --head={spec.head}"
             )
-        self.pictures, self._chosen = pictures, chosen
-        self._names = [spec.observations[k] for k in chosen]
-        self._has_colorizer = spec.has_colorizer
         kernel = classifier.get_layer("head").kernel
         self._kernel = np.asarray(keras.ops.convert_to_numpy(kernel))[:, chosen]
+
+    def of(self, chances: np.ndarray, colorized: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Returns the heat (B, h, w, K) float32 in [0, 1] of the chosen observations.
+
+        Args:
+            chances: (B, labels) float, the probabilities.
+            colorized: (B, S, S, 3) float, what E sees.
+            features: (B, h, w, c) float, E's last feature map.
+        """
+        if self.kind == GRAD_CAM:
+            maps = visualize.grad_cam(features, self._kernel)
+        else:
+            maps = self._multiscale(colorized)
+        return visualize.to_heat(maps, chances[:, self.chosen])
+
+
+class Explained:
+    """Heat maps over the gray image."""
+
+    def __init__(self, pictures: Pictures, heat: Heat):
+        self.pictures, self._heat = pictures, heat
 
     def save(self, names, images, chances, colorized, features) -> list[str]:
         """Saves a picture per image.
@@ -399,11 +426,13 @@ class Explained:
             colorized: (B, H, W, 3) float, what E sees.
             features: (B, h, w, c) float, E's last feature map.
         """
-        chances = chances[:, self._chosen]
-        heat = visualize.to_heat(visualize.grad_cam(features, self._kernel), chances)
+        maps, chosen = self._heat, self._heat.chosen
+        heat = maps.of(chances, colorized, features)
 
         def draw_image(i):
-            colors = colorized[i] if self._has_colorizer else None
-            return visualize.draw_explanation(images[i], colors, heat[i], chances[i], self._names)
+            colors = colorized[i] if maps.spec.has_colorizer else None
+            return visualize.draw_explanation(
+                images[i], colors, heat[i], chances[i, chosen], maps.observations, maps.kind
+            )
 
         return draw_image
