@@ -23,6 +23,7 @@ from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving import dicom_objects
 from medcolor_tf.serving.dicom_objects import Algorithm, CannotRefer, Place
 from medcolor_tf.serving.inputs import InputImage
+from medcolor_tf.serving.pictures import Pictures
 
 COLUMN = "dicom"
 IMAGE_SUFFIX, REPORT_SUFFIX = ".sc.dcm", ".sr.dcm"
@@ -88,7 +89,7 @@ class DicomOut:
 
     Args:
         pictures: where to; gives the names.
-        draw: as :meth:`medcolor_tf.serving.predict.Explained.draw`.
+        draw: as :meth:`medcolor_tf.serving.pictures.Explained.draw`.
         spec: of the run.
         algorithm: for the reports.
         calibrate: logits (B, L) to calibrated probabilities; None where there is no calibration.
@@ -96,7 +97,7 @@ class DicomOut:
 
     def __init__(
         self,
-        pictures: Any,
+        pictures: Pictures,
         draw: Callable,
         spec: ModelSpec,
         algorithm: Algorithm,

@@ -21,7 +21,8 @@ from medcolor_tf.predict import PredictConfig
 from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving.export import export
-from medcolor_tf.serving.predict import Pictures, predict
+from medcolor_tf.serving.pictures import Pictures
+from medcolor_tf.serving.predict import predict
 
 pytestmark = pytest.mark.slow
 
