@@ -71,13 +71,19 @@ def savedmodel(spec: dict) -> Run:
 def onnx(spec: dict) -> Run:
     """Returns ``run(steps)``, a batch through ONNX Runtime per step.
 
+    Its threads wait for each other in busy loops; on a machine that others use they sleep, as
+    PyTorch's do there, see :func:`benchmarks.machine.waiting`.
+
     Args:
         spec: folder, size, batch.
     """
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    if os.environ.get("OMP_WAIT_POLICY") == "PASSIVE":
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
-        f"{spec['folder']}/onnx/model.onnx", providers=["CPUExecutionProvider"]
+        f"{spec['folder']}/onnx/model.onnx", options, providers=["CPUExecutionProvider"]
     )
     images = batch_of(spec)[0]
 

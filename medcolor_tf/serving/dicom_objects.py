@@ -152,7 +152,7 @@ def _secondary_capture(source, picture: np.ndarray, algorithm: Algorithm, place:
     from highdicom.sc import SCImage
     from pydicom.uid import generate_uid
 
-    image = SCImage(
+    image: Any = SCImage(
         pixel_array=picture,
         photometric_interpretation="RGB",
         bits_allocated=8,

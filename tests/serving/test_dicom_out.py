@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,7 +184,7 @@ def test_the_report_has_the_probabilities_and_claims_nothing(report, predicted, 
 
 def test_calibrated_probabilities_are_reported_beside_the_others(run_dir, tmp_path, monkeypatch):
     film(tmp_path / "a.dcm")
-    make = predict_module.DicomOut
+    make: Any = predict_module.DicomOut
     monkeypatch.setattr(
         predict_module, "DicomOut", lambda *args: make(*args[:4], lambda logits: logits * 0 + 0.25)
     )

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -59,7 +60,7 @@ def expected(run_dir, film, tmp_path_factory):
     path = tmp_path_factory.mktemp("film") / "film.png"
     path.write_bytes(encode(film, "PNG"))
     ((read,),) = read_batches([InputImage("film", (path,), "film")], spec, 1)
-    return sigmoid(classifier.predict_on_batch(read.image[None]))[0]
+    return sigmoid(classifier.predict_on_batch(np.asarray(read.image)[None]))[0]
 
 
 @pytest.fixture
@@ -151,8 +152,14 @@ def test_the_http_client(encoded, here, expected):
 
 def test_the_grpc_client(encoded, here, expected):
     needs("grpc", "tensorflow_serving")
-    import grpc
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    grpc, predict_pb2, prediction_service_pb2_grpc = map(
+        importlib.import_module,
+        (
+            "grpc",
+            "tensorflow_serving.apis.predict_pb2",
+            "tensorflow_serving.apis.prediction_service_pb2_grpc",
+        ),
+    )
 
     class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
         def Predict(self, request, context):
