@@ -23,6 +23,8 @@ FULL_RANGE = "full"
 RANGES = (FULL_RANGE, "used", "percentile")
 # How much of a data set's shards is compared with their SHA-256 when they are opened.
 VERIFICATIONS = ("sample", "full")
+# Of a run folder that is none.
+RUN_EXPECTED = "no such file; expected a run folder made by `python -m medcolor_tf.train`"
 # What a description may ask for: checked before memory is taken for it.
 MAX_SIDE, MAX_CHANNELS, MAX_OBSERVATIONS = 16_384, 256, 10_000
 

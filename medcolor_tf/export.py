@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
+from medcolor_tf.runs.folder import check_is_run
 
 DESCRIPTION = """
 Writes a SavedModel that TensorFlow (or TensorFlow Serving) loads without this project. Decoding,
@@ -37,6 +38,7 @@ class ExportConfig:
 
 
 def _export(config: ExportConfig) -> None:
+    check_is_run(config.run_dir)  # before the imports, which take their time
     commandline.import_tensorflow()
     from medcolor_tf.serving.export import export
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
+from medcolor_tf.runs.folder import check_is_run
 
 DESCRIPTION = """
 Writes the probability of every observation for image files, folders of them, or a CSV table of
@@ -60,6 +61,7 @@ class PredictConfig:
 
 
 def _predict(config: PredictConfig) -> int:
+    check_is_run(config.run_dir)  # before the imports, which take their time
     commandline.import_tensorflow()
     from medcolor_tf.serving.predict import predict
 

@@ -3,6 +3,7 @@
 import sys
 
 from medcolor_tf import commandline
+from medcolor_tf.data.schema import check_is_dataset
 from medcolor_tf.runs.config import TrainConfig
 
 DESCRIPTION = """
@@ -23,6 +24,7 @@ on where it stopped. Example:
 
 def _train(config: TrainConfig) -> None:
     config.check()  # before the imports, which take their time
+    check_is_dataset(config.data_dir)
     commandline.import_tensorflow()
     from medcolor_tf.evaluation.evaluate import table
     from medcolor_tf.training.trainer import train
