@@ -24,6 +24,7 @@ COMMANDS = (
     "medcolor_tf.export",
     "medcolor_tf.find_lr",
     "medcolor_tf.colorizer",
+    "medcolor_tf.demo",
     "medcolor_tf.doctor",
     "medcolor_tf.experiment",
     "medcolor_tf.report",
