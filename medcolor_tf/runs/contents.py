@@ -42,6 +42,86 @@ EVALUATION = schema.record(
     more=True,
 )
 
+_ESTIMATE = schema.record(
+    {
+        "value": schema.number(-1e30, 1e30, null=True),
+        "interval": schema.list_of(schema.number(-1e30, 1e30, null=True), 2, 2),
+    }
+)
+_SIGNED = schema.number(-1e30, 1e30)
+# A threshold of which no image is positive lies just above 1.
+_THRESHOLD = schema.number(0, math.nextafter(1, 2), null=True)
+_CALIBRATION_MEASURES = (
+    *("brier", "expected_calibration_error", "calibration_slope", "calibration_intercept"),
+)
+DATA_OF_DECISION = schema.record(
+    {
+        "name": schema.text(),
+        "fingerprint": schema.text(),
+        "split": schema.one_of(("train", "valid", "test", "all")),
+        "uncertain_policy": schema.mapping_of(schema.text(), 10_000),
+        "images": _STEP,
+        "patients": _STEP,
+    }
+)
+DECISION = schema.record(
+    {
+        "format_version": schema.one_of((1,)),
+        "made_by": schema.one_of(("evaluate", "calibrate")),
+        "rule": schema.text(),
+        "weights": schema.one_of(("best", "last")),
+        "step": _STEP,
+        "digests": schema.mapping_of(
+            schema.text(64, schema.SHA256, "a SHA-256 in hexadecimal digits"), 10
+        ),
+        "data": DATA_OF_DECISION,
+        "observation_order": schema.list_of(schema.text(), 10_000, least=1, unique=True),
+        "observations": schema.mapping_of(
+            schema.record(
+                {
+                    "threshold": _THRESHOLD,
+                    "method": schema.one_of(("none", "temperature", "platt")),
+                    "slope": schema.number(5e-324, 1e30),
+                    "intercept": _SIGNED,
+                    "positive": _STEP,
+                    "negative": _STEP,
+                    "unknown": _STEP,
+                    "reason": schema.text(),
+                }
+            ),
+            10_000,
+        ),
+    },
+    {
+        "comparison": schema.mapping_of(schema.anything, 10_000),
+        "previous": schema.mapping_of(schema.anything, 100),
+    },
+)
+OPERATING_POINTS = schema.record(
+    {
+        "rule": schema.text(),
+        "decision_sha256": schema.text(64, schema.SHA256, "a SHA-256 in hexadecimal digits"),
+        "data_fingerprint": schema.text(),
+        "uncertain_policy": schema.mapping_of(schema.text(), 10_000),
+        "same_images": schema.anything,
+        "chosen_on": DATA_OF_DECISION,
+        "observations": schema.mapping_of(
+            schema.record(
+                {
+                    "threshold": _THRESHOLD,
+                    "positive": _STEP,
+                    "negative": _STEP,
+                    **dict.fromkeys(_CALIBRATION_MEASURES, _ESTIMATE),
+                },
+                dict.fromkeys(("sensitivity", "specificity", "ppv", "npv"), _ESTIMATE),
+                more=True,
+            ),
+            10_000,
+        ),
+    },
+    more=True,
+)
+
 
 def cells(line: str) -> list[str]:
     """Returns the cells of a line of CSV; none where it is not one."""

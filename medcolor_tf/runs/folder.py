@@ -16,8 +16,10 @@ tensorboard/              event files
 evaluation-SPLIT.json     AUC and counts of a split, whatever evaluated it
 predictions-SPLIT.csv     its labels and probabilities
 colorized-SPLIT.png       its first images and what T makes of them
+decision.json             calibration and threshold per observation; see runs/decision.py
+operating-points-SPLIT.json  what those give on a split
 manifest.json             SHA-256 of every file that a command reads, and a copy of log.csv
-manifest-SPLIT.json       the same of the three files of a split
+manifest-SPLIT.json       the same of the files of a split
 saved_model/              the exported model, unless --out says another place
 .lock                     empty; held by the one process that writes
 ========================= ====================================================================
@@ -61,16 +63,26 @@ PREVIOUS, BACKBONE = "previous.safetensors", "backbone.keras"
 LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
 COLOR_TABLE, COLOR_TABLE_PICTURE = "color_table.csv", "color_table.png"
 TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
+DECISION = "decision.json"
 # Which weights -> file.
 WEIGHTS = {"best": BEST, "last": LAST}
 # Of a split.
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
+OPERATING_POINTS = "operating-points-{}.json"
 MANIFEST, MANIFEST_OF_SPLIT = "manifest.json", "manifest-{}.json"
 # What the manifest lists.
-LISTED = (CONFIG, MODEL, BACKBONE, LOG, LAST, PREVIOUS, BEST, COLORIZER, LR_FINDER, RESULT)
-_OF_SPLIT = re.compile(r"(?:evaluation|predictions|colorized)-(\w+)\.\w+")
+LISTED = (
+    *(CONFIG, MODEL, BACKBONE, LOG, LAST, PREVIOUS, BEST, COLORIZER, LR_FINDER, RESULT),
+    DECISION,
+)
+_OF_SPLIT = re.compile(r"(?:evaluation|predictions|colorized|operating-points)-(\w+)\.\w+")
 # What a JSON file has to hold.
-_CONTENTS = {CONFIG: contents.CONFIG, RESULT: contents.RESULT, LR_FINDER: contents.LR_FINDER}
+_CONTENTS = {
+    CONFIG: contents.CONFIG,
+    RESULT: contents.RESULT,
+    LR_FINDER: contents.LR_FINDER,
+    DECISION: contents.DECISION,
+}
 
 # What a log says of a run whose loss or weights were no longer finite.
 DIVERGED = "training diverged"
@@ -127,6 +139,10 @@ class Run(CheckedFolder):
         """Returns the path of a split's first images beside what T makes of them."""
         return self.folder / PICTURES.format(split)
 
+    def operating_points(self, split: str) -> Path:
+        """Returns the path of what the decision's thresholds give on a split."""
+        return self.folder / OPERATING_POINTS.format(split)
+
     def read_result(self) -> dict:
         """Returns the content of result.json; the run is finished."""
         return self.read_json(RESULT)
@@ -162,7 +178,9 @@ class Run(CheckedFolder):
 
     def _check_content(self, path: Path, content: dict) -> None:
         of_split = _OF_SPLIT.fullmatch(path.name)
-        check = contents.EVALUATION if of_split else _CONTENTS.get(path.name)
+        points = of_split and path == self.operating_points(of_split[1])
+        of_split_check = contents.OPERATING_POINTS if points else contents.EVALUATION
+        check = of_split_check if of_split else _CONTENTS.get(path.name)
         if check is not None:
             check(content, str(path))
 
@@ -438,6 +456,17 @@ def load_spec(run: Run) -> "ModelSpec":
     if spec.backbone.endswith(".keras"):
         run.checked(BACKBONE)
     return spec
+
+
+def weights_digests(folder: str | Path, which: str = "best") -> dict[str, str]:
+    """Returns the SHA-256 of each file that makes a run's model, by name.
+
+    Args:
+        folder: a run folder.
+        which: "best" or "last".
+    """
+    files = [Path(folder) / name for name in (MODEL, WEIGHTS[which], BACKBONE)]
+    return {file.name: file_sha256(file) for file in files if file.is_file()}
 
 
 def load_predictor(folder: str | Path, which: str = "best", mixed_precision: bool = False):

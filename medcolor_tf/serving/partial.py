@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import file_sha256, write_atomically
+from medcolor_tf.files import write_atomically
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving.inputs import InputImage, decode_name, encode_name
 
@@ -51,11 +51,9 @@ class PartialRecord:
             config: :class:`medcolor_tf.predict.PredictConfig`.
             inputs: its images.
         """
-        names = (runs.MODEL, runs.WEIGHTS[config.weights], runs.BACKBONE)
-        files = [Path(config.run_dir) / name for name in names]
         options = {name: getattr(config, name) for name in OPTIONS}
         return cls(
-            {file.name: file_sha256(file) for file in files if file.is_file()},
+            runs.weights_digests(config.run_dir, config.weights),
             json.loads(json.dumps(options)),
             runs.versions(),
             [item.name for item in inputs],
