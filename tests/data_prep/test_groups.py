@@ -188,8 +188,8 @@ def settled(**options):
     config = BuildConfig(group_min_patients=1, **options)
     source, _ = settle_groups(read_source(config), config)
     names = [f"group {name}" for name in source.group_names]
-    studies = [study.split("\0") for study in source.records.get("study", [])]
-    return source.records[names].to_numpy().tolist(), studies
+    studies = source.records["study"].tolist() if source.has_studies else []
+    return source.records[names].to_numpy().tolist(), [study.split("\0") for study in studies]
 
 
 def test_chexpert_has_them_in_its_tables_and_paths(tmp_path, write_image, write_rows, capsys):
