@@ -200,6 +200,19 @@ def _absent(names: Collection[str]) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
+@contextlib.contextmanager
+def silent_errors() -> Iterator[None]:
+    """Closes standard error to libraries that write to it below Python; exceptions come through."""
+    kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(silent, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(silent)
+
+
 def import_tensorflow():
     """Returns TensorFlow, imported without its lines on the terminal and without NOT_NEEDED.
 
@@ -207,19 +220,13 @@ def import_tensorflow():
     is closed to it while it is imported and looks for devices. Exceptions come through.
     """
     if "tensorflow" not in sys.modules:
-        kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(silent, 2)
+        with silent_errors():
             on_tensorflow = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
             with _absent(NOT_NEEDED if on_tensorflow else ()):
                 config = importlib.import_module("tensorflow").config
             config.list_physical_devices()
             if not on_tensorflow:
                 config.set_visible_devices([], "GPU")  # it only reads data then, and would take all
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(silent)
     return sys.modules["tensorflow"]
 
 

@@ -19,6 +19,7 @@ from medcolor_tf.help_text import full_help, short_help
 COMMANDS = (
     "medcolor_tf.train",
     "medcolor_tf.evaluate",
+    "medcolor_tf.calibrate",
     "medcolor_tf.predict",
     "medcolor_tf.export",
     "medcolor_tf.find_lr",

@@ -110,6 +110,7 @@ def assess(
     thresholds: Sequence[float | None],
     patients: Iterable,
     prevalence: Mapping[str, float] | None = None,
+    called: np.ndarray | None = None,
     n_resamples: int = N_RESAMPLES,
     confidence_level: float = CONFIDENCE_LEVEL,
     seed: int = 0,
@@ -124,6 +125,7 @@ def assess(
         thresholds: L, None where there is none.
         patients: (N,) ids, drawn with all their images.
         prevalence: observation -> share of patients with the finding, for PPV and NPV there.
+        called: (N, L) bool, what was called positive, where that is not by one threshold.
         n_resamples, confidence_level, seed: see
             :func:`medcolor_tf.evaluation.bootstrap.bootstrap_auc`.
 
@@ -134,14 +136,14 @@ def assess(
         expected_calibration_error, calibration_slope and calibration_intercept.
     """
     index, count = group_index(patients, len(labels))
-    columns = [
-        (
-            None if bound is None else patient_counts(truth, chances, bound, index, count),
-            patient_errors(truth, chances, index, count),
-        )
-        for truth, chances, bound in zip(labels.T, probabilities.T, thresholds, strict=True)
-    ]
-    tables = [table for pair in columns for table in pair if table is not None]
+    tables = []
+    for column, bound in enumerate(thresholds):
+        truth, chances = labels[:, column], probabilities[:, column]
+        if bound is not None and called is None:
+            tables.append(patient_counts(truth, chances, bound, index, count))
+        elif bound is not None:
+            tables.append(patient_counts(truth, called[:, column].astype(float), 0.5, index, count))
+        tables.append(patient_errors(truth, chances, index, count))
     sums = iter(_sums(tables, n_resamples, confidence_level, seed))
     label_counts = count_labels(labels, observations)
     result = {}
@@ -154,12 +156,12 @@ def assess(
         errors = calibration_errors(*next(sums), confidence_level)
         line = calibration_line(labels[:, column], logits[:, column], index, confidence_level)
         entry |= {
-            "brier": _estimate(errors.brier, errors.brier_interval),
-            "expected_calibration_error": _estimate(
+            "brier": estimate(errors.brier, errors.brier_interval),
+            "expected_calibration_error": estimate(
                 errors.expected_error, errors.expected_error_interval
             ),
-            "calibration_slope": _estimate(line.slope, line.slope_interval),
-            "calibration_intercept": _estimate(line.intercept, line.intercept_interval),
+            "calibration_slope": estimate(line.slope, line.slope_interval),
+            "calibration_intercept": estimate(line.intercept, line.intercept_interval),
         }
         result[name] = entry
     return result
@@ -189,18 +191,19 @@ def _decisions(
     names = ("true_positive", "false_negative", "false_positive", "true_negative")
     entry: dict = {"counts": dict(zip(names, map(int, counts), strict=True))}
     for name in MEASURES:
-        entry[name] = _estimate(getattr(point, name), point.intervals[name])
+        entry[name] = estimate(getattr(point, name), point.intervals[name])
     if prevalence is not None:
         entry["prevalence"] = prevalence
         drawn = measures(resampled)
         for name, function in zip(AT_PREVALENCE, (ppv_at, npv_at), strict=True):
             values = function(drawn["sensitivity"], drawn["specificity"], prevalence)
             value = float(function(point.sensitivity, point.specificity, prevalence))
-            entry[name] = _estimate(value, percentiles(values, confidence_level))
+            entry[name] = estimate(value, percentiles(values, confidence_level))
     return entry
 
 
-def _estimate(value: float, interval: np.ndarray) -> dict:
+def estimate(value: float, interval: np.ndarray) -> dict:
+    """Returns {"value", "interval": [low, high]} for JSON, None for NaN."""
     ends = [None if np.isnan(end) else float(end) for end in interval]
     return {"value": None if np.isnan(value) else float(value), "interval": ends}
 
@@ -242,6 +245,11 @@ def _lines(
     for observation, row in result.items():
         numbers = ["-" if row[name] is None else f"{row[name]:.4g}" for name in first]
         rows.append([observation, *numbers, *(spell_estimate(row.get(name)) for name in names)])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns a line per row, its cells under each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -254,5 +262,12 @@ def spell_estimate(estimate: Mapping | None) -> str:
     if estimate is None or estimate["value"] is None:
         return "-"
     low, high = estimate["interval"]
-    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{estimate['value']:.3f}{ends}"
+    value = _three_digits(estimate["value"])
+    if low is None or high is None:
+        return value
+    return f"{value} [{_three_digits(low)}, {_three_digits(high)}]"
+
+
+def _three_digits(value: float) -> str:
+    text = f"{value:.3f}"
+    return text.replace("-0.000", "0.000") if float(text) == 0 else text

@@ -25,6 +25,7 @@ FORMAT_VERSION = 1
 POSITIVE, NEGATIVE, UNDECIDED = 1, 0, -1
 WORDS = {POSITIVE: "positive", NEGATIVE: "negative", UNDECIDED: ""}
 NO_CALIBRATION = "none"
+MOST_PREVIOUS = 10
 # Value of --decision with which no decision is used.
 NO_DECISION = "none"
 
@@ -69,7 +70,8 @@ class Decision:
         observations: name -> calibration and threshold, in the model's order.
         comparison: of ``calibrate``: measures before and after, see
             :func:`medcolor_tf.evaluation.adaptation.compare`.
-        previous: content of the decision that this one replaced, without its own previous one.
+        previous: content of the decision that this one replaced, with that one's own, and so on
+            (the last MOST_PREVIOUS of them).
     """
 
     made_by: str
@@ -107,6 +109,19 @@ class Decision:
             if not content[name]:
                 del content[name]
         return content
+
+    def before(self, fingerprint: str) -> "Decision | None":
+        """Returns this decision, or the last before it that was not chosen on a data set.
+
+        Args:
+            fingerprint: of the data set.
+        """
+        if self.data["fingerprint"] != fingerprint:
+            return self
+        if not self.previous:
+            return None
+        contents.DECISION(self.previous, "previous decision")
+        return Decision.from_dict(self.previous).before(fingerprint)
 
     @property
     def calibrates(self) -> bool:
@@ -253,19 +268,27 @@ def save_decision(decision: Decision, folder: str | Path, replace: bool = False)
     path = run.folder / runs.DECISION
     there = existing_decision(folder)
     if there is not None:
-        old = dataclasses.replace(there, previous={})
-        if old == Decision.from_dict(_plain(dataclasses.replace(decision, previous={}))):
+        new = Decision.from_dict(_plain(dataclasses.replace(decision, previous={})))
+        if dataclasses.replace(there, previous={}) == new:
             return path
         if not replace:
             raise InputError(
                 f"{path}: holds another decision ({there.describe()}); expected none, or the same. "
                 "Give --replace_decision to write over it (the old one is kept inside the new one)"
             )
-        decision = dataclasses.replace(decision, previous=old.to_dict())
+        decision = dataclasses.replace(decision, previous=_cut(there.to_dict(), MOST_PREVIOUS))
     run.folder.mkdir(parents=True, exist_ok=True)
     with run.only_writer():
         run.write({runs.DECISION: decision.to_dict()})
     return path
+
+
+def _cut(content: Mapping, most: int) -> dict:
+    """Returns a decision's content with at most ``most`` in its chain of previous ones."""
+    rest = {name: value for name, value in content.items() if name != "previous"}
+    if most > 1 and content.get("previous"):
+        rest["previous"] = _cut(content["previous"], most - 1)
+    return rest
 
 
 def _plain(decision: Decision) -> dict:

@@ -10,6 +10,7 @@ from medcolor_tf.evaluation.decisions import DecisionOptions
 from medcolor_tf.evaluation.inference import Predict, Predictions, predict_split
 from medcolor_tf.evaluation.operating_points import parse_prevalence
 from medcolor_tf.files import file_sha256
+from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.private_paths import last_component
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import (
@@ -40,6 +41,18 @@ def data_record(name: str, splits: Sequence[Split], predictions: Predictions) ->
         "images": len(predictions.labels),
         "patients": len(set(predictions.patient.tolist())),
     }
+
+
+def check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:
+    """Raises InputError where a split's images are not what a run's model takes."""
+    for what, expected, received in (
+        ("bits a pixel", spec.bits, split.info.bits),
+        ("input channels", spec.input_channels, split.info.channels),
+    ):
+        if expected != received:
+            raise InputError(
+                f"{split.folder}: {received} {what}, the model of {run_dir} takes {expected}"
+            )
 
 
 class Decider:

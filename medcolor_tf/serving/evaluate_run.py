@@ -33,7 +33,7 @@ from medcolor_tf.private_paths import without_folders
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import NO_DECISION
 from medcolor_tf.serving.breakdown import Breakdown
-from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider
+from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider, check_input
 
 
 def evaluate_run(run_dir: str, data_dir: str, **options) -> dict:
@@ -106,7 +106,7 @@ def evaluate_and_decide(
     files = runs.Run(Path(out or run_dir))
     with damage.named(*splits):
         for one in splits:
-            _check_input(spec, one, origin["run_dir"])
+            check_input(spec, one, origin["run_dir"])
         validation = None
         for one in splits[1:]:
             choose = decider.choose if decisions.operating_point else _predict_only
@@ -165,7 +165,7 @@ def _evaluate_model(
     colorize: Predict | None = None,
     processes: Processes = ALONE,
 ) -> tuple[dict, Predictions]:
-    _check_input(spec, split, origin["run_dir"])
+    check_input(spec, split, origin["run_dir"])
     predict = predictor(classifier, batch_size)
     result, predictions = evaluate(
         predict, split, batch_size, processes.part, processes.gather_rows
@@ -249,14 +249,3 @@ def _png(picture: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return file.getvalue()
-
-
-def _check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:
-    for what, expected, received in (
-        ("bits a pixel", spec.bits, split.info.bits),
-        ("input channels", spec.input_channels, split.info.channels),
-    ):
-        if expected != received:
-            raise InputError(
-                f"{split.folder}: {received} {what}, the model of {run_dir} takes {expected}"
-            )

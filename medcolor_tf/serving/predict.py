@@ -31,6 +31,7 @@ from medcolor_tf.serving.inputs import (
     read_batches,
 )
 from medcolor_tf.serving.partial import PartialRecord, PartialTable
+from medcolor_tf.serving.study_rows import StudyRows
 
 PICTURE_COLUMNS = ("colorized", "explained")
 AFTER_OBSERVATIONS = ("warnings", *PICTURE_COLUMNS, "error")
@@ -61,8 +62,11 @@ def predict(config) -> tuple[int, int]:
     )
     header = ["path", *spec.observations, *AFTER_OBSERVATIONS]
     table = PartialTable(out, header, (header.index(name) for name in PICTURE_COLUMNS))
-    inputs = list_inputs(config.inputs, config.path_column, spec.input_channels)
+    inputs = list_inputs(
+        config.inputs, config.path_column, spec.input_channels, config.study_column
+    )
     inputs = _without_own_pictures(inputs, config, table)
+    studies = StudyRows(config, inputs)
     drawings = _drawings(config, spec, classifier, inputs)
     # E's feature map is fetched from the device only for those who draw it.
     model = classify_and_colorize(classifier, features=bool(config.explain))
@@ -75,7 +79,11 @@ def predict(config) -> tuple[int, int]:
         raise InputError(f"{error}. {table.advice()}") from error
     finally:
         table.close()
+    # Before the table has its name, without which the same command writes this again.
+    said = studies.write(header, spec.observations, table.rows)
     table.finish()
+    if said:
+        print(said)
     _say_warnings(table.rows, header.index("warnings"))
     return len(inputs), sum(bool(row[-1]) for row in table.rows)
 
