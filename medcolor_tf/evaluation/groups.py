@@ -6,8 +6,6 @@ resampled with all their images, those of a group and of the others in the same 
 patient who is in both counts once.
 """
 
-import csv
-import io
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,8 +19,10 @@ from medcolor_tf.evaluation.operating_points import measures, patient_counts
 from medcolor_tf.evaluation.recalibration import calibration_line
 from medcolor_tf.evaluation.statistics import benjamini_hochberg
 
-# Patients with a positive, and with a negative image, below which nothing is computed of a group.
-LEAST = 10
+# Patients with a positive, and with a negative image, below which nothing is computed of a group,
+# and below which nothing is tested: of fewer, one test in ten finds a difference where there is
+# none (measured; at least 20: one in 13 to 20).
+LEAST, LEAST_TESTED = 10, 20
 N_RESAMPLES = 2000
 CONFIDENCE_LEVEL = 0.95
 SIGNIFICANT = 0.05
@@ -51,7 +51,9 @@ class Comparison:
         difference: value - rest.
         difference_interval: (2,) its interval.
         pvalue: two-sided, of no difference: the difference over its standard deviation in the
-            resamples, as a standard normal; NaN where undefined.
+            resamples, as Student's t with one degree of freedom less than the smaller of the two
+            has patients (of a sensitivity: with a positive image, ...); NaN where undefined, and
+            for fewer than :data:`LEAST_TESTED` patients.
         adjusted: after Benjamini and Hochberg over the family; NaN until :func:`adjust`.
     """
 
@@ -165,7 +167,7 @@ def _of_observation(
     """Every group of every grouping, for one observation."""
     least, _, level, _ = options
     known = ~np.isnan(labels)
-    counted, enough = [], []
+    counted, masks = [], []
     for by, values in groupings.items():
         for value in sorted(set(values.tolist())):
             group = known & (values == value)
@@ -185,13 +187,13 @@ def _of_observation(
                 )
             )
             rest = known & (values != value)
-            enough.append((group, rest, not _too_few(labels, index, rest, least)))
+            masks.append((group, rest))
     rows = [number for number, result in enumerate(counted) if not result.few]
-    pairs = [enough[number] for number in rows]
+    pairs = [masks[number] for number in rows]
     compared = _compare(labels, probabilities, threshold, index, count, pairs, options)
     lines = {
         row: calibration_line(labels[group], _logit(probabilities[group]), index[group], level)
-        for row, (group, _, _) in zip(rows, pairs, strict=True)
+        for row, (group, _) in zip(rows, pairs, strict=True)
     }
     found = dict(zip(rows, compared, strict=True))
     for number, result in enumerate(counted):
@@ -203,11 +205,24 @@ def _of_observation(
 
 def _too_few(labels: np.ndarray, index: np.ndarray, images: np.ndarray, least: int) -> str:
     """Says why a set of images is too small, "" where it is not."""
-    for kind, word in ((1, "positive"), (0, "negative")):
-        people = len(np.unique(index[images & (labels == kind)]))
+    for word, people in _people(labels, index, images).items():
         if people < least:
             return f"too few: {people} patients with a {word} image, expected {least}"
     return ""
+
+
+def _people(labels: np.ndarray, index: np.ndarray, images: np.ndarray) -> dict[str, int]:
+    """Patients with a positive, and with a negative image."""
+    kinds = (("positive", 1), ("negative", 0))
+    return {word: len(np.unique(index[images & (labels == kind)])) for word, kind in kinds}
+
+
+def _smallest(labels: np.ndarray, index: np.ndarray, *sets: np.ndarray) -> dict[str, int]:
+    """Of how many patients each measure is known, in the smallest of some sets of images."""
+    people = [_people(labels, index, images) for images in sets]
+    positive, negative = (min(p[word] for p in people) for word in ("positive", "negative"))
+    both = min(positive, negative)
+    return {AUC: both, "sensitivity": positive, "specificity": negative, GAP: both}
 
 
 def _compare(
@@ -216,14 +231,14 @@ def _compare(
     threshold: float | None,
     index: np.ndarray,
     count: int,
-    pairs: Sequence[tuple[np.ndarray, np.ndarray, bool]],
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
     options: tuple[int, int, float, int],
 ) -> list[dict[str, Comparison]]:
-    """Measures of each (group, all others, whether these are enough)."""
+    """Measures of each (group, all others)."""
     if not pairs:
         return []
-    _, n_resamples, level, seed = options
-    masks = [mask for group, rest, _ in pairs for mask in (group, rest)]
+    least, n_resamples, level, seed = options
+    masks = [mask for pair in pairs for mask in pair]
     # Of two groups that share all images, each is the other's rest: its AUC is computed once.
     distinct = {mask.tobytes(): mask for mask in masks}
     names = list(distinct)
@@ -244,7 +259,8 @@ def _compare(
         whole.append({AUC: auc, **_from_sums(sums[:, columns].sum(axis=0))})
     left_out = () if threshold is not None else ("sensitivity", "specificity")
     found = []
-    for number, (_, _, is_enough) in enumerate(pairs):
+    for number, pair in enumerate(pairs):
+        people = _smallest(labels, index, *pair)
         group, rest = place[2 * number], place[2 * number + 1]
         found.append(
             {
@@ -252,7 +268,7 @@ def _compare(
                     (whole[group][name], whole[rest][name]),
                     (resampled[group][name], resampled[rest][name]),
                     level,
-                    is_enough,
+                    people[name] if min(people.values()) >= least else 0,
                 )
                 for name in MEASURES
                 if name not in left_out and not np.isnan(whole[group][name])
@@ -293,18 +309,22 @@ def _comparison(
     values: tuple[float, float],
     resampled: tuple[np.ndarray, np.ndarray],
     level: float,
-    is_enough: bool,
+    people: int,
 ) -> Comparison:
+    """Puts a comparison together; of no ``people`` in all others the value alone."""
     from scipy import stats
 
     interval = percentiles(resampled[0], level)
     nan = float("nan")
-    if not is_enough:
+    if not people:
         return Comparison(float(values[0]), interval, nan, nan, np.full(2, nan), nan)
     difference, differences = values[0] - values[1], resampled[0] - resampled[1]
     defined = differences[~np.isnan(differences)]
     error = float(defined.std(ddof=1)) if len(defined) > 1 else nan
-    pvalue = float(2 * stats.norm.sf(abs(difference) / error)) if error > 0 else nan
+    pvalue = nan
+    if people >= LEAST_TESTED and error > 0:
+        statistic = abs(difference) / error * np.sqrt((people - 1) / people)
+        pvalue = float(2 * stats.t.sf(statistic, people - 1))
     return Comparison(
         float(values[0]),
         interval,
@@ -319,94 +339,3 @@ def _logit(probabilities: np.ndarray) -> np.ndarray:
     from scipy.special import logit
 
     return logit(np.clip(probabilities, _SMALLEST, 1 - _SMALLEST))
-
-
-# -- as text -------------------------------------------------------------------------------------
-
-
-def to_json(results: Sequence[GroupResult]) -> list[dict]:
-    """Returns results as JSON takes them; what is undefined is None."""
-    return [
-        {
-            **{
-                name: getattr(result, name)
-                for name in ("by", "group", "observation", "images", "patients", "positive")
-            },
-            "negative": result.negative,
-            "few": result.few,
-            "measures": {
-                name: {key: _plain(value) for key, value in vars(found).items()}
-                for name, found in result.measures.items()
-            },
-            **{
-                name: _plain(getattr(result, name))
-                for name in ("slope", "slope_interval", "intercept", "intercept_interval")
-            },
-        }
-        for result in results
-    ]
-
-
-def to_csv(rows: Sequence[Mapping]) -> str:
-    """Returns :func:`to_json`'s rows as CSV, a line per group, observation and measure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    heads = ("by", "group", "observation", "images", "patients", "positive", "negative", "few")
-    numbers = ("value", "low", "high", "rest", "difference", "difference_low", "difference_high")
-    writer.writerow([*heads, "measure", *numbers, "p", "adjusted_p"])
-    for row in rows:
-        start = [row[name] for name in heads]
-        for name, found in row["measures"].items():
-            cells = (
-                *(found["value"], *found["interval"], found["rest"], found["difference"]),
-                *(*found["difference_interval"], found["pvalue"], found["adjusted"]),
-            )
-            writer.writerow([*start, name, *("" if c is None else f"{c:.6g}" for c in cells)])
-        for name in ("slope", "intercept"):
-            if row[name] is not None:
-                cells = [f"{c:.6g}" for c in (row[name], *row[f"{name}_interval"])]
-                writer.writerow([*start, f"calibration_{name}", *cells, *[""] * 6])
-        if row["few"]:
-            writer.writerow([*start, *[""] * 10])
-    return text.getvalue()
-
-
-def table(rows: Sequence[Mapping]) -> str:
-    """Returns :func:`to_json`'s rows as text for the terminal, ``*`` at what differs."""
-    lines = []
-    for by in dict.fromkeys(row["by"] for row in rows):
-        of_grouping = [row for row in rows if row["by"] == by]
-        cells = [(by, "observation", "images", "positive", *TITLES.values())]
-        for row in of_grouping:
-            start = row["group"], row["observation"], f"{row['images']:,}", f"{row['positive']:,}"
-            shown = [_cell(row["measures"].get(name), name) for name in MEASURES]
-            cells.append((*start, *([row["few"], "", "", ""] if row["few"] else shown)))
-        shown = [c for c in cells if not c[4].startswith("too few")]
-        widths = [max(len(line[i]) for line in (cells if i < 4 else shown)) for i in range(8)]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in cells
-        ]
-        lines.append("")
-    tests = [m for row in rows for m in row["measures"].values() if m["pvalue"] is not None]
-    differ = [m for m in tests if m["adjusted"] < SIGNIFICANT]
-    lines.append(
-        f"* differs from all other images: {len(differ)} of {len(tests)} tests, p < {SIGNIFICANT} "
-        "after Benjamini-Hochberg over all of them"
-    )
-    return "\n".join(lines)
-
-
-def _cell(found: Mapping | None, name: str) -> str:
-    if found is None:
-        return "-"
-    sign = "+" if name == GAP else ""
-    low, high = ("-" if end is None else f"{end:{sign}.3f}" for end in found["interval"])
-    differs = found["adjusted"] is not None and found["adjusted"] < SIGNIFICANT
-    return f"{found['value']:{sign}.3f} [{low}, {high}]{'*' if differs else ''}"
-
-
-def _plain(value):
-    if isinstance(value, float | np.floating):
-        return None if np.isnan(value) else float(value)
-    return [_plain(float(end)) for end in value]

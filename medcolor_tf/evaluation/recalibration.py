@@ -179,8 +179,11 @@ def _regression(labels, design, index, confidence_level: float, offset=None):
     import statsmodels.api as sm
 
     model = sm.GLM(labels, design, family=sm.families.Binomial(), offset=offset)
-    fit = model.fit(cov_type="cluster", cov_kwds={"groups": index})
-    return fit.params, fit.conf_int(1 - confidence_level)
+    # Where the classes overlap in one or two images, probabilities of 0 and 1 are divided by.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fit = model.fit(cov_type="cluster", cov_kwds={"groups": index})
+        ends = fit.conf_int(1 - confidence_level)
+    return fit.params, np.where(np.isfinite(ends), ends, np.nan)
 
 
 def _known(labels: ArrayLike, logits: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -156,7 +156,7 @@ SUBGROUPS = schema.record(
     {
         **_BROKEN_DOWN,
         "by": schema.list_of(schema.text(), 1000),
-        "least": _STEP,
+        **dict.fromkeys(("least", "least_tested"), _STEP),
         "thresholds": schema.mapping_of(_THRESHOLD, 10_000),
         "groups": schema.list_of(_GROUP, 1_000_000),
     }

@@ -7,7 +7,7 @@ import numpy as np
 from medcolor_tf.data.groups import CROSS, SplitGroups, cross
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation import groups, units
+from medcolor_tf.evaluation import group_tables, groups, units
 from medcolor_tf.evaluation.decisions import choose_thresholds
 from medcolor_tf.evaluation.inference import Predictions
 from medcolor_tf.evaluation.operating_points import YOUDEN, Rule
@@ -116,48 +116,43 @@ class Breakdown:
         }
         texts = []
         if scored.together is not None:
-            found = {
-                **common,
-                "units": len(scored.labels),
-                "images": len(predictions.labels),
-                "patients": len(np.unique(scored.patient)),
-                "observations": units.assess(names, scored.together, thresholds),
-            }
-            files.write(
-                {
-                    files.units(split.split).with_suffix(".csv").name: units.to_csv(
-                        names, scored.together
-                    ),
-                    files.units(split.split).name: found,
-                }
-            )
+            found = common | self._assess_units(scored.together, thresholds)
+            path = files.units(split.split)
+            csv_file = path.with_suffix(".csv").name
+            files.write({csv_file: units.to_csv(names, scored.together), path.name: found})
             texts.append(units.table(found))
         if self._options.by:
-            rows = groups.to_json(
-                groups.compare_groups(
-                    names,
-                    scored.labels,
-                    scored.probabilities,
-                    thresholds,
-                    self._groupings(predictions, scored),
-                    scored.patient,
-                )
-            )
-            found = {
-                **common,
-                "by": list(self._options.by),
-                "least": groups.LEAST,
-                "thresholds": dict(zip(names, thresholds, strict=True)),
-                "groups": rows,
-            }
-            files.write(
-                {
-                    files.subgroups(split.split).with_suffix(".csv").name: groups.to_csv(rows),
-                    files.subgroups(split.split).name: found,
-                }
-            )
-            texts.append(f"groups of {PLURAL[self._options.unit]}; {origin}\n{groups.table(rows)}")
+            groupings = self._groupings(predictions, scored)
+            found = common | self._compare_groups(scored, groupings, thresholds)
+            path = files.subgroups(split.split)
+            csv_file = path.with_suffix(".csv").name
+            files.write({csv_file: group_tables.to_csv(found["groups"]), path.name: found})
+            texts.append(f"groups of {PLURAL[self._options.unit]}; {origin}")
+            texts.append(group_tables.table(found["groups"]))
         return "\n".join(texts)
+
+    def _assess_units(self, together: UnitPredictions, thresholds: list[float | None]) -> dict:
+        return {
+            "units": len(together.unit),
+            "images": int(together.images.sum()),
+            "patients": len(np.unique(together.patient)),
+            "observations": units.assess(self._split.observations, together, thresholds),
+        }
+
+    def _compare_groups(
+        self, scored: Scored, groupings: dict[str, np.ndarray], thresholds: list[float | None]
+    ) -> dict:
+        names = self._split.observations
+        results = groups.compare_groups(
+            names, scored.labels, scored.probabilities, thresholds, groupings, scored.patient
+        )
+        return {
+            "by": list(self._options.by),
+            "least": groups.LEAST,
+            "least_tested": groups.LEAST_TESTED,
+            "thresholds": dict(zip(names, thresholds, strict=True)),
+            "groups": group_tables.to_json(results),
+        }
 
     def _scored(self, split: Split, predictions: Predictions, decision: Decision | None) -> Scored:
         """Labels and probabilities of images, or put together to units."""

@@ -12,7 +12,8 @@ from sklearn import metrics
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import test_proportions_2indep as two_proportions
 
-from medcolor_tf.evaluation.groups import compare_groups, table, to_csv, to_json
+from medcolor_tf.evaluation.group_tables import table, to_csv, to_json
+from medcolor_tf.evaluation.groups import compare_groups
 from medcolor_tf.evaluation.recalibration import calibration_line
 from medcolor_tf.evaluation.statistics import delong_interval
 
@@ -157,3 +158,13 @@ def test_a_difference_is_found_where_there_is_one_and_seldom_elsewhere(worse, fe
         found = compare(truth, chances, {"sex": sex}, patients, n_resamples=100)["sex", "female"]
         significant.append(found.measures["auc"].pvalue < 0.05)
     assert fewest <= np.mean(significant) <= most
+
+
+def test_between_ten_and_twenty_patients_there_is_an_interval_and_no_test():
+    truth, chances, _, patients = drawn(300)
+    truth[:30] = [0, 1] * 15
+    site = np.where(np.arange(300) < 30, "small", "large")
+    found = compare(truth, chances, {"site": site}, patients)["site", "small"]
+    for measure in found.measures.values():
+        assert np.isfinite(measure.difference_interval).all()
+        assert np.isnan(measure.pvalue)
