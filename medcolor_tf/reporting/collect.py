@@ -19,7 +19,7 @@ import pandas as pd
 from medcolor_tf import schema_check as schema
 from medcolor_tf.catalog import NO_COLORIZER
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import read_json
+from medcolor_tf.files import file_sha256, read_json
 from medcolor_tf.private_paths import (
     command_without_folders,
     last_component,
@@ -330,7 +330,8 @@ def _columns(folder: Path, config: Mapping, split: str) -> dict[str, Any]:
 
     data, source: name and kind ("chexpert", "table", ...) of the data set of the evaluation;
     mean_auc and "auc NAME" of each observation: on that split, NaN where undefined; predictions: a
-    function that reads them once; folder; config, result and evaluation: contents of JSON files.
+    function that reads them once; folder; config, result and evaluation: contents of JSON files;
+    subgroups, units: likewise, or why they cannot be used, "" where there are none.
     """
     run = Run(folder)
     model, result = (run.read_json(name) for name in (run_folder.MODEL, run_folder.RESULT))
@@ -355,7 +356,25 @@ def _columns(folder: Path, config: Mapping, split: str) -> dict[str, Any]:
         "config": config,
         "result": result,
         "evaluation": evaluation,
+        "subgroups": _broken_down(run, run.subgroups(split), predictions),
+        "units": _broken_down(run, run.units(split), predictions),
     }
+
+
+def _broken_down(run: Run, path: Path, predictions: Path) -> dict | str:
+    """The content of a file by group or unit; why it cannot be used, "" where there is none."""
+    if not path.is_file() and not run.lists(path.name):
+        return ""
+    try:
+        content = run.read_json(path)
+    except InputError as error:
+        return str(error)
+    if content["predictions_sha256"] != file_sha256(predictions):
+        return (
+            f"{path}: of other predictions than {predictions.name}; evaluate the run by group or "
+            "unit anew"
+        )
+    return content
 
 
 def _setting(config: Mapping, model: Mapping) -> Setting:
