@@ -56,12 +56,17 @@ def to_csv(rows: Sequence[Mapping]) -> str:
     return text.getvalue()
 
 
-def table(rows: Sequence[Mapping]) -> str:
-    """Returns :func:`to_json`'s rows as text for the terminal, ``*`` at what differs."""
+def table(rows: Sequence[Mapping], counted: str = "images") -> str:
+    """Returns :func:`to_json`'s rows as text for the terminal, ``*`` at what differs.
+
+    Args:
+        rows: of :func:`to_json`.
+        counted: what is compared, such as "studies".
+    """
     lines = []
     for by in dict.fromkeys(row["by"] for row in rows):
         of_grouping = [row for row in rows if row["by"] == by]
-        cells = [(by, "observation", "images", "positive", *TITLES.values())]
+        cells = [(by, "observation", counted, "positive", *TITLES.values())]
         for row in of_grouping:
             start = row["group"], row["observation"], f"{row['images']:,}", f"{row['positive']:,}"
             shown = [_cell(row["measures"].get(name), name) for name in MEASURES]

@@ -6,6 +6,7 @@ resampled with all their images, those of a group and of the others in the same 
 patient who is in both counts once.
 """
 
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ from medcolor_tf.evaluation.operating_points import measures, patient_counts
 from medcolor_tf.evaluation.recalibration import calibration_line
 from medcolor_tf.evaluation.statistics import benjamini_hochberg
 
+# Values at the end of a table: rare ones, unknown ones, studies whose images are in several groups.
+LAST = ("other", "several", "unknown")
 # Patients with a positive, and with a negative image, below which nothing is computed of a group,
 # and below which nothing is tested: of fewer, one test in ten finds a difference where there is
 # none (measured; at least 20: one in 13 to 20).
@@ -169,7 +172,7 @@ def _of_observation(
     known = ~np.isnan(labels)
     counted, masks = [], []
     for by, values in groupings.items():
-        for value in sorted(set(values.tolist())):
+        for value in sorted(set(values.tolist()), key=_place):
             group = known & (values == value)
             few = _too_few(labels, index, group, least)
             positive = int((labels[group] == 1).sum())
@@ -201,6 +204,12 @@ def _of_observation(
             yield replace(result, measures=found[number], **vars(lines[number]))
         else:
             yield result
+
+
+def _place(value: str) -> tuple:
+    """Bands by their first number, others by the alphabet, what is no group of its own last."""
+    number = re.match(r"\d+", value)
+    return value in LAST, int(number[0]) if number else 0, value
 
 
 def _too_few(labels: np.ndarray, index: np.ndarray, images: np.ndarray, least: int) -> str:

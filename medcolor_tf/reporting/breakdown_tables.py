@@ -41,7 +41,7 @@ def by_group(group: EvaluationSet) -> Iterator[Table | Note]:
         yield Table(
             f"groups-{group.number}-{number}",
             f"By group: {name}",
-            ("Group", "Observation", "Images", "Positive", *measures),
+            ("Group", "Observation", PLURAL[content["unit"]].capitalize(), "Positive", *measures),
             tuple(_group_row(row) for row in rows),
             BY_GROUP.format(
                 unit=PLURAL[content["unit"]],

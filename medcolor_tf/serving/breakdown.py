@@ -120,15 +120,17 @@ class Breakdown:
             path = files.units(split.split)
             csv_file = path.with_suffix(".csv").name
             files.write({csv_file: units.to_csv(names, scored.together), path.name: found})
-            texts.append(units.table(found))
+            texts += [units.table(found), f"all of it: {path}, {csv_file}"]
         if self._options.by:
             groupings = self._groupings(predictions, scored)
             found = common | self._compare_groups(scored, groupings, thresholds)
             path = files.subgroups(split.split)
             csv_file = path.with_suffix(".csv").name
             files.write({csv_file: group_tables.to_csv(found["groups"]), path.name: found})
-            texts.append(f"groups of {PLURAL[self._options.unit]}; {origin}")
-            texts.append(group_tables.table(found["groups"]))
+            counted = PLURAL[self._options.unit]
+            texts.append(f"groups of {counted}; {origin}")
+            shown = group_tables.table(found["groups"], counted)
+            texts += [shown, f"all of it: {path}, {csv_file}"]
         return "\n".join(texts)
 
     def _assess_units(self, together: UnitPredictions, thresholds: list[float | None]) -> dict:

@@ -110,7 +110,7 @@ def test_patients_are_drawn_with_all_their_images():
 
 def test_all_tests_are_one_family():
     truth, chances, sex, patients = drawn()
-    age = np.random.default_rng(1).choice(["0-17", "18-39", "40-59"], len(truth))
+    age = np.random.default_rng(1).choice(["0-4", "5-17", "other", "18-39"], len(truth))
     labels, scores = np.stack([truth, 1 - truth], axis=1), np.stack([chances, 1 - chances], axis=1)
     results = compare_groups(
         ["Edema", "None"],
@@ -122,10 +122,12 @@ def test_all_tests_are_one_family():
         **OPTIONS,
     )
     found = [measure for result in results for measure in result.measures.values()]
-    assert len(found) == (2 + 3) * (4 + 2), "without a threshold no sensitivity"
+    assert len(found) == (2 + 4) * (4 + 2), "without a threshold no sensitivity"
     expected = multipletests([m.pvalue for m in found], method="fdr_bh")[1]
     assert [m.adjusted for m in found] == pytest.approx(expected)
-    assert [result.by for result in results] == ["sex"] * 4 + ["age"] * 6
+    assert [result.by for result in results] == ["sex"] * 4 + ["age"] * 8
+    ages = [result.group for result in results if result.by == "age"][:4]
+    assert ages == ["0-4", "5-17", "18-39", "other"]
 
 
 def test_too_few_is_said_and_nothing_computed():
