@@ -34,6 +34,10 @@ says what was expected.
 [litert]): from images (batch, size, size, channels), uint8 or uint16 as contract.json says, to
 probabilities, logits and colorized. Normalisation is inside, reading and resizing are not.
 docs/serving.md has a client for each.
+
+Where the run has a decision (decision.json), every signature and format also gives calibrated,
+calibrated probabilities, and decisions (1 positive, 0 negative, -1 without a threshold), and
+contract.json and model.json hold the thresholds.
 """
 
 
@@ -51,6 +55,9 @@ class ExportConfig:
         "", "New folder; not set: saved_model, onnx or litert in the run's, by --format."
     )
     weights: str = option("best", "best by validation mean AUC, or last.", ("best", "last"))
+    decision: str = option(
+        "", "Use another decision than the run's: a file, or none.", group="Decisions"
+    )
     check_inputs: tuple[str, ...] = option(
         (),
         "Films to compare predict and the exported model on: files, folders or CSV tables; not "

@@ -13,6 +13,10 @@ preparation reads them (PNG, JPEG, TIFF, DICOM with the extra `dicom`, ...). An 
 be read has its reason in the column `error`; the exit status is then 1. What data preparation
 warns of (a constant picture, a negative, ...) stands in the column `warnings`.
 
+Where the run has a decision (decision.json, made by evaluate --operating_point or calibrate), two
+columns per observation stand after the probabilities: calibrated NAME, its calibrated probability,
+and decision NAME: positive or negative, empty without a threshold.
+
 With --study_column=COLUMN of the tables, or parent_folder for the folder that a file lies in (as in
 CheXpert and MURA), OUT-studies.csv has a row per study: its images, those that could not be read,
 and the mean or largest probability of the others. Thresholds of single images are not those of
@@ -66,6 +70,9 @@ class PredictConfig:
         "best by validation mean AUC, or last.",
         ("best", "last"),
         group="Images and weights",
+    )
+    decision: str = option(
+        "", "Use another decision than the run's: a file, or none.", group="Decisions"
     )
     batch_size: int = option(32, "Images at a time.", group="Memory and speed")
     mixed_precision: bool = option(

@@ -192,7 +192,7 @@ def test_every_flag_file_of_the_project_parses(file):
     from medcolor_tf.runs.config import TrainConfig
     from medcolor_tf.studies.grid import StudyConfig
 
-    studies = ("table1", "table2", "table3", "figure6", "phantom")
+    studies = ("table1", "table2", "table3", "figure6", "phantom", "evidence")
     if file.startswith("prep_"):
         config_class = BuildConfig
     else:

@@ -39,8 +39,8 @@ TITLES = {
     "specificity": "specificity",
     GAP: "calibration gap",
 }
-# Probabilities of 0 and 1 have no logit; float32 ends about there.
-_SMALLEST = 1e-7
+# Probabilities of 0 and 1 have no logit; float64 ends about there.
+_SMALLEST = 1e-15
 
 
 @dataclass(frozen=True)

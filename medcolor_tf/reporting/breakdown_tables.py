@@ -1,12 +1,16 @@
 """Tables of runs that were evaluated by group (evaluate --by) or per study (evaluate --unit)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.groups import GAP, MEASURES, SIGNIFICANT, TITLES
 from medcolor_tf.evaluation.units import PLURAL
+from medcolor_tf.files import file_sha256
 from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.contents import Cell, Note, Table
+from medcolor_tf.runs import folder as runs
 
 UNDEFINED = "-"
 TEST_HEADS = (
@@ -34,8 +38,10 @@ PER_UNIT = (
 
 def by_group(group: EvaluationSet) -> Iterator[Table | Note]:
     """Every group of every run that was evaluated by group, and the tests behind it."""
-    yield from _notes(group, "subgroups")
-    for number, (name, content) in enumerate(_contents(group, "subgroups"), start=1):
+    for number, (name, content) in enumerate(_contents(group, runs.Run.subgroups), start=1):
+        if isinstance(content, str):
+            yield Note("warning", content)
+            continue
         rows = content["groups"]
         measures = [title[0].upper() + title[1:] for title in TITLES.values()]
         yield Table(
@@ -71,8 +77,10 @@ def by_group(group: EvaluationSet) -> Iterator[Table | Note]:
 
 def per_unit(group: EvaluationSet) -> Iterator[Table | Note]:
     """AUC, kappa and operating point per study or patient, of every run that has them."""
-    yield from _notes(group, "units")
-    for number, (name, content) in enumerate(_contents(group, "units"), start=1):
+    for number, (name, content) in enumerate(_contents(group, runs.Run.units), start=1):
+        if isinstance(content, str):
+            yield Note("warning", content)
+            continue
         rows = []
         for observation, row in content["observations"].items():
             values = (row["auc"], row.get("sensitivity"), row.get("specificity"))
@@ -80,8 +88,8 @@ def per_unit(group: EvaluationSet) -> Iterator[Table | Note]:
             rows.append(
                 (
                     *(observation, f"{row['positive']:,}", f"{row['negative']:,}"),
-                    *map(_percent, values),
-                    *(_percent(kappa, 1) for kappa in kappas),
+                    *map(_share, values),
+                    *(_spell(kappa, scale=1) for kappa in kappas),
                 )
             )
         unit = PLURAL[content["unit"]]
@@ -102,18 +110,29 @@ def per_unit(group: EvaluationSet) -> Iterator[Table | Note]:
         )
 
 
-def _contents(group: EvaluationSet, column: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(name of the run, content of its file) of the runs that have one."""
+def _contents(
+    group: EvaluationSet, path_of: Callable[[runs.Run, str], Path]
+) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
+    """(name of the run, content of its file or why that is not shown) of the runs that have one."""
     for run in group.runs.to_dict("records"):
-        if isinstance(run[column], Mapping):
-            yield run["folder"].name, run[column]
-
-
-def _notes(group: EvaluationSet, column: str) -> Iterator[Note]:
-    """Why files that are there are not shown."""
-    for run in group.runs.to_dict("records"):
-        if isinstance(run[column], str) and run[column]:
-            yield Note("warning", run[column])
+        folder = runs.Run(run["folder"])
+        path = path_of(folder, group.split)
+        if not path.is_file() and not folder.lists(path.name):
+            continue
+        predictions = folder.predictions(group.split)
+        try:
+            content = folder.read_json(path)
+        except InputError as error:
+            yield run["folder"].name, f"{run['folder'].name}: left out ({error})."
+            continue
+        if content["predictions_sha256"] == file_sha256(predictions):
+            yield run["folder"].name, content
+            continue
+        yield (
+            run["folder"].name,
+            f"{run['folder'].name}: {path.name} is of other predictions than {predictions.name}; "
+            "evaluate the run by group or unit again.",
+        )
 
 
 def _group_row(row: Mapping) -> tuple[Cell | str, ...]:
@@ -125,8 +144,8 @@ def _group_row(row: Mapping) -> tuple[Cell | str, ...]:
 
 def _measured(found: Mapping | None, name: str) -> Cell:
     adjusted = found["adjusted"] if found else None
-    text = _percent(found, sign="+" if name == GAP else "")
-    return Cell(text, strong=adjusted is not None and adjusted < SIGNIFICANT)
+    strong = adjusted is not None and adjusted < SIGNIFICANT
+    return _share(found, "+" if name == GAP else "", strong)
 
 
 def _test_rows(rows: list[Mapping]) -> Iterator[tuple[Cell | str, ...]]:
@@ -144,7 +163,12 @@ def _test_rows(rows: list[Mapping]) -> Iterator[tuple[Cell | str, ...]]:
             )
 
 
-def _percent(found: Mapping | None, scale: int = 100, sign: str = "") -> str:
+def _share(found: Mapping | None, sign: str = "", strong: bool = False) -> Cell:
+    """In percent on the page, as a fraction of 1 in the CSV file."""
+    return Cell(_spell(found, sign), strong=strong, csv=_spell(found, sign, 1))
+
+
+def _spell(found: Mapping | None, sign: str = "", scale: int = 100) -> str:
     if found is None or found["value"] is None:
         return UNDEFINED
     low, high = (_number(end, sign, scale) for end in found["interval"])

@@ -7,6 +7,8 @@ make the model, and is refused for any other. Imports no Keras.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,24 +139,56 @@ class Decision:
         """Returns slope * logit + intercept of (..., L) logits, float64."""
         entries = self.observations.values()
         slope = np.array([entry.slope for entry in entries])
-        return slope * np.asarray(logits) + np.array([entry.intercept for entry in entries])
+        intercept = np.array([entry.intercept for entry in entries])
+        return slope * np.asarray(logits, np.float64) + intercept
 
     def calibrated(self, logits: ArrayLike) -> np.ndarray:
-        """Returns the calibrated probabilities of (..., L) logits, float64.
-
-        Where there is no calibration they are those that the model gives, to the last bit.
-        """
+        """Returns the calibrated probabilities of (..., L) logits, float64."""
         from scipy.special import expit
 
-        as_is = np.array([e.method == NO_CALIBRATION for e in self.observations.values()])
-        return np.where(as_is, expit(np.asarray(logits)), expit(self.calibrated_logits(logits)))
+        return expit(self.calibrated_logits(logits))
 
-    def decide(self, calibrated: ArrayLike) -> np.ndarray:
-        """Returns (..., L) int32 of calibrated probabilities: POSITIVE, NEGATIVE or UNDECIDED."""
-        chances = np.asarray(calibrated, np.float64)
-        bounds = np.array([np.nan if t is None else t for t in self.thresholds])
-        called = np.where(chances >= bounds, POSITIVE, NEGATIVE)
+    @property
+    def bounds(self) -> np.ndarray:
+        """(L,) float64 thresholds as calibrated logits, NaN where there is none.
+
+        Logits are compared, not probabilities: an overconfident model has many that float32 rounds
+        to 1. -inf: everything is positive; inf: nothing is.
+        """
+        from scipy.special import logit
+
+        bounds = np.array([np.nan if t is None else t for t in self.thresholds], np.float64)
+        return np.where(bounds > 1, np.inf, logit(np.minimum(bounds, 1)))
+
+    def decide(self, logits: ArrayLike) -> np.ndarray:
+        """Returns (..., L) int32 of the model's logits: POSITIVE, NEGATIVE or UNDECIDED."""
+        bounds = self.bounds
+        called = np.where(self.calibrated_logits(logits) >= bounds, POSITIVE, NEGATIVE)
         return np.where(np.isnan(bounds), UNDECIDED, called).astype(np.int32)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that a table of predictions has for :meth:`cells`."""
+        return [
+            f"{kind} {name}" for name in self.observations for kind in ("calibrated", "decision")
+        ]
+
+    def cells(self, logits: ArrayLike) -> list[list[str]]:
+        """Returns, per image of (B, L) logits, calibrated probability and decision of each name."""
+        return [
+            [cell for chance, called in zip(*row, strict=True) for cell in (chance, WORDS[called])]
+            for row in zip(
+                [[f"{chance:.7g}" for chance in row] for row in self.calibrated(logits)],
+                self.decide(logits).tolist(),
+                strict=True,
+            )
+        ]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it decides: not of how that was found out, nor of what it replaced."""
+        content = dataclasses.replace(self, comparison={}, previous={}).to_dict()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> str:
         """Returns a line: the rule, the data, what the decision is of."""
@@ -293,6 +327,4 @@ def _cut(content: Mapping, most: int) -> dict:
 
 def _plain(decision: Decision) -> dict:
     """Returns the content as JSON gives it back: tuples are lists."""
-    import json
-
     return json.loads(json.dumps(decision.to_dict()))

@@ -76,7 +76,7 @@ MANIFEST, MANIFEST_OF_SPLIT = "manifest.json", "manifest-{}.json"
 # What the manifest lists.
 LISTED = (
     *(CONFIG, MODEL, BACKBONE, LOG, LAST, PREVIOUS, BEST, COLORIZER, LR_FINDER, RESULT),
-    DECISION,
+    *(COLOR_TABLE_PICTURE, COLOR_TABLE, DECISION),
 )
 _OF_SPLIT = re.compile(
     r"(evaluation|predictions|colorized|operating-points|subgroups|units)-(\w+)\.\w+"

@@ -9,7 +9,7 @@ from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import group_tables, groups, units
 from medcolor_tf.evaluation.decisions import choose_thresholds
-from medcolor_tf.evaluation.inference import Predictions
+from medcolor_tf.evaluation.inference import Predictions, sigmoid
 from medcolor_tf.evaluation.operating_points import YOUDEN, Rule
 from medcolor_tf.evaluation.units import (
     IMAGE,
@@ -158,8 +158,9 @@ class Breakdown:
 
     def _scored(self, split: Split, predictions: Predictions, decision: Decision | None) -> Scored:
         """Labels and probabilities of images, or put together to units."""
-        chances = predictions.probabilities.astype(np.float64)
-        if decision is not None and decision.calibrates:
+        # In double precision: an overconfident model has many that float32 rounds to 1.
+        chances = sigmoid(predictions.logits.astype(np.float64))
+        if decision is not None:
             chances = decision.calibrated(predictions.logits)
         if self._options.unit == IMAGE:
             return Scored(predictions.labels, chances, predictions.patient)

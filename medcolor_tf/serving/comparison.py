@@ -1,9 +1,10 @@
 """Compares an exported model with predict's own path, on made-up images in files and on films."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -14,10 +15,21 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import Decision
+from medcolor_tf.serving.decision_outputs import CALIBRATED, DECISIONS
 from medcolor_tf.serving.inputs import InputImage, ReadImage, list_inputs, read_batches
 
-# Images to probabilities (B, L), by an exported model.
-Answer = Callable[[Sequence[ReadImage]], np.ndarray]
+PROBABILITIES = "probabilities"
+
+
+class Answer(Protocol):
+    """An exported model: images to one of its outputs, the probabilities (B, L) by default."""
+
+    def __call__(self, reads: Sequence[ReadImage], output: str = PROBABILITIES) -> np.ndarray:
+        """Returns an output of a batch of images."""
+        ...
+
+
 # Of the run's own data set.
 VALIDATION_IMAGES = 16
 
@@ -35,16 +47,61 @@ def compare(
         spec: of both.
         films: to compare besides the made-up images.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        reads = [*_read(_write_images(Path(folder), spec), spec), *films]
-        pixels = np.stack([read.image for read in reads])
-        expected = np.concatenate(
-            [sigmoid(model.predict_on_batch(image[None])[0]) for image in pixels]
-        )
+    with _images(spec, films) as reads:
+        expected = sigmoid(_logits(model, reads))
         received = np.concatenate([answer([read]) for read in reads])
         together = answer(reads)
     differences = [np.abs(chances - expected).max() for chances in (received, together)]
     return float(np.max(differences))  # NaN stays NaN
+
+
+def compare_decisions(
+    answer: Answer,
+    model: keras.Model,
+    spec: ModelSpec,
+    decision: Decision,
+    tolerance: float,
+    films: Sequence[ReadImage] = (),
+) -> float:
+    """Compares what an exported model and predict decide; returns the largest difference.
+
+    Args:
+        answer: by the exported model.
+        model: raw images to logits and colours.
+        spec: of both.
+        decision: of both.
+        tolerance: in a probability. A steep calibration multiplies what logits differ by, so in a
+            calibrated probability it is the slope times that, where the slope is more than 1.
+        films: to compare besides the made-up images.
+
+    Returns:
+        The largest difference of a calibrated probability over max(1, slope); infinite where one
+        decides otherwise, and not because the logit is at the threshold.
+    """
+    steep = np.array([max(1.0, entry.slope) for entry in decision.observations.values()])
+    with _images(spec, films) as reads:
+        logits = _logits(model, reads)
+        calibrated, called = (answer(reads, output) for output in (CALIBRATED, DECISIONS))
+    line = decision.calibrated_logits(logits)
+    # In float32, logits are off by a share of their size.
+    allowed = tolerance * steep * np.maximum(1, np.abs(logits))
+    near = np.abs(line - np.nan_to_num(decision.bounds)) <= allowed
+    if ((called != decision.decide(logits)) & ~near).any():
+        return float("inf")
+    return float((np.abs(calibrated - decision.calibrated(logits)) / steep).max())
+
+
+@contextmanager
+def _images(spec: ModelSpec, films: Sequence[ReadImage]) -> Iterator[list[ReadImage]]:
+    """Yields the made-up images, while their files are there, and the films."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield [*_read(_write_images(Path(folder), spec), spec), *films]
+
+
+def _logits(model: keras.Model, reads: Sequence[ReadImage]) -> np.ndarray:
+    """(B, L) of images that go through the model one by one."""
+    pixels = np.stack([read.image for read in reads])
+    return np.concatenate([model.predict_on_batch(image[None])[0] for image in pixels])
 
 
 def films_in(

@@ -3,14 +3,16 @@
 ``contract.json`` is all that a program needs which runs the model without this project.
 """
 
+import dataclasses
 from pathlib import Path
 
 from data_prep.levels import PERCENTILES
 from medcolor_tf import __version__
 from medcolor_tf.catalog import EXPORT_FORMATS, FULL_RANGE, SAVED_MODEL_FORMAT
-from medcolor_tf.files import file_sha256
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import Decision
+from medcolor_tf.serving.decision_outputs import CALIBRATED, DECISIONS
 
 FORMAT_VERSION = 1
 NOTICE = "Research software, not a medical device, not for diagnosis."
@@ -22,7 +24,14 @@ _RANGES = {
 }
 
 
-def make_contract(spec: ModelSpec, run_dir: str | Path, weights: str, step: int, form: str) -> dict:
+def make_contract(
+    spec: ModelSpec,
+    run_dir: str | Path,
+    weights: str,
+    step: int,
+    form: str,
+    decision: Decision | None = None,
+) -> dict:
     """Returns what is known before the model is written: see docs/serving.md for its entries.
 
     Args:
@@ -31,10 +40,9 @@ def make_contract(spec: ModelSpec, run_dir: str | Path, weights: str, step: int,
         weights: "best" or "last".
         step: of the weights.
         form: a name of :data:`medcolor_tf.catalog.EXPORT_FORMATS`.
+        decision: of these weights, if any.
     """
-    names = (runs.MODEL, runs.WEIGHTS[weights], runs.BACKBONE)
-    files = [Path(run_dir) / name for name in names]
-    return {
+    contract = {
         "format_version": FORMAT_VERSION,
         "notice": NOTICE,
         "medcolor_tf": __version__,
@@ -52,10 +60,32 @@ def make_contract(spec: ModelSpec, run_dir: str | Path, weights: str, step: int,
         "weights": {
             "which": weights,
             "step": step,
-            "sha256": {file.name: file_sha256(file) for file in files if file.is_file()},
+            "sha256": runs.weights_digests(run_dir, weights),
         },
         "tolerance": EXPORT_FORMATS[form].tolerance,
         "model": spec.to_dict(),
+    }
+    if decision is not None:
+        # What it replaced, and how it was found out, stay with the run.
+        contract["decision"] = dataclasses.replace(decision, previous={}, comparison={}).to_dict()
+        contract["outputs"] |= _decision_outputs(len(spec.observations))
+    return contract
+
+
+def _decision_outputs(count: int) -> dict:
+    shape = ["batch", count]
+    return {
+        CALIBRATED: {
+            "shape": shape,
+            "dtype": "float32",
+            "meaning": "sigmoid(slope * logit + intercept), as decision says per observation",
+        },
+        DECISIONS: {
+            "shape": shape,
+            "dtype": "int32",
+            "meaning": "1 where calibrated is at least the threshold, 0 where it is less, -1 "
+            "without a threshold",
+        },
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from medcolor_tf import catalog
@@ -10,7 +11,8 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, remove_leftovers, replacing, write_json
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.runs import folder
-from medcolor_tf.serving.comparison import compare, films_in, films_of_run
+from medcolor_tf.runs.decision import load_decision
+from medcolor_tf.serving.comparison import compare, compare_decisions, films_in, films_of_run
 from medcolor_tf.serving.contract import make_contract
 from medcolor_tf.serving.saved_model import EXTRA
 
@@ -36,18 +38,23 @@ def export(config) -> Path:
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new folder")
     spec, classifier, step = folder.load_predictor(config.run_dir, config.weights)
+    decision = load_decision(config.run_dir, config.weights, config.decision)
     model = classify_and_colorize(classifier)
     if config.check_inputs:
         films, of = films_in(config.check_inputs, config.path_column, spec), "--check_inputs"
     else:
         films, of = films_of_run(config.run_dir, spec), "the run's validation images"
-    contract = make_contract(spec, config.run_dir, config.weights, step, config.format)
+    contract = make_contract(spec, config.run_dir, config.weights, step, config.format, decision)
     write = catalog.resolve(catalog.EXPORT_FORMATS[config.format].build)
     remove_leftovers(out.parent, out.name)
     with replacing(out) as temporary:
         try:
             answer = write(spec, model, temporary, contract)
             difference = compare(answer, model, spec, films)
+            if decision is not None:
+                tolerance = contract["tolerance"]
+                apart = compare_decisions(answer, model, spec, decision, tolerance, films)
+                difference = float(np.maximum(difference, apart))  # NaN stays NaN
         except tf.errors.OpError as error:
             raise OSError(0, error.message) from None
         _check(difference, config)
@@ -56,6 +63,8 @@ def export(config) -> Path:
         if out.exists():
             raise InputError(f"--out={out}: another process has made it meanwhile")
     print(_describe(contract, difference, len(films), of))
+    if decision is not None:
+        print(f"decision: {decision.describe()}")
     return out
 
 

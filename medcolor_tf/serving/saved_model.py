@@ -16,7 +16,9 @@ import tensorflow as tf
 from medcolor_tf.files import write_json
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.serving.comparison import Answer
+from medcolor_tf.runs.decision import Decision
+from medcolor_tf.serving.comparison import PROBABILITIES, Answer
+from medcolor_tf.serving.decision_outputs import decision_of, decision_outputs
 from medcolor_tf.serving.in_graph import prepare
 from medcolor_tf.serving.inputs import ReadImage
 
@@ -34,10 +36,13 @@ def write(spec: ModelSpec, model: keras.Model, folder: Path, contract: Mapping) 
         folder: to write, which is not there yet.
         contract: what goes with it, see :func:`medcolor_tf.serving.contract.make_contract`.
     """
-    archive(spec, model).write_out(str(folder), verbose=False)
+    decision = decision_of(contract)
+    archive(spec, model, decision).write_out(str(folder), verbose=False)
     (folder / EXTRA).mkdir()
     weights = contract["weights"]
     about = spec.to_dict() | {"step": weights["step"], "weights": weights["which"]}
+    if decision is not None:
+        about["decision"] = contract["decision"]
     write_json(folder / EXTRA / runs.MODEL, about)
     return answer_by(tf.saved_model.load(str(folder)), spec)
 
@@ -50,14 +55,14 @@ def answer_by(exported: Any, spec: ModelSpec) -> Answer:
         spec: of the model.
     """
 
-    def answer(reads: Sequence[ReadImage]) -> np.ndarray:
+    def answer(reads: Sequence[ReadImage], output: str = PROBABILITIES) -> np.ndarray:
         signature, given = "prepared", np.stack([read.image for read in reads])
         files = [read.item.files for read in reads]
         if all(of_image and _reads(of_image) for of_image in files):
             contents = [[file.read_bytes() for file in of_image] for of_image in files]
             signature = "encoded"
             given = contents if spec.input_channels > 1 else [channels[0] for channels in contents]
-        return exported.signatures[signature](tf.constant(given))["probabilities"].numpy()
+        return exported.signatures[signature](tf.constant(given))[output].numpy()
 
     return answer
 
@@ -66,12 +71,13 @@ def _reads(files: Sequence[Path]) -> bool:
     return all(file.suffix.lower() in FILE_SUFFIXES for file in files)
 
 
-def archive(spec: ModelSpec, model: keras.Model) -> Any:
+def archive(spec: ModelSpec, model: keras.Model, decision: Decision | None = None) -> Any:
     """Returns a ``keras.export.ExportArchive`` with the signatures, to be written out.
 
     Args:
         spec: of the model.
         model: (B, S, S, C) to logits and colours, see ``classify_and_colorize``.
+        decision: of the model; what it gives stands beside the probabilities.
     """
     channels, pixels = spec.input_channels, prepare.pixel_type(spec)
     any_size = (None, None, None, channels)
@@ -84,16 +90,19 @@ def archive(spec: ModelSpec, model: keras.Model) -> Any:
         for dtype, signature in arrays.items()
     }
 
-    def classify(prepared):
-        return tf.sigmoid(model(prepared, training=False)[0])
+    def answers(logits):
+        return {PROBABILITIES: tf.sigmoid(logits), **decision_outputs(logits, decision)}
 
-    def with_names(probabilities):
-        count = tf.shape(probabilities)[0]
+    def classify(prepared):
+        return answers(model(prepared, training=False)[0])
+
+    def with_names(outputs):
+        count = tf.shape(outputs[PROBABILITIES])[0]
         names = tf.repeat(tf.constant([spec.observations]), count, axis=0)
-        return {"probabilities": probabilities, "observations": names}
+        return outputs | {"observations": names}
 
     def from_arrays(images):
-        return {"probabilities": classify(prepare_arrays[images.dtype](images))}
+        return classify(prepare_arrays[images.dtype](images))
 
     def from_files(encoded):
         return with_names(classify(prepare_files(encoded)))
@@ -103,7 +112,7 @@ def archive(spec: ModelSpec, model: keras.Model) -> Any:
 
     def colorize(images):
         logits, colorized = model(prepare_arrays[images.dtype](images), training=False)
-        return {"probabilities": tf.sigmoid(logits), "colorized": colorized}
+        return answers(logits) | {"colorized": colorized}
 
     archive = keras.export.ExportArchive()
     archive.track(model)

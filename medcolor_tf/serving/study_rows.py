@@ -22,12 +22,13 @@ class StudyRows:
     Args:
         config: :class:`medcolor_tf.predict.PredictConfig`.
         inputs: the images, each with its study.
+        goes_on: rows of the same command are there: a file of studies is its own.
 
     Raises:
         InputError: the file exists, or --aggregate without --study_column.
     """
 
-    def __init__(self, config, inputs: Sequence[InputImage]):
+    def __init__(self, config, inputs: Sequence[InputImage], goes_on: bool):
         out = Path(config.out)
         self.path = out.with_name(f"{out.stem}{STUDIES}{out.suffix}")
         self.is_asked_for = bool(config.study_column)
@@ -37,7 +38,7 @@ class StudyRows:
                 f"--aggregate={config.aggregate} without --study_column: there is nothing to put "
                 "together"
             )
-        if self.is_asked_for and self.path.exists():
+        if self.is_asked_for and self.path.exists() and not goes_on:
             raise InputError(f"--out={out}: {self.path} exists; expected a new file")
 
     def write(self, header: Sequence[str], observations: Sequence[str], rows: list) -> str:

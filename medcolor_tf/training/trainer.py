@@ -462,7 +462,7 @@ class Trainer:
         if self.spec.has_colorizer:
             pretrained.save_colorizer(self.run.folder, self.spec)
         if self.spec.is_gray_map:
-            colormap.write_to_run(self.run.folder)
+            colormap.write_to_run(self.run)
         result = {
             "steps": plan.total_steps,
             "best_step": best.step,

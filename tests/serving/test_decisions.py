@@ -4,16 +4,23 @@ import csv
 import json
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
-from serving_helpers import make_run
+from serving_helpers import encode, made_decision, make_run, pixels
 
+import medcolor_tf as mc
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluate import main as evaluate_main
+from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.evaluation.operating_points import Rule, choose_threshold, ppv_at
+from medcolor_tf.models import classify_and_colorize
+from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.runs.decision import Decision, load_decision, save_decision
+from medcolor_tf.runs.decision import load_decision, save_decision
+from medcolor_tf.serving.comparison import compare_decisions
+from medcolor_tf.serving.decision_outputs import decision_outputs
 
 OBSERVATIONS = ("Edema", "Pleural Effusion")
 
@@ -76,26 +83,6 @@ def test_thresholds_are_those_of_validation_and_measured_on_test(run_dir, data_d
     assert "ppv_at_prevalence" not in points["observations"]["Pleural Effusion"]
 
 
-def made_decision(run_dir, thresholds=(0.5, None)) -> Decision:
-    entry = {"slope": 1.0, "intercept": 0.0, "method": "none", "reason": ""}
-    counts = {"positive": 3, "negative": 4, "unknown": 0}
-    data = {"name": "d", "fingerprint": "f", "split": "valid", "uncertain_policy": {}}
-    content = {
-        "made_by": "evaluate",
-        "rule": "youden",
-        "weights": "best",
-        "step": 7,
-        "digests": runs.weights_digests(run_dir),
-        "data": data | {"images": 7, "patients": 7},
-        "observation_order": list(OBSERVATIONS),
-        "observations": {
-            name: {"threshold": threshold, **entry, **counts}
-            for name, threshold in zip(OBSERVATIONS, thresholds, strict=True)
-        },
-    }
-    return Decision.from_dict(content)
-
-
 def test_a_decision_is_not_lost(run_dir, data_dir, capsys):
     path = save_decision(made_decision(run_dir), run_dir)
     content = path.read_bytes()
@@ -126,6 +113,98 @@ def test_a_decision_of_other_weights_is_refused(run_dir, data_dir, tmp_path, cap
         load_decision(run_dir, "last")
     assert load_decision(run_dir, source="none") is None
     assert evaluate(run_dir, data_dir, "--decision=none", f"--out={tmp_path / 'out'}") == 0
+
+
+LOGITS = np.array([[-3.0, -0.5], [0.0, 0.2], [0.7, 40.0], [2.0, -40.0]], np.float32)
+
+
+def test_what_a_decision_makes_of_logits(run_dir):
+    decision = made_decision(run_dir, (0.3, None), slope=2.0, intercept=-1.0)
+    calibrated = decision.calibrated(LOGITS)
+    np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(2 * LOGITS.astype(float) - 1))))
+    # The third is 0.599, the second 0.269.
+    assert decision.decide(LOGITS)[:, 0].tolist() == [0, 0, 1, 1]
+    assert decision.decide(LOGITS)[:, 1].tolist() == [-1] * 4
+    cells = decision.cells(LOGITS)
+    assert decision.columns == [
+        f"{k} {n}" for n in OBSERVATIONS for k in ("calibrated", "decision")
+    ]
+    assert [row[1::2] for row in cells[1:3]] == [["negative", ""], ["positive", ""]]
+    assert float(cells[1][0]) == pytest.approx(calibrated[1, 0], rel=1e-6)
+    # Of probabilities that float32 cannot tell from 1, the logits still can.
+    sure = made_decision(run_dir, (1 - 1e-9, 0.0))
+    logits = np.array([[18, -99], [23, 99]], np.float32)
+    assert (sigmoid(logits)[:, 0] == 1).all()
+    assert sure.decide(logits).tolist() == [[0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("thresholds", [(0.3, None), (np.nextafter(1, 2), 0.0), (1 - 1e-9, 1e-9)])
+def test_the_graph_decides_as_numpy_does(run_dir, thresholds):
+    decision = made_decision(run_dir, thresholds, slope=1.5, intercept=0.25)
+    outputs = decision_outputs(keras.ops.convert_to_tensor(LOGITS), decision)
+    calibrated = decision.calibrated(LOGITS)
+    np.testing.assert_allclose(outputs["calibrated"], calibrated, atol=1e-6)
+    np.testing.assert_array_equal(outputs["decisions"], decision.decide(LOGITS))
+    assert decision_outputs(LOGITS, None) == {}
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_predict_and_python_use_it(run_dir, tmp_path, capsys):
+    images = [pixels(40, 36, seed=i) for i in range(6)]
+    for i, image in enumerate(images):
+        (tmp_path / f"{i}.png").write_bytes(encode(image, "PNG"))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    command = [f"--run_dir={run_dir}", f"--inputs={tmp_path}"]
+    flags = [f"--out={tmp_path / 'without.csv'}", "--decision=none"]
+    assert predict_main([*command, *flags]) == 1
+    assert list(rows_of(tmp_path / "without.csv")[0])[-5:-3] == ["Pleural Effusion", "warnings"]
+    chances = [float(row["Edema"]) for row in rows_of(tmp_path / "without.csv") if row["Edema"]]
+    logits = np.log(np.divide(chances, np.subtract(1, chances)))
+    middle = float(np.sort(1 / (1 + np.exp(-(2 * logits - 1))))[2:4].mean())
+    decision = made_decision(run_dir, (middle, None), slope=2.0, intercept=-1.0)
+    save_decision(decision, run_dir)
+    capsys.readouterr()
+    assert predict_main([*command, f"--out={tmp_path / 'with.csv'}"]) == 1
+    assert (
+        "decision: youden, calibrated (platt), chosen on valid of d: 7" in capsys.readouterr().out
+    )
+    rows, without = rows_of(tmp_path / "with.csv"), rows_of(tmp_path / "without.csv")
+    kept = [{name: row[name] for name in without[0]} for row in rows]
+    assert kept == without
+    assert [row["decision Edema"] for row in rows if not row["error"]].count("positive") == 3
+    assert {row["decision Pleural Effusion"] for row in rows} == {""}
+    assert [row["calibrated Edema"] for row in rows if row["error"]] == [""]
+
+    loaded = mc.load_run(run_dir)
+    model, observations, _ = loaded
+    assert loaded.decision == decision
+    raw = np.stack([pixels(32, 32, seed=i) for i in range(2)])[..., None]
+    assert loaded.decision.calibrated(model(raw)).shape == (2, len(observations))
+
+
+def test_an_export_that_decides_otherwise_is_refused(run_dir):
+    decision = made_decision(run_dir, (0.3, 0.3), slope=2.0)
+    spec, model, _ = runs.load_classifier(run_dir)
+
+    def answer(flip):
+        def outputs(reads, output="probabilities"):
+            logits = model.predict_on_batch(np.stack([read.image for read in reads]))
+            calibrated = decision.calibrated(logits)
+            called = decision.decide(logits)
+            return calibrated if output == "calibrated" else flip(called)
+
+        return outputs
+
+    both = classify_and_colorize(model)
+    same = compare_decisions(answer(lambda called: called), both, spec, decision, 1e-5)
+    assert same < 1e-6
+    other = compare_decisions(answer(lambda called: 1 - called), both, spec, decision, 1e-5)
+    assert other == np.inf
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from odd_pictures import chunk, mutated, odd_pictures, png
 from PIL import Image, PngImagePlugin
-from serving_helpers import compare_files, encode, make_run, pixels
+from serving_helpers import OBSERVATIONS, compare_files, encode, made_decision, make_run, pixels
 
 from medcolor_tf.catalog import EXPORT_FORMATS
 from medcolor_tf.errors import InputError
@@ -23,6 +23,7 @@ from medcolor_tf.files import file_sha256
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.predict import PredictConfig
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import load_decision, save_decision
 from medcolor_tf.serving import export as export_module
 from medcolor_tf.serving.export import CONTRACT, export
 from medcolor_tf.serving.inputs import InputImage, ReadImage
@@ -30,12 +31,13 @@ from medcolor_tf.serving.predict import predict
 from medcolor_tf.serving.saved_model import EXTRA, answer_by
 
 pytestmark = pytest.mark.slow
-OBSERVATIONS = ("Edema", "Pleural Effusion")
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("a run of Mrs Miller") / "run")
+    run_dir = make_run(tmp_path_factory.mktemp("a run of Mrs Miller") / "run")
+    save_decision(made_decision(run_dir, (0.755, None), slope=2.0, intercept=-1.0), run_dir)
+    return run_dir
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +66,15 @@ def test_the_signatures_equal_the_keras_model(run_dir, signatures):
     images = np.stack([pixels(32, 32, seed=i) for i in range(3)])[..., None]
     model = classify_and_colorize(runs.load_classifier(run_dir)[1])
     logits, colorized = model.predict_on_batch(images)
+    decision = load_decision(run_dir)
+    assert decision is not None
+    calibrated = decision.calibrated(logits)
+    assert set(decision.decide(logits)[:, 0]) == {0, 1}
     files = [encode(image[..., 0], "PNG") for image in images]
     inputs = {"serving_default": images, "uint16": images.astype(np.uint16) * 257}
     inputs |= {"encoded": files, "prepared": images, "colorized": images}
     assert set(signatures) == set(inputs)
-    outputs = {name: {"probabilities"} for name in inputs}
+    outputs = {name: {"probabilities", "calibrated", "decisions"} for name in inputs}
     outputs["encoded"] |= {"observations"}
     outputs["prepared"] |= {"observations"}
     outputs["colorized"] |= {"colorized"}
@@ -77,6 +83,8 @@ def test_the_signatures_equal_the_keras_model(run_dir, signatures):
         assert set(answer) == outputs[name], name
         np.testing.assert_allclose(answer["probabilities"], sigmoid(logits), atol=1e-5)
         assert np.ptp(answer["probabilities"].numpy()) > 0.05
+        np.testing.assert_allclose(answer["calibrated"], calibrated, atol=2e-5)
+        np.testing.assert_array_equal(answer["decisions"], decision.decide(logits))
         # TensorFlow Serving's row format: a row of every output per image.
         assert all(len(output) == 3 for output in answer.values()), name
     np.testing.assert_allclose(answer["colorized"], colorized, atol=1e-5)

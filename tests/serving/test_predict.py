@@ -1,6 +1,7 @@
 """Prediction of files: the same numbers as the Keras model's, and nothing lost."""
 
 import csv
+import sys
 from pathlib import Path
 
 import keras
@@ -19,6 +20,7 @@ from medcolor_tf.predict import PredictConfig
 from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving.export import export
+from medcolor_tf.serving.partial import PartialTable
 from medcolor_tf.serving.predict import Pictures, predict
 
 pytestmark = pytest.mark.slow
@@ -233,7 +235,7 @@ def test_runs_that_are_not_there_are_named(tmp_path, run_dir):
         runs.load_classifier(run_dir, "last")
 
 
-def test_a_row_per_study_beside_the_images_rows(run_dir, tmp_path, capsys):
+def test_a_row_per_study_beside_the_images_rows(run_dir, tmp_path, capsys, monkeypatch):
     images = tmp_path / "patient1"
     for i, name in enumerate(("study1/a.png", "study1/b.png", "study2/a.png")):
         (images / name).parent.mkdir(parents=True, exist_ok=True)
@@ -268,6 +270,21 @@ def test_a_row_per_study_beside_the_images_rows(run_dir, tmp_path, capsys):
     studies = read(tmp_path / "f-studies.csv")
     assert [row["study"] for row in studies] == [str(images / f"study{n}") for n in (1, 2)]
     assert float(studies[0]["Edema"]) == pytest.approx(max(chances[:2]), rel=1e-6)
+    # Killed after the studies were written and before the images' table had its name.
+    before = (tmp_path / "t-studies.csv").read_bytes()
+    (tmp_path / "t.csv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialTable, "finish", lambda self: sys.exit(9))
+        (tmp_path / "t-studies.csv").unlink()
+        with pytest.raises(SystemExit):
+            run(images / "list.csv", tmp_path / "t.csv", "--study_column=exam")
+    assert (tmp_path / "t-studies.csv").read_bytes() == before
+    assert run(images / "list.csv", tmp_path / "t.csv", "--study_column=exam")[0] == 1
+    assert (tmp_path / "t-studies.csv").read_bytes() == before
+    (tmp_path / "t.csv").unlink()
+    status, said = run(images / "list.csv", tmp_path / "t.csv", "--study_column=exam")
+    assert status == 2
+    assert "t-studies.csv exists; expected a new file" in said.err
     (images / "list.csv").write_text("path,exam\nstudy1/a.png,\n")
     for inputs, flag, message in (
         (images, "--study_column=exam", "has no column 'exam' (--study_column names it)"),
