@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan
@@ -27,6 +26,7 @@ from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, write_atomically
+from medcolor_tf.progress import say
 
 REJECTS = "rejects.csv"
 WARNINGS = "warnings.csv"
@@ -235,10 +235,8 @@ def _print_groups(folder: Path, info: GroupsInfo) -> None:
     """Prints the images of every value, all splits together, and the number of studies."""
     tables = [SplitGroups.load(folder, split) for split in info.sha256]
     for name in tables[0].columns:
-        values = info.columns[name]
-        counts = Counter(value for table in tables for value in table.columns[name].tolist())
-        shown = ", ".join(f"{value} {counts[value]:,}" for value in values)
-        print(f"group {name}, images: {shown}")
+        values = np.concatenate([table.columns[name] for table in tables])
+        print_group(name, info.columns[name], values)
     if info.studies:
         print(
             "studies: "
@@ -246,6 +244,13 @@ def _print_groups(folder: Path, info: GroupsInfo) -> None:
                 f"{split} {info.studies[split]:,}" for split in SPLITS if split in info.studies
             )
         )
+
+
+def print_group(name: str, values: Iterable[str], of_images: np.ndarray) -> None:
+    """Prints how many images have each value of a group, in the values' order."""
+    counts = Counter(of_images.tolist())
+    shown = ", ".join(f"{value} {counts[value]:,}" for value in values)
+    print(f"group {name}, images: {shown}")
 
 
 def write_key_table(folder: Path, plan: Plan, ids: KeyedIds) -> None:
@@ -264,7 +269,7 @@ def write_key_table(folder: Path, plan: Plan, ids: KeyedIds) -> None:
         columns["source_study"] = [study.split("\0", 1)[1] for study in studies]
     text = _csv(tuple(columns), zip(*columns.values(), strict=True))
     write_atomically(folder / KEY_TABLE, text, mode=0o600)
-    tqdm.write(
+    say(
         f"warning: {folder / KEY_TABLE} tells who is behind each record; "
         "keep it apart from the data set and never hand it on with it"
     )
@@ -278,19 +283,34 @@ def _csv(header: tuple[str, ...], rows: Iterable[tuple]) -> str:
     return buffer.getvalue()
 
 
+def print_splits(
+    images: Mapping[str, int],
+    patients: Mapping[str, int],
+    labels: Mapping[str, Mapping[str, Mapping[str, int]]],
+    uncertain_policy: Mapping[str, str],
+) -> None:
+    """Prints the images, patients and raw labels of each split.
+
+    Args:
+        images, patients: split -> how many.
+        labels: split -> observation -> kind of label -> how many.
+        uncertain_policy: observation -> what uncertain means.
+    """
+    width = max(map(len, uncertain_policy))
+    kinds = ("positive", "negative", "uncertain", "blank")
+    for split in (split for split in SPLITS if split in images):
+        print(f"\n{split}: {images[split]:,} images of {patients[split]:,} patients")
+        print(" ".join((f"  {'':{width}}", *(f"{kind:>9}" for kind in kinds), " uncertain means")))
+        for name, counts in labels[split].items():
+            cells = " ".join(f"{counts[kind]:>9,}" for kind in kinds)
+            print(f"  {name:{width}} {cells}  {uncertain_policy[name]}")
+
+
 def print_summary(folder: Path, info: DatasetInfo) -> None:
     """Prints what the data set holds and what to do next."""
-    width = max(len(name) for name in info.observations)
-    kinds = ("positive", "negative", "uncertain", "blank")
     pixels = f"short side {info.short_side}, {info.bits} bits, {info.encoding}"
     print(f"\n{folder}: {info.source}, {pixels}")
-    for split in (split for split in SPLITS if split in info.images):
-        print(f"\n{split}: {info.images[split]:,} images of {info.patients[split]:,} patients")
-        print(" ".join((f"  {'':{width}}", *(f"{kind:>9}" for kind in kinds), " uncertain means")))
-        for name in info.observations:
-            counts = info.label_counts[split][name]
-            cells = " ".join(f"{counts[kind]:>9,}" for kind in kinds)
-            print(f"  {name:{width}} {cells}  {info.uncertain_policy[name]}")
+    print_splits(info.images, info.patients, info.label_counts, info.uncertain_policy)
     print(f"\npixels of train, on [0, 1]: mean {info.pixel_mean:.4f}, std {info.pixel_std:.4f}")
     print(f"blank cells: {info.blank_policy}; images rejected: {info.rejected}")
     print_warnings(folder / WARNINGS)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.sources.source import GROUP, STUDY, Source, Texts
 from data_prep.tables import Table, read_header, read_table
 from medcolor_tf.data.groups import IMAGE_ID, MAX_GROUPS, NAME, OTHER, UNKNOWN
 from medcolor_tf.errors import InputError
+from medcolor_tf.progress import progressing
 
 DICOM = "dicom:"
 # Elements of a DICOM header that may be read, and what their group is called unless it is named.
@@ -173,11 +173,8 @@ def with_headers(source: Source, config, aliases: Mapping[str, str]) -> Source:
     files = [os.path.join(source.root, path) for path in source.records["path_0"]]
     where = source.records["where"].tolist()
     rows = []
-    for file, line in zip(
-        tqdm(files, unit="header", desc="reading headers", disable=len(files) < 1000),
-        where,
-        strict=True,
-    ):
+    watched = progressing(files, "reading headers", len(files), "headers")
+    for file, line in zip(watched, where, strict=True):
         try:
             rows.append(dicom.read_elements(Path(file), names, MAX_PIXELS))
         except ValueError as error:

@@ -7,7 +7,7 @@ patient who is in both counts once.
 """
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -111,6 +111,7 @@ def compare_groups(
     n_resamples: int = N_RESAMPLES,
     confidence_level: float = CONFIDENCE_LEVEL,
     seed: int = 0,
+    progress: Callable[[int], object] | None = None,
 ) -> list[GroupResult]:
     """Compares each group with all other images, for every observation; one family of tests.
 
@@ -125,6 +126,7 @@ def compare_groups(
         least: patients with a positive image, and with a negative one, that a group and the others
             must have each.
         n_resamples, confidence_level, seed: of the bootstrap over patients.
+        progress: called with 1 after each observation.
 
     Raises:
         ValueError: shapes differ, no images, a wrong label, probability, id or option.
@@ -132,14 +134,13 @@ def compare_groups(
     labels, probabilities = checked(labels, probabilities, dimensions=(2,))
     index, count = group_index(patients, len(labels))
     options = (least, n_resamples, confidence_level, seed)
-    results = [
-        result
-        for column, (name, threshold) in enumerate(zip(observations, thresholds, strict=True))
-        for result in _of_observation(
-            name, labels[:, column], probabilities[:, column], threshold, groupings, index, count,
-            options,
-        )
-    ]  # fmt: skip
+    results = []
+    for name, label, chance, threshold in zip(
+        observations, labels.T, probabilities.T, thresholds, strict=True
+    ):
+        results += _of_observation(name, label, chance, threshold, groupings, index, count, options)
+        if progress:
+            progress(1)
     order = list(groupings)
     return adjust(sorted(results, key=lambda result: order.index(result.by)))
 

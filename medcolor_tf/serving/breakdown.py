@@ -20,6 +20,7 @@ from medcolor_tf.evaluation.units import (
     UnitPredictions,
 )
 from medcolor_tf.files import file_sha256
+from medcolor_tf.progress import Progress
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import Decision
 
@@ -145,9 +146,16 @@ class Breakdown:
         self, scored: Scored, groupings: dict[str, np.ndarray], thresholds: list[float | None]
     ) -> dict:
         names = self._split.observations
-        results = groups.compare_groups(
-            names, scored.labels, scored.probabilities, thresholds, groupings, scored.patient
-        )
+        with Progress("comparing groups", len(names), "observations") as progress:
+            results = groups.compare_groups(
+                names,
+                scored.labels,
+                scored.probabilities,
+                thresholds,
+                groupings,
+                scored.patient,
+                progress=progress.update,
+            )
         return {
             "by": list(self._options.by),
             "least": groups.LEAST,

@@ -12,7 +12,6 @@ from pathlib import Path
 import keras
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from data_prep.levels import WARNING_KINDS
 from medcolor_tf.catalog import DEFAULT_HEAD
@@ -22,6 +21,7 @@ from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.files import replacing, writing
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.progress import Progress
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import Decision, load_decision
 from medcolor_tf.serving.inputs import (
@@ -114,11 +114,10 @@ def _write_rows(
     for drawing in filter(None, drawings):
         names = [item.picture for item, row in zip(inputs, table.rows, strict=False) if not row[-1]]
         drawing.pictures.reserve(names)
-    bar = tqdm(total=len(inputs), initial=done, unit=" images", disable=not sys.stderr.isatty())
-    with bar:
+    with Progress("predicting", len(inputs), done=done) as progress:
         for batch in read_batches(inputs[done:], spec, batch_size):
             table.append(_answer(model, batch, spec, drawings, decision))
-            bar.update(len(batch))
+            progress.update(len(batch))
 
 
 def _without_own_pictures(
