@@ -6,6 +6,7 @@ import documented
 import pytest
 from documented import ROOT, Command
 
+import medcolor_tf as mc
 from data_prep import options
 from medcolor_tf.errors import InputError
 from medcolor_tf.runs.config import TrainConfig
@@ -74,3 +75,16 @@ def test_every_other_line_of_a_block_is_known(monkeypatch):
                     program = " ".join(words[:3]) if words[0] == "python" else words[0]
                     assert program.startswith(OTHERS) or "-m pytest" in line, (page.name, line)
                     assert words[0] != "make" or words[1] in targets, (page.name, line)
+
+
+def test_python_on_the_pages_is_python_and_names_what_is_public():
+    programs = [
+        (page.name, program)
+        for page in documented.pages()
+        for program in documented.blocks(page.read_text("utf-8"), "python")
+        if page.name != "api.md"  # made from docstrings, whose examples are run
+    ]
+    assert len(programs) > 3
+    for name, program in programs:
+        compile(program, name, "exec")
+        assert {*re.findall(r"\bmc\.(\w+)", program)} <= {*mc.__all__}, name
