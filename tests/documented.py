@@ -96,7 +96,7 @@ def parse(found: Command, monkeypatch):
     parsed = []
 
     def run(config_class, function, description, argv=None):
-        parsed.append(commandline.parse(config_class, argv))
+        parsed.append(commandline.parse(config_class, argv or []))
         return 0
 
     with monkeypatch.context() as patch:

@@ -46,7 +46,7 @@ def write_table(path: Path, rows) -> None:
 def make_chexpert(root: Path) -> None:
     """Two films of each patient, the findings by turns; uncertain and blank cells among them."""
     for split, patients in (("train", PATIENTS), ("valid", range(64541, 64545))):
-        rows = [("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *chexpert.FOURTEEN)]
+        rows: list[tuple] = [("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *chexpert.FOURTEEN)]
         for patient in patients:
             for view in ("view1_frontal", "view2_lateral"):
                 path = f"{split}/patient{patient:05d}/study1/{view}.jpg"
