@@ -1,5 +1,6 @@
 """Evaluates a run: ``python -m medcolor_tf.evaluate --run_dir=... --data_dir=...``."""
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 
@@ -13,6 +14,13 @@ Prints the exact area under the ROC curve of every observation and their mean, w
 positive, negative and unknown labels, and writes them as evaluation-SPLIT.json beside
 predictions-SPLIT.csv (keyed ids, labels, probabilities). An observation without both classes has
 no AUC; it is named and left out of the mean.
+
+With --operating_point a threshold per observation is chosen on the data set's validation images,
+never on those of --split, and kept as decision.json in the run; predict, export and the report use
+it. Printed and written as operating-points-SPLIT.json: sensitivity, specificity, PPV, NPV, Brier
+score, expected calibration error (ECE, ten bins), calibration slope and intercept, each with a 95 %
+interval by resampling patients. Without the flag, the decision of the run is measured if it has
+one. docs/operating_points.md says what these numbers mean, and what not.
 """
 
 
@@ -46,6 +54,26 @@ class EvaluateConfig:
         "Damaged records that may be left out; they are counted. 0: the first one is an error.",
         group="Images and weights",
     )
+    operating_point: str = option(
+        "",
+        "Choose thresholds on validation: youden, sensitivity=0.9 or specificity=0.9 (any share).",
+        group="Decisions",
+    )
+    prevalence: tuple[str, ...] = option(
+        (),
+        "PPV and NPV also where this share of patients has the finding: 0.1, or Edema=0.1,... .",
+        group="Decisions",
+    )
+    decision: str = option(
+        "",
+        "Measure another decision than the run's: a file, or none.",
+        group="Decisions",
+    )
+    replace_decision: bool = option(
+        False,
+        "Write over another decision of the run; it is kept inside the new one.",
+        group="Decisions",
+    )
     batch_size: int = option(32, "Images at a time.", group="Memory and speed")
     out: str = option("", "Folder for the two files; not set: the run's.", group="Output")
     private_paths: bool = option(False, PRIVATE_HELP, group="Output")
@@ -57,11 +85,20 @@ class EvaluateConfig:
 
 
 def _evaluate(config: EvaluateConfig) -> None:
+    from medcolor_tf.evaluation.decisions import DecisionOptions
+
+    values = vars(config).copy()
+    names = [field.name for field in dataclasses.fields(DecisionOptions)]
+    options = DecisionOptions(**{name: values.pop(name) for name in names})
+    options.check()
     commandline.import_tensorflow()
     from medcolor_tf.evaluation.evaluate import table
-    from medcolor_tf.serving.evaluate_run import evaluate_run
+    from medcolor_tf.serving.evaluate_run import evaluate_and_decide
 
-    print(table(evaluate_run(**vars(config))))
+    result, decision = evaluate_and_decide(**values, decisions=options)
+    print(table(result))
+    if decision:
+        print(decision)
 
 
 def main(argv=None) -> int:

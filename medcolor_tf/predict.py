@@ -13,6 +13,10 @@ preparation reads them (PNG, JPEG, TIFF, DICOM with the extra `dicom`, ...). An 
 be read has its reason in the column `error`; the exit status is then 1. What data preparation
 warns of (a constant picture, a negative, ...) stands in the column `warnings`.
 
+Where the run has a decision (decision.json, made by evaluate --operating_point or calibrate), two
+columns per observation stand after the probabilities: calibrated NAME, its calibrated probability,
+and decision NAME: positive or negative, empty without a threshold.
+
 Rows are on the disk as they come, in OUT.partial. After an interruption the same command goes on
 there and makes the same file; rows of other weights, options or images are refused. A path that is
 not UTF-8 is written as "bytes:" and its percent-encoded bytes, and read so from a table.
@@ -50,6 +54,9 @@ class PredictConfig:
         "best by validation mean AUC, or last.",
         ("best", "last"),
         group="Images and weights",
+    )
+    decision: str = option(
+        "", "Use another decision than the run's: a file, or none.", group="Decisions"
     )
     batch_size: int = option(32, "Images at a time.", group="Memory and speed")
     mixed_precision: bool = option(

@@ -126,6 +126,23 @@ def resample_weights(
         yield np.stack(counts, axis=1, dtype=np.int32, casting="same_kind")
 
 
+def resample_sums(
+    per_patient: np.ndarray, n_resamples: int, confidence_level: float, seed: int
+) -> np.ndarray:
+    """Sums of per-patient numbers over each resample, those of :func:`resample_weights`.
+
+    Args:
+        per_patient: (P, C), such as counts. Counts add up exactly.
+        n_resamples, confidence_level, seed: see there.
+
+    Returns:
+        (n_resamples, C) float64.
+    """
+    values = np.asarray(per_patient, np.float64)
+    blocks = resample_weights(len(values), n_resamples, confidence_level, seed)
+    return np.concatenate([weights.T.astype(np.float64) @ values for weights in blocks])
+
+
 @dataclass(frozen=True)
 class _Order:
     """One observation's images in the order of one model's scores, for many weightings.

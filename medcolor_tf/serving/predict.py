@@ -12,7 +12,6 @@ from pathlib import Path
 import keras
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from data_prep.levels import WARNING_KINDS
 from medcolor_tf.catalog import DEFAULT_HEAD
@@ -22,7 +21,9 @@ from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.files import replacing, writing
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.progress import Progress
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import Decision, load_decision
 from medcolor_tf.serving.inputs import (
     InputImage,
     ReadImage,
@@ -38,6 +39,10 @@ AFTER_OBSERVATIONS = ("warnings", *PICTURE_COLUMNS, "error")
 
 def predict(config) -> tuple[int, int]:
     """Writes a CSV with a row per image: path, probabilities, warnings, PNGs, error.
+
+    Where there is a decision, two columns per observation stand after the probabilities:
+    "calibrated NAME", and "decision NAME", which is "positive", "negative" or, without a threshold,
+    empty.
 
     Rows are on the disk as they come, in ``OUT.partial``, which gets its name at the end; the same
     command goes on where it stopped, see :mod:`medcolor_tf.serving.partial`. An unreadable image
@@ -59,7 +64,9 @@ def predict(config) -> tuple[int, int]:
     spec, classifier, _ = runs.load_predictor(
         config.run_dir, config.weights, config.mixed_precision
     )
-    header = ["path", *spec.observations, *AFTER_OBSERVATIONS]
+    decision = load_decision(config.run_dir, config.weights, config.decision)
+    decided = decision.columns if decision else []
+    header = ["path", *spec.observations, *decided, *AFTER_OBSERVATIONS]
     table = PartialTable(out, header, (header.index(name) for name in PICTURE_COLUMNS))
     inputs = list_inputs(config.inputs, config.path_column, spec.input_channels)
     inputs = _without_own_pictures(inputs, config, table)
@@ -68,19 +75,30 @@ def predict(config) -> tuple[int, int]:
     model = classify_and_colorize(classifier, features=bool(config.explain))
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-    table.open(PartialRecord.from_command(config, inputs), config.batch_size)
+    record = PartialRecord.from_command(config, inputs, decision.digest if decision else "")
+    table.open(record, config.batch_size)
     try:
-        _write_rows(table, model, inputs, spec, drawings, config.batch_size)
+        _write_rows(table, model, inputs, spec, drawings, config.batch_size, decision)
     except InputError as error:
         raise InputError(f"{error}. {table.advice()}") from error
     finally:
         table.close()
     table.finish()
     _say_warnings(table.rows, header.index("warnings"))
+    if decision:
+        print(f"decision: {decision.describe()}")
     return len(inputs), sum(bool(row[-1]) for row in table.rows)
 
 
-def _write_rows(table: PartialTable, model, inputs, spec, drawings: list, batch_size: int) -> None:
+def _write_rows(
+    table: PartialTable,
+    model,
+    inputs,
+    spec,
+    drawings: list,
+    batch_size: int,
+    decision: Decision | None,
+) -> None:
     """Answers the images that have no row yet, a batch at a time."""
     done = len(table.rows)
     if done:
@@ -88,11 +106,10 @@ def _write_rows(table: PartialTable, model, inputs, spec, drawings: list, batch_
     for drawing in filter(None, drawings):
         names = [item.picture for item, row in zip(inputs, table.rows, strict=False) if not row[-1]]
         drawing.pictures.reserve(names)
-    bar = tqdm(total=len(inputs), initial=done, unit=" images", disable=not sys.stderr.isatty())
-    with bar:
+    with Progress("predicting", len(inputs), done=done) as progress:
         for batch in read_batches(inputs[done:], spec, batch_size):
-            table.append(_answer(model, batch, spec, drawings))
-            bar.update(len(batch))
+            table.append(_answer(model, batch, spec, drawings, decision))
+            progress.update(len(batch))
 
 
 def _without_own_pictures(
@@ -111,7 +128,9 @@ def _without_own_pictures(
     ]
 
 
-def _answer(model, batch: list[ReadImage], spec: ModelSpec, drawings: list) -> list[list[str]]:
+def _answer(
+    model, batch: list[ReadImage], spec: ModelSpec, drawings: list, decision: Decision | None
+) -> list[list[str]]:
     """Returns the CSV's rows of a batch, and saves its pictures.
 
     Args:
@@ -119,6 +138,7 @@ def _answer(model, batch: list[ReadImage], spec: ModelSpec, drawings: list) -> l
         batch: of images, or reasons why they cannot be read.
         spec: of the model.
         drawings: a column of paths each; None leaves its column empty.
+        decision: whose columns there are, if any.
     """
     readable = [read for read in batch if not isinstance(read.image, str)]
     answers: dict[int, list[str]] = {}
@@ -127,15 +147,17 @@ def _answer(model, batch: list[ReadImage], spec: ModelSpec, drawings: list) -> l
         names = [read.item.picture for read in readable]
         logits, *maps = model.predict_on_batch(images)
         chances = sigmoid(logits)
+        decided = decision.cells(logits) if decision else [[]] * len(readable)
         columns = [
             drawing.save(names, images, chances, *maps) if drawing else [""] * len(readable)
             for drawing in drawings
         ]
-        for read, row, *files in zip(readable, chances, *columns, strict=True):
+        for read, row, cells, *files in zip(readable, chances, decided, *columns, strict=True):
             warnings = "; ".join(f"{one.kind}: {one.message}" for one in read.warnings)
             numbers = [f"{chance:.7g}" for chance in row]
-            answers[id(read)] = [*numbers, warnings, *map(encode_name, files), ""]
-    empty = [""] * (len(spec.observations) + 1 + len(drawings))
+            answers[id(read)] = [*numbers, *cells, warnings, *map(encode_name, files), ""]
+    decided_columns = len(decision.columns) if decision else 0
+    empty = [""] * (len(spec.observations) + decided_columns + 1 + len(drawings))
     return [
         [encode_name(read.item.name), *answers.get(id(read), [*empty, str(read.image)])]
         for read in batch

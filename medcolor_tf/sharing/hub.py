@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256
+from medcolor_tf.progress import say
 
 PREFIX = "hf://"
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -82,7 +81,7 @@ def download(text: str) -> tuple[Path, str]:
     if _COMMIT.fullmatch(revision) and commit and commit[1] != revision:
         raise InputError(f"{text}: expected commit {revision}, received {commit[1]} ({path})")
     if commit and not _COMMIT.fullmatch(revision):
-        tqdm.write(f"note: {text} is {pinned} today; that address always means these weights")
+        say(f"note: {text} is {pinned} today; that address always means these weights")
     return Path(path), pinned
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from medcolor_tf.catalog import COLORIZERS
+from medcolor_tf.evaluation.decisions import spell_estimate
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -142,12 +143,48 @@ def _facts(card: Mapping) -> list[tuple[str, str | None]]:
         ("backbone in training", training["backbone"]),
         ("validation mean AUC", _auc(training["valid_mean_auc"])),
         ("test mean AUC", test and _test(test)),
+        *card.get("decision", {}).items(),
         ("versions", ", ".join(f"{k} {v}" for k, v in (card["versions"] or {}).items())),
     ]
 
 
 def _test(test: Mapping) -> str:
     return f"{_auc(test['mean_auc']) or 'undefined'} ({test['images']:,} images)"
+
+
+def decision_facts(decision: Mapping, points: Mapping | None = None) -> list[tuple[str, str]]:
+    """Returns what a card says of a decision: how it was chosen, then a row per observation.
+
+    Args:
+        decision: content of a run's ``decision.json``.
+        points: content of its ``operating-points-SPLIT.json``, if it was measured.
+    """
+    data = decision["data"]
+    split = "all splits" if data["split"] == "all" else data["split"]
+    # Not the data set's name, which may be a hospital's.
+    chosen = f"{decision['rule']}, on {data['images']:,} images ({split})"
+    facts = [("thresholds", chosen)]
+    measured = (points or {}).get("observations", {})
+    for name in decision["observation_order"]:
+        entry = decision["observations"][name]
+        if entry["threshold"] is None:
+            facts.append((f"threshold, {name}", f"none: {entry['reason']}"))
+            continue
+        words = [f"{entry['threshold']:.4g}"]
+        if entry["method"] != "none":
+            line = f"{entry['slope']:.4g} * logit {entry['intercept']:+.4g}"
+            words.append(f"of sigmoid({line}), {entry['method']}")
+        for measure in ("sensitivity", "specificity"):
+            if spelled := measured.get(name, {}).get(measure):
+                words.append(f"{measure} {spell_estimate(spelled)}")
+        facts.append((f"threshold, {name}", "; ".join(words)))
+    if points and points["same_images"]:
+        facts.append(("measured", "on the images on which thresholds were chosen: too good"))
+    elif points:
+        facts.append(
+            ("measured", f"on {points['images']:,} {points['split']} images, 95 % intervals")
+        )
+    return facts
 
 
 def _auc(value: float | None) -> str | None:

@@ -6,7 +6,7 @@ from medcolor_tf.reporting.output import write
 
 pytestmark = pytest.mark.slow
 
-OPEN = "[...document.querySelectorAll('details[open]')].map((d) => d.id)"
+OPEN = "[...document.querySelectorAll('main details[open]')].map((d) => d.id)"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,9 @@ import inspect
 import io
 import itertools
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,20 @@ from statsmodels.stats.multitest import multipletests
 
 from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import sealed
 from medcolor_tf.report import main
-from medcolor_tf.reporting import figures, render, tables
+from medcolor_tf.reporting import decisions, figures, render, tables
 from medcolor_tf.reporting.collect import collect
 from medcolor_tf.reporting.contents import Commands, Figure, Note, Table
 from medcolor_tf.reporting.output import to_csv, write
-from tests.reporting.run_folders import FIVE, Runs, write_everything, write_plan
+from medcolor_tf.runs.folder import Run
+from tests.reporting.run_folders import (
+    FIVE,
+    Runs,
+    write_color_table,
+    write_everything,
+    write_plan,
+)
 
 SAMPLES = 50
 EXPECTED = Path(__file__).parent / "expected"
@@ -93,6 +103,16 @@ def test_tables_are_those_of_version_0_1(everything):
 ENTRIES = (*render.RESULTS, tables.every_run)
 
 
+def test_shares_are_in_percent_and_the_csv_file_of_calibration_says_that_its_are_not(
+    evaluation_sets,
+):
+    (found,) = tables.calibration(next(g for g in evaluation_sets if g.data == "phantom"))
+    expected = (EXPECTED / "calibration-3-ResNet18.csv").read_text().splitlines()[1].split(",")
+    assert [cell.text for cell in found.cells[0][2:]] == ["48.4", "23.5", "26.5"]
+    assert expected[2:] == ["0.484", "0.235", "0.265"]
+    assert "the CSV file holds fractions of 1" in found.caption
+
+
 @pytest.mark.pictures
 def test_the_colours_of_gray_values_are_told_in_words_too(evaluation_sets):
     drawn = next(group for group in evaluation_sets if group.data == "phantom")
@@ -100,6 +120,36 @@ def test_the_colours_of_gray_values_are_told_in_words_too(evaluation_sets):
     assert "PixelShuffle All: black becomes 0.00 0.00 0.50" in figure.alt
     assert "white becomes 1.25 1.00 0.50" in figure.alt
     assert not [make for group in evaluation_sets[:2] for make in figures.gray_to_color(group)]
+
+
+@pytest.mark.pictures
+def test_a_table_of_colours_is_what_its_manifest_says(tmp_path):
+    runs = Runs(tmp_path / "runs", "phantom", ("Edema",))
+    runs.add("map", "color_module", model={"colorizer": "color_map", "colorizer_init": "gray"})
+    folder = runs.folder / "map"
+    write_color_table(folder)
+    text = (folder / "color_table.csv").read_text()
+    (group,) = collect([folder]).evaluation_sets(SAMPLES)
+    assert [type(made) for made in figures.gray_to_color(group)] == [Figure]  # of version 0.1
+    run = Run(folder)
+    run.write({"model.json": (folder / "model.json").read_bytes()})
+    (folder / "manifest.json").write_text(  # which a development version wrote
+        json.dumps(without_color_table(json.loads((folder / "manifest.json").read_text())))
+    )
+    note, _ = figures.gray_to_color(group)
+    assert isinstance(note, Note)
+    assert "map/color_table.csv: its manifest does not list it" in note.text
+    run.write({"color_table.csv": text})
+    assert [type(made) for made in figures.gray_to_color(group)] == [Figure]
+    (folder / "color_table.csv").write_text(text.replace("1.25", "0.25"))
+    with pytest.raises(InputError, match=r"color_table\.csv: damaged, or another run's file"):
+        list(figures.gray_to_color(group))
+
+
+def without_color_table(manifest):
+    """A run's manifest that does not list its table of colours."""
+    del manifest["sha256"], manifest["files"]["color_table.csv"]
+    return sealed(manifest)
 
 
 @pytest.mark.pictures
@@ -128,7 +178,7 @@ def test_every_function_for_an_evaluation_set_is_listed():
     """Else it would be written and never shown."""
     public = {
         function
-        for module in (tables, figures)
+        for module in (tables, figures, decisions)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
         and next(iter(inspect.signature(function).parameters)) == "group"
@@ -362,6 +412,20 @@ def test_an_absent_class_has_no_auc_and_is_no_zero(tmp_path):
     rows = texts(table(report, "table2-1"))
     assert {row[3] for row in rows if "±" in row[1] and row[0] != ""} >= {"-"}
     assert texts(table(report, "table1-1"))[0][2] == shown(ours["baseline"])
+
+
+def test_folders_are_walked_through_once(runs, monkeypatch):
+    runs.strategies(seeds=(0,))
+    write_plan(runs.folder, "mine", ("a",))
+    for name in ("tuning/trials/chosen-among", "deep/er"):
+        shutil.copytree(runs.folder / "baseline-0", runs.folder / name)
+    listed = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or real(path))
+    found = collect([runs.folder, runs.folder / "deep"])
+    assert listed.count(str(runs.folder)) == listed.count(str(runs.folder / "all-0")) == 1
+    assert [run.name for run in found.missing] == ["a", str(runs.folder / "deep/er")]
+    assert len(found.runs) == 4
 
 
 def test_the_same_repeat_twice_counts_once(runs):
