@@ -144,6 +144,8 @@ def folder(tmp_path_factory):
 
 def smaller(found: documented.Command, backbone: str) -> list[str]:
     """Returns a command's arguments with those behind them that make it small."""
+    if any(word.startswith("--explain=") for word in found.arguments):
+        return [*found.arguments, "--explain_observations=Edema"]
     if found.module != "medcolor_tf.train":
         return [*found.arguments, *SMALL.get(found.module, ())]
     own = () if "--flagfile=stage2.flags" in found.arguments else (f"--backbone={backbone}",)
