@@ -12,7 +12,10 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.runs.config import TrainConfig
 
 # Programs of others, and lines of job scripts, that stand in blocks of commands.
-OTHERS = ("make", "pip", "source", "export", "openssl", "tensorboard", "python -m benchmarks.")
+OTHERS = (
+    *("make", "pip", "source", "export", "openssl", "mkdir", "docker", "tensorboard"),
+    "python -m benchmarks.",
+)
 BUILD = "data_prep.build"
 
 

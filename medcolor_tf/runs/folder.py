@@ -61,7 +61,9 @@ LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safet
 PREVIOUS, BACKBONE = "previous.safetensors", "backbone.keras"
 LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
 COLOR_TABLE, COLOR_TABLE_PICTURE = "color_table.csv", "color_table.png"
-TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
+SAVED_MODEL = "saved_model"
+# TensorBoard's files; a run of an earlier version has them in the folder "tensorboard".
+EVENTS = "events.out.tfevents.*"
 DECISION = "decision.json"
 # Which weights -> file.
 WEIGHTS = {"best": BEST, "last": LAST}
