@@ -40,6 +40,7 @@ LONGEST_FIRST = (
     "test_export.py",
     "test_harness.py",
     "test_wheel.py",
+    "test_docs_start.py",
     "test_privacy.py",
     "test_replicas.py",
     "test_lr_multipliers.py",
