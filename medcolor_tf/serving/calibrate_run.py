@@ -11,7 +11,7 @@ from medcolor_tf.data.schema import SPLITS
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import adaptation
 from medcolor_tf.evaluation.adaptation import Adaptation, adapt
-from medcolor_tf.evaluation.decisions import spell_estimate
+from medcolor_tf.evaluation.decisions import spell_estimate, spell_threshold
 from medcolor_tf.evaluation.inference import Predictions, predict_split, predictor
 from medcolor_tf.evaluation.operating_points import Rule
 from medcolor_tf.runs import folder as runs
@@ -173,7 +173,8 @@ def _text(decision: Decision, base: Decision | None, path: Path) -> str:
         else:
             lines.append(
                 f"{name}: {entry.method}, probability = sigmoid({entry.slope:.4g} * logit "
-                f"{entry.intercept:+.4g}); positive from {entry.threshold:.4g} on ({decision.rule})"
+                f"{entry.intercept:+.4g}); positive from {spell_threshold(entry.threshold)} on "
+                f"({decision.rule})"
             )
     for name, row in comparison["after"].items():
         low, _ = row["calibration_slope"]["interval"]

@@ -121,7 +121,7 @@ class FilmModel:
         if self.decision is None:
             return tuple(map(Finding, names, chances))
         calibrated = self.decision.calibrated(logits)
-        words = [WORDS[int(code)] for code in self.decision.decide(calibrated)]
+        words = [WORDS[int(code)] for code in self.decision.classify(logits)]
         after, thresholds = map(float, calibrated), self.decision.thresholds
         return tuple(map(Finding, names, chances, after, thresholds, words))
 
@@ -163,6 +163,7 @@ def load_exported_model(folder: str) -> FilmModel:
         InputError: no export of this project there, or a model of several channels.
     """
     import tensorflow as tf
+    from scipy.special import logit
 
     path = Path(folder) / EXTRA / runs.MODEL
     if not path.is_file():
@@ -182,7 +183,7 @@ def load_exported_model(folder: str) -> FilmModel:
     def answer_image(image: np.ndarray):
         found = colorize(tf.constant(image[None]))
         chances = found["probabilities"].numpy()[0].astype(np.float64)
-        logits = np.log(chances) - np.log1p(-chances)
+        logits = logit(chances)
         colorized = found["colorized"].numpy()[0] if spec.has_colorizer else None
         return logits, colorized, None
 
