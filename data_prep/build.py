@@ -11,10 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_prep import options
-from data_prep.building import duplicates, finish, output, parallel
+from data_prep.building import dry_run, duplicates, finish, output, parallel
 from data_prep.building.duplicates import ContentDigests
 from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan, make_plan, read_key
@@ -32,6 +30,7 @@ from data_prep.sources.source import Source
 from medcolor_tf import commandline
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError
+from medcolor_tf.progress import Progress
 
 SHOWN = 5
 
@@ -47,6 +46,10 @@ def build(config: BuildConfig) -> None:
     folder = Path(config.out)
     digests = ContentDigests(folder, config.shard)
     plan = plan_build(config, key, digests)
+    if config.dry_run:
+        if not _is_finished(folder, plan):
+            dry_run.describe(plan, folder, config.workers)
+        return None
     if not _is_finished(folder, plan):
         _, parts = commandline.parse_shard(config.shard) or (1, 1)
         record = PlanRecord.from_plan(config, plan, key, parts)
@@ -124,13 +127,13 @@ def run_build(
     done = sum(images[file] for file in results)
     if done:
         print(f"continuing: {len(results)} of {len(images)} shards are finished")
-    bar = tqdm(total=sum(images.values()), initial=done, unit="image", desc="building")
+    progress = Progress("building", sum(images.values()), done=done)
     tasks = plan.tasks(folder, ids, missing, config.private_paths)
-    with bar, contextlib.closing(parallel.run_tasks(build_shard, tasks, workers)) as running:
+    with progress, contextlib.closing(parallel.run_tasks(build_shard, tasks, workers)) as running:
         try:
             for result in running:
                 results[result.file] = result
-                bar.update(images[result.file])
+                progress.update(images[result.file])
                 in_order = [results[file] for file in images if file in results]
                 finish.check_rejects(rejects, in_order, config.max_rejects)
         except KeyboardInterrupt as interruption:

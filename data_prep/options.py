@@ -121,6 +121,11 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
         "2/8: the second of eight parts, for several machines; data_prep.merge finishes.",
         group="Work",
     )
+    dry_run: bool = option(
+        False,
+        "Say what would be built (splits, labels, time and disk from some images), and stop.",
+        group="Work",
+    )
     max_rejects: int = option(
         0, "Unreadable images to put up with before the build fails.", group="Work"
     )

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from data_prep.phantom_drawing import FINDINGS, draw, make_anatomy
 from data_prep.sources import chexpert
@@ -23,6 +22,7 @@ from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json, write_atomically
+from medcolor_tf.progress import progressing
 
 RECORD = "phantom.json"
 TABLES = {"train": "train.csv", "valid": "valid.csv"}
@@ -76,9 +76,7 @@ def generate(config: PhantomConfig) -> None:
     (root / "train").mkdir(parents=True, exist_ok=True)
     _write_record(root, options, complete=False)
     rows: dict[str, list[tuple]] = {split: [] for split in TABLES}
-    for split, row, pixels in tqdm(
-        draw_all(config), total=config.images, unit="image", desc="drawing"
-    ):
+    for split, row, pixels in progressing(draw_all(config), "drawing", config.images):
         path = root / chexpert.relative_path(row[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path, quality=JPEG_QUALITY)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.building import parallel
 from data_prep.building.shards import (
@@ -29,6 +28,7 @@ from medcolor_tf.data.labels import apply_policy, count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256
+from medcolor_tf.progress import Progress
 
 # dataset.json has the mean and std of the pixels before encoding; JPEG changes them a little.
 TOLERANCE = {"png": 1e-9, "raw": 1e-9, "jpeg": 0.5 / 255}
@@ -106,11 +106,11 @@ def find_problems(folder: Path, workers: int = 1) -> Iterator[str]:
     tasks = list(_shard_checks(folder, info, indices))
     workers = parallel.worker_count(workers, len(tasks))
     all_findings = []
-    with tqdm(total=sum(info.images.values()), unit="image", desc="checking") as bar:
+    with Progress("checking", sum(info.images.values())) as progress:
         for findings in parallel.run_tasks(check_shard, tasks, workers):
             all_findings.append(findings)
             yield from findings.problems
-            bar.update(findings.records)
+            progress.update(findings.records)
     yield from _check_totals(folder, info, all_findings)
 
 

@@ -50,6 +50,7 @@ def option(
     required: bool = False,
     positional: bool = False,
     group: str = "Options",
+    replaces: Sequence[str] = (),
 ) -> typing.Any:
     """Declares a command's option as a dataclass field.
 
@@ -61,6 +62,8 @@ def option(
         positional: a string given as a bare word, in the order of the fields, not as a flag; the
             last one may be a tuple, which takes all words that are left.
         group: heading of ``--help`` under which the option stands; a required one stands above.
+        replaces: other options that say the same in another way; where this one is given on the
+            command line, what flag files say of those is dropped.
     """
     meta = {
         "help": help,
@@ -68,6 +71,7 @@ def option(
         "required": required,
         "positional": positional,
         "group": group,
+        "replaces": tuple(replaces),
     }
     if isinstance(default, list | dict):
         raise TypeError("defaults are immutable: use a tuple")
@@ -86,6 +90,7 @@ def parse(config_class: type, argv: Sequence[str]):
     known = set(values)
     for argument, origin in arguments:
         _check_known(argument, origin, known)
+    arguments = _without_replaced(config_class, arguments)
     try:
         rest = values(["program", *(argument for argument, _ in arguments)])[1:]
     except flags.Error as error:
@@ -100,6 +105,24 @@ def parse(config_class: type, argv: Sequence[str]):
             name = field.name.upper() if word else f"flag --{field.name}"
             raise InputError(f"{name} is required: {meaning(field)}")
     return config_class(**settings)
+
+
+def _without_replaced(
+    config_class: type, arguments: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Drops what flag files say where the command line says it by another option."""
+    given = {_flag_name(argument) for argument, origin in arguments if not origin}
+    replaced = {
+        name
+        for field in dataclasses.fields(config_class)
+        if field.name in given
+        for name in field.metadata["replaces"]
+    }
+    return [(a, origin) for a, origin in arguments if not origin or _flag_name(a) not in replaced]
+
+
+def _flag_name(argument: str) -> str:
+    return argument.lstrip("-").partition("=")[0]
 
 
 def _take_words(config_class: type, words: list[str]) -> dict[str, str | tuple[str, ...]]:
@@ -342,7 +365,7 @@ _DEFINITIONS = {
 def _check_known(argument: str, origin: str, known: set[str]) -> None:
     if not argument.startswith("-") or argument[1:2].isdigit():  # a negative number is a value
         return
-    name = argument.lstrip("-").partition("=")[0]
+    name = _flag_name(argument)
     plain = name.removeprefix("no") if name not in known else name
     if plain in known:
         return
@@ -354,7 +377,7 @@ def _check_known(argument: str, origin: str, known: set[str]) -> None:
 def _with_origin(message: str, arguments: list[tuple[str, str]]) -> str:
     """Adds the flag file and line to absl's message about a bad value."""
     for argument, origin in arguments:
-        name = argument.lstrip("-").partition("=")[0]
+        name = _flag_name(argument)
         if origin and f"--{name}=" in message:
             return f"{origin}: {message}"
     return message

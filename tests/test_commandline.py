@@ -24,6 +24,8 @@ COMMANDS = (
     "medcolor_tf.export",
     "medcolor_tf.find_lr",
     "medcolor_tf.colorizer",
+    "medcolor_tf.demo",
+    "medcolor_tf.doctor",
     "medcolor_tf.experiment",
     "medcolor_tf.report",
     "data_prep.build",
@@ -51,6 +53,27 @@ class Words:
     folder: str = option("", "Where.", required=True, positional=True)
     note: str = option("none", "Why.", positional=True)
     loud: bool = option(False, "Whether.")
+
+
+@dataclass(frozen=True)
+class Length:
+    steps: int = option(0, "How many steps.", replaces=("epochs", "least"))
+    epochs: float = option(0.0, "How many epochs.", replaces=("steps",))
+    least: int = option(0, "At least.")
+
+
+def test_the_command_line_replaces_what_a_flag_file_says_in_another_way(tmp_path):
+    file = tmp_path / "long.flags"
+    file.write_text("--epochs=10\n--least=100\n")
+    flagfile = f"--flagfile={file}"
+    assert parse(Length, [flagfile]) == Length(0, 10.0, 100)
+    assert parse(Length, ["--steps=24", flagfile]) == Length(24, 0.0, 0)
+    assert parse(Length, [flagfile, "--steps=24"]) == Length(24, 0.0, 0)
+    assert parse(Length, [flagfile, "--epochs=2"]) == Length(0, 2.0, 100)
+    # On one level the two contradict each other, which is for the options' own check.
+    assert parse(Length, ["--steps=24", "--epochs=2"]) == Length(24, 2.0, 0)
+    file.write_text("--epochs=10\n--steps=5\n")
+    assert parse(Length, [flagfile]) == Length(5, 10.0, 0)
 
 
 def test_words_before_and_after_flags():

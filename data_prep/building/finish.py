@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan
@@ -25,6 +24,7 @@ from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, write_atomically
+from medcolor_tf.progress import say
 
 REJECTS = "rejects.csv"
 WARNINGS = "warnings.csv"
@@ -205,7 +205,7 @@ def write_key_table(folder: Path, plan: Plan, ids: KeyedIds) -> None:
     )
     text = _csv(("patient", "source_patient", "image_id", "source_path"), rows)
     write_atomically(folder / KEY_TABLE, text, mode=0o600)
-    tqdm.write(
+    say(
         f"warning: {folder / KEY_TABLE} tells who is behind each record; "
         "keep it apart from the data set and never hand it on with it"
     )
@@ -219,19 +219,34 @@ def _csv(header: tuple[str, ...], rows: Iterable[tuple]) -> str:
     return buffer.getvalue()
 
 
+def print_splits(
+    images: Mapping[str, int],
+    patients: Mapping[str, int],
+    labels: Mapping[str, Mapping[str, Mapping[str, int]]],
+    uncertain_policy: Mapping[str, str],
+) -> None:
+    """Prints the images, patients and raw labels of each split.
+
+    Args:
+        images, patients: split -> how many.
+        labels: split -> observation -> kind of label -> how many.
+        uncertain_policy: observation -> what uncertain means.
+    """
+    width = max(map(len, uncertain_policy))
+    kinds = ("positive", "negative", "uncertain", "blank")
+    for split in (split for split in SPLITS if split in images):
+        print(f"\n{split}: {images[split]:,} images of {patients[split]:,} patients")
+        print(" ".join((f"  {'':{width}}", *(f"{kind:>9}" for kind in kinds), " uncertain means")))
+        for name, counts in labels[split].items():
+            cells = " ".join(f"{counts[kind]:>9,}" for kind in kinds)
+            print(f"  {name:{width}} {cells}  {uncertain_policy[name]}")
+
+
 def print_summary(folder: Path, info: DatasetInfo) -> None:
     """Prints what the data set holds and what to do next."""
-    width = max(len(name) for name in info.observations)
-    kinds = ("positive", "negative", "uncertain", "blank")
     pixels = f"short side {info.short_side}, {info.bits} bits, {info.encoding}"
     print(f"\n{folder}: {info.source}, {pixels}")
-    for split in (split for split in SPLITS if split in info.images):
-        print(f"\n{split}: {info.images[split]:,} images of {info.patients[split]:,} patients")
-        print(" ".join((f"  {'':{width}}", *(f"{kind:>9}" for kind in kinds), " uncertain means")))
-        for name in info.observations:
-            counts = info.label_counts[split][name]
-            cells = " ".join(f"{counts[kind]:>9,}" for kind in kinds)
-            print(f"  {name:{width}} {cells}  {info.uncertain_policy[name]}")
+    print_splits(info.images, info.patients, info.label_counts, info.uncertain_policy)
     print(f"\npixels of train, on [0, 1]: mean {info.pixel_mean:.4f}, std {info.pixel_std:.4f}")
     print(f"blank cells: {info.blank_policy}; images rejected: {info.rejected}")
     print_warnings(folder / WARNINGS)

@@ -101,7 +101,7 @@ def build_shard(task: ShardTask) -> ShardResult:
                 except RejectedError as error:
                     rejects.append(error.reject)
                     continue
-                writer.write(_encode(task, position, images, labels[position]))
+                writer.write(encode_record(task, position, images, labels[position]))
                 written.append(position)
                 warnings += doubts
                 sums = add_sums(sums, pixel_sums(images))
@@ -202,7 +202,10 @@ def mean_and_std(sums: PixelSums, max_value: int) -> tuple[float, float]:
     return total / (number * max_value), (variance / number**2) ** 0.5 / max_value
 
 
-def _encode(task: ShardTask, position: int, images: list[np.ndarray], label: np.ndarray) -> bytes:
+def encode_record(
+    task: ShardTask, position: int, images: list[np.ndarray], label: np.ndarray
+) -> bytes:
+    """Returns a record as it is written; ``label`` is (L,) after the policy."""
     recipe = task.recipe
     return encode_example(
         [encode_image(image, recipe.encoding, recipe.jpeg_quality) for image in images],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.locks import LOCK
-from medcolor_tf.reporting import figures, output, tables
+from medcolor_tf.reporting import decisions, figures, output, tables
 from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
 from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section, Table
 from medcolor_tf.reporting.settings import full_label, percent
@@ -42,6 +42,7 @@ RESULTS: tuple[Callable[[EvaluationSet], Iterator[Content]], ...] = (
     figures.precision_recall,
     figures.calibration,
     tables.calibration,
+    decisions.decisions,
     figures.learning,
 )
 FEW_POSITIVES = 10

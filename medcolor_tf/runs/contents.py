@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from medcolor_tf import schema_check as schema
+from medcolor_tf.progress import say
 
 _AUC = schema.number(0, 1, null=True)
 _STEP = schema.integer(0, 10**12)
@@ -158,7 +157,7 @@ def log_rows(text: str, path: Path) -> tuple[list[str], list[list[str]]]:
             steps.add(row[0])
             rows.append(row)
         else:
-            tqdm.write(
+            say(
                 f"warning: {path} line {number}: damaged, left out; expected a step of its own and "
                 f"{len(heads) - 1} numbers"
             )
@@ -174,7 +173,7 @@ def log_with(text: str, row: Mapping, path: Path) -> str:
     """
     heads, rows = log_rows(text, path)
     if rows and heads != list(row):
-        tqdm.write(f"warning: {path} line 1: damaged; columns are taken in order")
+        say(f"warning: {path} line 1: damaged; columns are taken in order")
     rows = [old for old in rows if int(old[0]) < int(row["step"]) and len(old) == len(row)]
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows([list(row), *rows, row.values()])

@@ -41,13 +41,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from medcolor_tf import __version__
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256
 from medcolor_tf.locks import LOCK, only_writer
 from medcolor_tf.private_paths import origin_without_folders
+from medcolor_tf.progress import say
 from medcolor_tf.runs import contents
 from medcolor_tf.runs.checked import CheckedFolder
 from medcolor_tf.runs.config import changed_options
@@ -195,7 +194,7 @@ class Run(CheckedFolder):
     def note_unlisted(self) -> None:
         """Says that there is no manifest."""
         if not (self.folder / MANIFEST).is_file():
-            tqdm.write(
+            say(
                 f"note: {self.folder}: no {MANIFEST}, so its files are read as they are (runs of "
                 "version 0.1 have none)"
             )
@@ -388,7 +387,7 @@ class Run(CheckedFolder):
         path, manifest = self.folder / LOG, self.manifest(LOG)
         problem = manifest.problem(LOG) if manifest else ""
         if manifest and problem:
-            tqdm.write(f"warning: {path}: {problem}; the copy of it in {MANIFEST} is read instead")
+            say(f"warning: {path}: {problem}; the copy of it in {MANIFEST} is read instead")
             return manifest.log
         if not path.is_file():
             return ""

@@ -8,7 +8,6 @@ from pathlib import Path
 import keras
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data import damage
@@ -23,6 +22,7 @@ from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.private_paths import without_folders
+from medcolor_tf.progress import say
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import NO_DECISION
 from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider, check_input
@@ -216,7 +216,7 @@ def evaluate_once(
             if all(result.get(name) == value for name, value in options.items()):
                 return result
         except InputError as error:
-            tqdm.write(f"warning: {error}\nwarning: the evaluation is made again")
+            say(f"warning: {error}\nwarning: the evaluation is made again")
     spec, classifier, step = runs.load_predictor(run_dir, "best", mixed_precision)
     private = str(split.folder) if private_paths else ""
     origin = origin_of(run_dir, "best", step, mixed_precision, private)

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.levels import WARNING_KINDS
 from medcolor_tf.errors import InputError
@@ -14,6 +13,7 @@ from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.files import writing
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.progress import Progress
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import Decision, load_decision
 from medcolor_tf.serving import dicom_out
@@ -115,11 +115,10 @@ def _write_rows(
     if dicom:  # the last column but one
         pairs = zip(inputs, table.rows, strict=False)
         dicom.pictures.reserve([item.picture for item, row in pairs if row[-2]])
-    bar = tqdm(total=len(inputs), initial=done, unit=" images", disable=not sys.stderr.isatty())
-    with bar:
+    with Progress("predicting", len(inputs), done=done) as progress:
         for batch in read_batches(inputs[done:], spec, batch_size):
             table.append(_answer(model, batch, spec, drawings, decision, dicom))
-            bar.update(len(batch))
+            progress.update(len(batch))
 
 
 def _without_own_pictures(

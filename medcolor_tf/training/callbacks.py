@@ -1,7 +1,6 @@
 """Small callbacks: they assign and report; schedules and metrics are functions elsewhere."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -9,8 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
+from medcolor_tf import progress
 from medcolor_tf.errors import InputError
 from medcolor_tf.runs.checkpoint import LossSums
 from medcolor_tf.runs.folder import DIVERGED
@@ -118,14 +117,8 @@ class Progress(AfterSteps):
 
     def on_train_begin(self, logs=None):
         """Opens the bar, at the position of a resumed run."""
-        self._bar = tqdm(
-            total=self.total * self.batch_size,
-            initial=self.first * self.batch_size,
-            unit=" images",
-            unit_scale=True,
-            smoothing=0.05,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            ncols=None if sys.stderr.isatty() else 100,
+        self._bar = progress.Progress(
+            "training", self.total * self.batch_size, done=self.first * self.batch_size
         )
 
     def after(self, step, batch, loss):
@@ -133,8 +126,8 @@ class Progress(AfterSteps):
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}", self._execution_start, step)
         rate, _ = self.schedule(step - 1)
-        self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.2e}", refresh=False)
-        self._bar.update(step * self.batch_size - self._bar.n)
+        self._bar.note(loss=f"{loss:.4f}", lr=f"{rate:.2e}")
+        self._bar.update(step * self.batch_size - self._bar.done)
 
     def on_train_end(self, logs=None):
         """Closes the bar."""

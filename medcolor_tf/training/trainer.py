@@ -13,7 +13,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from medcolor_tf import interrupts
 from medcolor_tf.commandline import command_line
@@ -29,6 +28,7 @@ from medcolor_tf.parallel import multihost, replicas, runtime
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.parallel.replicas import unsharded
 from medcolor_tf.private_paths import recorded
+from medcolor_tf.progress import say
 from medcolor_tf.runs import checkpoint, resume
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.checkpoint import Best, LossSums, TrainState
@@ -76,7 +76,7 @@ def train(config: TrainConfig) -> dict | None:
         multihost.joined(config) as processes,
     ):
         plan, run = TrainPlan.from_config(config), Run(Path(config.run_dir))
-        run.check(_record(plan))  # before the folder is touched
+        run.check(record_of(plan))  # before the folder is touched
         only_writer = run.only_writer() if processes.is_main_process else contextlib.nullcontext()
         with only_writer, damage.named(*plan.splits):
             record = _checked_record(plan, run, processes)
@@ -412,7 +412,7 @@ class Trainer:
             best = resume.best_content(state.weights, self.best, self.spec)
         log = self._log_checkpoint(step, loss, auc)
         resume.write_checkpoint(self.run, dataclasses.replace(state, best=self.best), best, log)
-        tqdm.write(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
+        say(f"step {step}: training loss {loss:.4f}, validation mean AUC {mean:.4f}")
 
     def _log_checkpoint(self, step: int, loss: float, auc: np.ndarray) -> str:
         """Adds pictures and points to TensorBoard; returns log.csv with another row."""
@@ -510,7 +510,7 @@ def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
     Raises:
         InputError: it holds another one, or the processes do not see the same folder and data.
     """
-    record = _record(plan)
+    record = record_of(plan)
     run.check(record)  # once more: another process may have written in between
     processes.check_same({"data": record["data_fingerprint"], "of": record["init_from"]})
     run.check_shared(processes)
@@ -518,7 +518,7 @@ def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
     return record
 
 
-def _record(plan: TrainPlan) -> dict:
+def record_of(plan: TrainPlan) -> dict:
     """Returns the content of config.json."""
     config = recorded(plan.config)
     command = command_line("medcolor_tf.train", config)

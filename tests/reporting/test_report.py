@@ -19,7 +19,7 @@ from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import sealed
 from medcolor_tf.report import main
-from medcolor_tf.reporting import figures, render, tables
+from medcolor_tf.reporting import decisions, figures, render, tables
 from medcolor_tf.reporting.collect import collect
 from medcolor_tf.reporting.contents import Commands, Figure, Note, Table
 from medcolor_tf.reporting.output import to_csv, write
@@ -178,7 +178,7 @@ def test_every_function_for_an_evaluation_set_is_listed():
     """Else it would be written and never shown."""
     public = {
         function
-        for module in (tables, figures)
+        for module in (tables, figures, decisions)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
         and next(iter(inspect.signature(function).parameters)) == "group"
