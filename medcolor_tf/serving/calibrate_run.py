@@ -14,6 +14,7 @@ from medcolor_tf.evaluation.adaptation import Adaptation, adapt
 from medcolor_tf.evaluation.decisions import spell_estimate, spell_threshold
 from medcolor_tf.evaluation.inference import Predictions, predict_split, predictor
 from medcolor_tf.evaluation.operating_points import Rule
+from medcolor_tf.progress import Progress
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import (
     Decision,
@@ -54,7 +55,11 @@ def calibrate_run(config, rule: Rule) -> str:
     with damage.named(*splits):
         for split in splits:
             check_input(spec, split, config.run_dir)
-        parts = [predict_split(predict, split, config.batch_size) for split in splits]
+        with Progress("predicting", sum(map(len, splits))) as progress:
+            parts = [
+                predict_split(predict, split, config.batch_size, progress.update)
+                for split in splits
+            ]
     for line in damage.describe(splits):
         print(line)
     predictions = _joined(parts)
