@@ -31,6 +31,7 @@ LAYERS = (
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 COMMANDS = (
     *("train", "evaluate", "predict", "export", "experiment", "report", "find_lr", "colorizer"),
+    "demo",
     *("doctor", "calibrate"),
 )
 # Numbers from predictions: no run, no training, and processes come in as arguments.
@@ -56,7 +57,7 @@ FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
 FILE_NAMES = (
     *("config.json", "result.json", "log.csv", "last.safetensors", "best.safetensors"),
     *("lr_find.json", "lr_find.csv", "lr_find.png", "evaluation-", "predictions-", "colorized-"),
-    *("decision.json", "operating-points-"),
+    *("decision.json", "operating-points-", "subgroups-", "units-"),
 )
 
 
