@@ -1,5 +1,6 @@
 """A finished run adapted to the films of a new place: its decision, and what it changed there."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -154,12 +155,12 @@ def _entries(
     entries = {}
     for name in observations:
         if name in reasons:
-            entries[name] = ObservationDecision(None, reason=reasons[name], **counts[name])
+            refused = ObservationDecision(None, reason=reasons[name])
+            entries[name] = dataclasses.replace(refused, **counts[name])
             continue
         line, threshold = adapted[name].recalibration, adapted[name].threshold
-        entries[name] = ObservationDecision(
-            threshold, line.method, line.slope, line.intercept, **counts[name]
-        )
+        fitted = ObservationDecision(threshold, line.method, line.slope, line.intercept)
+        entries[name] = dataclasses.replace(fitted, **counts[name])
     return entries
 
 
