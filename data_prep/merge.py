@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_prep.building import finish, output
 from data_prep.building.output import PlanRecord
 from data_prep.building.shards import (
@@ -27,6 +25,7 @@ from medcolor_tf.commandline import option
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, replacing
+from medcolor_tf.progress import progressing
 
 SHOWN = 3
 
@@ -91,6 +90,8 @@ def _gather(part: Path, folder: Path, record: PlanRecord) -> None:
         if finished_shard(folder, file) or not finished_shard(part, file):
             continue
         for source in (part / file, *sidecars(part / file)):
+            if not source.exists():  # groups, where there are none
+                continue
             _link_or_copy(source, folder / source.relative_to(part))
 
 
@@ -126,7 +127,9 @@ def _complete_results(folder: Path, record: PlanRecord) -> dict[str, ShardResult
             f"{folder}: {count} of {len(record.shards)} shards are missing. Build them with\n"
             + "\n".join(lines)
         )
-    for number, (file, result) in enumerate(tqdm(results.items(), unit="shard", desc="checking")):
+    for number, (file, result) in enumerate(
+        progressing(results.items(), "checking", len(results), "shards")
+    ):
         if file_sha256(folder / file) != result.sha256:
             raise InputError(
                 f"{folder / file}: SHA-256 is not the one it was built with; copy it again, or "

@@ -6,6 +6,7 @@ reports and tests read these tables.
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +24,10 @@ FULL_RANGE = "full"
 RANGES = (FULL_RANGE, "used", "percentile")
 # How much of a data set's shards is compared with their SHA-256 when they are opened.
 VERIFICATIONS = ("sample", "full")
+# How probabilities are calibrated to the films of a place.
+RECALIBRATIONS = ("platt", "temperature")
+# Of a run folder that is none.
+RUN_EXPECTED = "no such file; expected a run folder made by `python -m medcolor_tf.train`"
 # What a description may ask for: checked before memory is taken for it.
 MAX_SIDE, MAX_CHANNELS, MAX_OBSERVATIONS = 16_384, 256, 10_000
 
@@ -165,6 +170,28 @@ class Backbone:
     tensor_names: str
 
 
+@dataclass(frozen=True)
+class ExportFormat:
+    """A form in which a model leaves the project.
+
+    Attributes:
+        title: in the help of --format.
+        build: "module:function", see :func:`resolve`; the function takes a ModelSpec, a model of
+            raw images to logits and colours, a folder and the contract, writes the model into the
+            folder, and returns a function from a sequence of ReadImage to probabilities (B, L), by
+            what is in the folder.
+        tolerance: how far a probability may be from that of ``predict``.
+        packages: that it needs beyond the project's own, as they are imported.
+        extra: of this project's that installs them.
+    """
+
+    title: str
+    build: str
+    tolerance: float
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+
+
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
     {
         "baseline": Strategy("Baseline", ("head",), "none", "imagenet", table_order=0),
@@ -304,6 +331,38 @@ HEADS: Mapping[str, Component] = MappingProxyType(
     {DEFAULT_HEAD: Component("one Dense layer", "medcolor_tf.models.classifier:linear_head")}
 )
 
+SAVED_MODEL_FORMAT = "savedmodel"
+EXPORT_FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
+    {
+        SAVED_MODEL_FORMAT: ExportFormat(
+            "for TensorFlow and TensorFlow Serving; takes files and images of any size",
+            "medcolor_tf.serving.saved_model:write",
+            1e-5,
+        ),
+        "onnx": ExportFormat(
+            "for ONNX Runtime",
+            "medcolor_tf.serving.portable:write_onnx",
+            1e-4,
+            ("onnx", "tf2onnx", "onnxruntime"),
+            "onnx",
+        ),
+        "litert": ExportFormat(
+            "for LiteRT (TensorFlow Lite): phones and small devices",
+            "medcolor_tf.serving.portable:write_litert",
+            1e-4,
+            ("ai_edge_litert",),
+            "litert",
+        ),
+    }
+)
+
+
+# How a heat map is computed -> what its legend calls it.
+GRAD_CAM = "grad_cam"
+HEAT_MAPS: Mapping[str, str] = MappingProxyType(
+    {"multiscale": "gradient x activation at three depths", GRAD_CAM: "Grad-CAM"}
+)
+
 
 def resolve(address: str):
     """Returns the object at "module:name"; imports the module.
@@ -351,7 +410,41 @@ def builder(table: Mapping, name: str, flag: str):
     return resolve(lookup(table, name, flag).build)
 
 
-def choices_help(table: Mapping[str, Component] | Mapping[str, Recipe]) -> str:
+def check_packages(name: str) -> None:
+    """Checks that what an export format needs is installed; imports nothing.
+
+    Args:
+        name: of :data:`EXPORT_FORMATS`.
+
+    Raises:
+        InputError: no such format, or packages that are missing; it says how to install them.
+    """
+    form = lookup(EXPORT_FORMATS, name, "format")
+    require_packages(f"--format={name}", form.packages, form.extra)
+
+
+def require_packages(flag: str, packages: Collection[str], extra: str) -> None:
+    """Checks that packages are installed; imports none.
+
+    Args:
+        flag: that needs them, for the message.
+        packages: as they are imported.
+        extra: of this project's that installs them.
+
+    Raises:
+        InputError: one is missing; it says how to install it.
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(
+            f"{flag} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            f"installed: pip install 'medcolor_tf[{extra}]'"
+        )
+
+
+def choices_help(
+    table: Mapping[str, Component] | Mapping[str, Recipe] | Mapping[str, ExportFormat],
+) -> str:
     """Returns "sgd: stochastic gradient descent; ..." for the help of a flag."""
     return "; ".join(f"{name}: {entry.title}" for name, entry in table.items())
 

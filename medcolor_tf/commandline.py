@@ -36,6 +36,8 @@ ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 # notebooks, data frames given to `fit`, models of scikit-learn, conversion from JAX. A command
 # without it starts in six tenths of the time. Our own imports of them come later and are as ever.
 NOT_NEEDED = ("IPython", "jax", "matplotlib", "pandas", "scipy", "sklearn")
+# Not empty where TensorFlow was imported and has not looked for devices yet.
+_LEFT_TO_FORKS: list[bool] = []
 # What disks and permissions refuse, where nobody has said more: a message, not a traceback.
 REFUSED = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -50,6 +52,7 @@ def option(
     required: bool = False,
     positional: bool = False,
     group: str = "Options",
+    replaces: Sequence[str] = (),
 ) -> typing.Any:
     """Declares a command's option as a dataclass field.
 
@@ -61,6 +64,8 @@ def option(
         positional: a string given as a bare word, in the order of the fields, not as a flag; the
             last one may be a tuple, which takes all words that are left.
         group: heading of ``--help`` under which the option stands; a required one stands above.
+        replaces: other options that say the same in another way; where this one is given on the
+            command line, what flag files say of those is dropped.
     """
     meta = {
         "help": help,
@@ -68,6 +73,7 @@ def option(
         "required": required,
         "positional": positional,
         "group": group,
+        "replaces": tuple(replaces),
     }
     if isinstance(default, list | dict):
         raise TypeError("defaults are immutable: use a tuple")
@@ -86,6 +92,7 @@ def parse(config_class: type, argv: Sequence[str]):
     known = set(values)
     for argument, origin in arguments:
         _check_known(argument, origin, known)
+    arguments = _without_replaced(config_class, arguments)
     try:
         rest = values(["program", *(argument for argument, _ in arguments)])[1:]
     except flags.Error as error:
@@ -100,6 +107,24 @@ def parse(config_class: type, argv: Sequence[str]):
             name = field.name.upper() if word else f"flag --{field.name}"
             raise InputError(f"{name} is required: {meaning(field)}")
     return config_class(**settings)
+
+
+def _without_replaced(
+    config_class: type, arguments: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Drops what flag files say where the command line says it by another option."""
+    given = {_flag_name(argument) for argument, origin in arguments if not origin}
+    replaced = {
+        name
+        for field in dataclasses.fields(config_class)
+        if field.name in given
+        for name in field.metadata["replaces"]
+    }
+    return [(a, origin) for a, origin in arguments if not origin or _flag_name(a) not in replaced]
+
+
+def _flag_name(argument: str) -> str:
+    return argument.lstrip("-").partition("=")[0]
 
 
 def _take_words(config_class: type, words: list[str]) -> dict[str, str | tuple[str, ...]]:
@@ -200,26 +225,41 @@ def _absent(names: Collection[str]) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-def import_tensorflow():
+@contextlib.contextmanager
+def silent_errors() -> Iterator[None]:
+    """Closes standard error to libraries that write to it below Python; exceptions come through."""
+    kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(silent, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(silent)
+
+
+def import_tensorflow(devices: bool = True):
     """Returns TensorFlow, imported without its lines on the terminal and without NOT_NEEDED.
 
     It writes some, on missing GPUs above all, before its own log level counts; so standard error
     is closed to it while it is imported and looks for devices. Exceptions come through.
+
+    Args:
+        devices: also look for devices now. A process whose forks compute leaves that to them, with
+            another call: what CUDA has begun does not survive a fork.
     """
-    if "tensorflow" not in sys.modules:
-        kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(silent, 2)
+    if "tensorflow" not in sys.modules or (devices and _LEFT_TO_FORKS):
+        with silent_errors():
             on_tensorflow = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
             with _absent(NOT_NEEDED if on_tensorflow else ()):
                 config = importlib.import_module("tensorflow").config
-            config.list_physical_devices()
-            if not on_tensorflow:
-                config.set_visible_devices([], "GPU")  # it only reads data then, and would take all
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(silent)
+            if devices:
+                config.list_physical_devices()
+                if not on_tensorflow:  # it only reads data then, and would take all
+                    config.set_visible_devices([], "GPU")
+                _LEFT_TO_FORKS.clear()
+            else:
+                _LEFT_TO_FORKS.append(True)
     return sys.modules["tensorflow"]
 
 
@@ -335,7 +375,7 @@ _DEFINITIONS = {
 def _check_known(argument: str, origin: str, known: set[str]) -> None:
     if not argument.startswith("-") or argument[1:2].isdigit():  # a negative number is a value
         return
-    name = argument.lstrip("-").partition("=")[0]
+    name = _flag_name(argument)
     plain = name.removeprefix("no") if name not in known else name
     if plain in known:
         return
@@ -347,7 +387,7 @@ def _check_known(argument: str, origin: str, known: set[str]) -> None:
 def _with_origin(message: str, arguments: list[tuple[str, str]]) -> str:
     """Adds the flag file and line to absl's message about a bad value."""
     for argument, origin in arguments:
-        name = argument.lstrip("-").partition("=")[0]
+        name = _flag_name(argument)
         if origin and f"--{name}=" in message:
             return f"{origin}: {message}"
     return message

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import is_alive, remove, remove_leftovers, write_atomically, writing
+from medcolor_tf.progress import say
 
 LOCK = ".lock"
 NO_LOCKS = "no locks there; see that no two processes write at once"
@@ -80,7 +80,7 @@ def _warn_of_no_locks(what: str, path: Path) -> None:
             f"{refusal(what, path)}. The file system has no locks: if that process is gone, delete "
             f"{holder_file(path)}"
         )
-    tqdm.write(f"warning: {path}: {NO_LOCKS}")
+    say(f"warning: {path}: {NO_LOCKS}")
 
 
 def refusal(what: str, path: Path) -> InputError:
@@ -153,7 +153,7 @@ def locked(
                 busy()
                 fcntl.flock(file, kind)
         except OSError:
-            tqdm.write(f"warning: {path}: {NO_LOCKS}")
+            say(f"warning: {path}: {NO_LOCKS}")
         if held and not shared:
             write_holder(path)
         try:

@@ -259,7 +259,8 @@ def saved_colorizer(folder: Path) -> dict:
 def collected(folder: Path) -> dict:
     """A reader: what a report takes from a run; InputError where it lists the run as unusable."""
     from medcolor_tf.reporting import figures
-    from medcolor_tf.reporting.collect import collect, read_log
+    from medcolor_tf.reporting.collect import collect
+    from medcolor_tf.reporting.predictions import read_log
 
     found = collect([folder])
     if found.missing:

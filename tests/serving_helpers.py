@@ -14,8 +14,11 @@ from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import Decision
 from medcolor_tf.serving.in_graph.prepare import prepare_files
 from medcolor_tf.serving.inputs import InputImage, read_batches
+
+OBSERVATIONS = ("Edema", "Pleural Effusion")
 
 
 def make_run(folder, channels=1, bits=8, colorizer="color_u", pixel_range="full"):
@@ -38,7 +41,7 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u", pixel_range="full"
         colorizer=colorizer,
         colorizer_init=COLORIZERS[colorizer].inits[0] if colorizer in COLORIZERS else "paper",
         backbone=str(backbone),
-        observations=("Edema", "Pleural Effusion"),
+        observations=OBSERVATIONS,
         image_size=32,
         short_side=32,
         input_channels=channels,
@@ -60,6 +63,28 @@ def make_run(folder, channels=1, bits=8, colorizer="color_u", pixel_range="full"
             )
     runs.Run(folder).write({runs.BEST: checkpoint.to_bytes(arrays, {"step": 7})})
     return folder
+
+
+def made_decision(run_dir, thresholds=(0.5, None), slope=1.0, intercept=0.0) -> Decision:
+    """A decision of a run's weights, of two observations."""
+    method = "none" if (slope, intercept) == (1, 0) else "platt"
+    entry = {"slope": slope, "intercept": intercept, "method": method, "reason": ""}
+    counts = {"positive": 3, "negative": 4, "unknown": 0}
+    data = {"name": "d", "fingerprint": "f", "split": "valid", "uncertain_policy": {}}
+    content = {
+        "made_by": "evaluate",
+        "rule": "youden",
+        "weights": "best",
+        "step": 7,
+        "digests": runs.weights_digests(run_dir),
+        "data": data | {"images": 7, "patients": 7},
+        "observation_order": list(OBSERVATIONS),
+        "observations": {
+            name: {"threshold": threshold, **entry, **counts}
+            for name, threshold in zip(OBSERVATIONS, thresholds, strict=True)
+        },
+    }
+    return Decision.from_dict(content)
 
 
 def pixels(*shape, seed=0, dtype: type = np.uint8):

@@ -15,7 +15,7 @@ PACKAGES = ("medcolor_tf", "data_prep")
 LAYERS = (
     ("errors",),
     ("schema_check",),
-    ("catalog", "files", "help_text", "interrupts"),
+    ("catalog", "files", "help_text", "interrupts", "progress"),
     ("locks", "private_paths"),
     ("registration",),
     ("commandline",),
@@ -31,6 +31,8 @@ LAYERS = (
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 COMMANDS = (
     *("train", "evaluate", "predict", "export", "experiment", "report", "find_lr", "colorizer"),
+    "demo",
+    *("doctor", "calibrate"),
 )
 # Numbers from predictions: no run, no training, and processes come in as arguments.
 FORBIDDEN = {("evaluation", "runs"), ("evaluation", "training")}
@@ -42,6 +44,7 @@ KERAS_FREE = (
         "files",
         "interrupts",
         "locks",
+        "progress",
         "runs.config",
         "runs.folder",
         "data.schema",
@@ -54,6 +57,7 @@ FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
 FILE_NAMES = (
     *("config.json", "result.json", "log.csv", "last.safetensors", "best.safetensors"),
     *("lr_find.json", "lr_find.csv", "lr_find.png", "evaluation-", "predictions-", "colorized-"),
+    *("decision.json", "operating-points-", "subgroups-", "units-"),
 )
 
 

@@ -19,10 +19,13 @@ from medcolor_tf.help_text import full_help, short_help
 COMMANDS = (
     "medcolor_tf.train",
     "medcolor_tf.evaluate",
+    "medcolor_tf.calibrate",
     "medcolor_tf.predict",
     "medcolor_tf.export",
     "medcolor_tf.find_lr",
     "medcolor_tf.colorizer",
+    "medcolor_tf.demo",
+    "medcolor_tf.doctor",
     "medcolor_tf.experiment",
     "medcolor_tf.report",
     "data_prep.build",
@@ -50,6 +53,27 @@ class Words:
     folder: str = option("", "Where.", required=True, positional=True)
     note: str = option("none", "Why.", positional=True)
     loud: bool = option(False, "Whether.")
+
+
+@dataclass(frozen=True)
+class Length:
+    steps: int = option(0, "How many steps.", replaces=("epochs", "least"))
+    epochs: float = option(0.0, "How many epochs.", replaces=("steps",))
+    least: int = option(0, "At least.")
+
+
+def test_the_command_line_replaces_what_a_flag_file_says_in_another_way(tmp_path):
+    file = tmp_path / "long.flags"
+    file.write_text("--epochs=10\n--least=100\n")
+    flagfile = f"--flagfile={file}"
+    assert parse(Length, [flagfile]) == Length(0, 10.0, 100)
+    assert parse(Length, ["--steps=24", flagfile]) == Length(24, 0.0, 0)
+    assert parse(Length, [flagfile, "--steps=24"]) == Length(24, 0.0, 0)
+    assert parse(Length, [flagfile, "--epochs=2"]) == Length(0, 2.0, 100)
+    # On one level the two contradict each other, which is for the options' own check.
+    assert parse(Length, ["--steps=24", "--epochs=2"]) == Length(24, 2.0, 0)
+    file.write_text("--epochs=10\n--steps=5\n")
+    assert parse(Length, [flagfile]) == Length(5, 10.0, 0)
 
 
 def test_words_before_and_after_flags():
@@ -191,7 +215,7 @@ def test_every_flag_file_of_the_project_parses(file):
     from medcolor_tf.runs.config import TrainConfig
     from medcolor_tf.studies.grid import StudyConfig
 
-    studies = ("table1", "table2", "table3", "figure6", "phantom")
+    studies = ("table1", "table2", "table3", "figure6", "phantom", "evidence")
     if file.startswith("prep_"):
         config_class = BuildConfig
     else:
@@ -332,3 +356,33 @@ def test_what_no_command_needs_is_not_imported_with_tensorflow():
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "words"),
+    [
+        (
+            "train",
+            ["--data_dir={}/no", "--run_dir={}/r", "--steps=1"],
+            "no/dataset.json: no such file",
+        ),
+        (
+            "find_lr",
+            ["--data_dir={}/no", "--run_dir={}/r", "--steps=1"],
+            "no/dataset.json: no such file",
+        ),
+        ("evaluate", ["--run_dir={}/no", "--data_dir={}/d"], "no/model.json: no such file"),
+        ("predict", ["--run_dir={}/no", "--inputs={}", "--out={}/o"], "no/model.json: no such"),
+        ("export", ["--run_dir={}/no"], "no/model.json: no such file"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_told_before_tensorflow_is_imported(
+    module, flags, words, tmp_path, monkeypatch, capsys
+):
+    def imported(*arguments):
+        raise AssertionError("TensorFlow was imported")
+
+    monkeypatch.setattr(commandline, "import_tensorflow", imported)
+    command = importlib.import_module(f"medcolor_tf.{module}")
+    assert command.main([flag.format(tmp_path) for flag in flags]) == 2
+    assert words in capsys.readouterr().err

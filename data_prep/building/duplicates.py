@@ -15,13 +15,13 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.building.shards import BUILD_FOLDER
 from data_prep.sources.paths import resolve_source
 from data_prep.sources.source import Source
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, read_json, write_atomically
+from medcolor_tf.progress import Progress
 
 POLICIES = ("error", "keep_first")
 SHOWN = 5
@@ -84,12 +84,12 @@ def _read_digests(files: Sequence[str], workers: int):
         return
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(files), unit="image", desc="comparing contents") as bar,
+        Progress("comparing contents", len(files)) as progress,
     ):
         for start in range(0, len(files), AT_ONCE):
             some = files[start : start + AT_ONCE]
             for file, digest in zip(some, pool.map(_digest, some), strict=True):
-                bar.update()
+                progress.update()
                 if digest:
                     yield file, digest
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.lib.io.tf_record import tf_record_random_reader  # public in TensorFlow 1
-from tqdm import tqdm
 
 from medcolor_tf.data import schema
 from medcolor_tf.data.image_ops import decode_image
 from medcolor_tf.errors import InputError
+from medcolor_tf.progress import progressing
 
 SHOWN = 20
 REASON_LENGTH = 150
@@ -94,7 +94,7 @@ def find_damage(
         limit: the search ends with more bad records than this.
     """
     bad, places, first = [], {}, 0
-    for shard in tqdm(shards, "checking records", unit=" shards", disable=None):
+    for shard in progressing(shards, "checking records", len(shards), "shards"):
         if not _is_whole(folder / shard.file, shard, info):
             found, where = _search(folder / shard.file, shard, info, first)
             bad += found

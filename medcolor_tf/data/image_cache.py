@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from medcolor_tf.data.damage import WrongSizeError
 from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel.runtime import available_memory
+from medcolor_tf.progress import progressing
 
 if TYPE_CHECKING:  # a split holds its cache
     from medcolor_tf.data.pipeline import Split
@@ -71,9 +71,7 @@ class RamCache:
         offsets = np.cumsum([0, *(sizes.prod(axis=1) * info.channels)])
         pixels = _aligned(int(offsets[-1]), np.dtype(np.uint16 if info.bits == 16 else np.uint8))
         image_ids = []
-        items = tqdm(
-            images.as_numpy_iterator(), "caching", len(sizes), unit=" images", disable=None
-        )
+        items = progressing(images.as_numpy_iterator(), "caching", len(sizes))
         for position, (image, image_id) in enumerate(items):
             if image.shape[:2] != tuple(sizes[position]):
                 raise WrongSizeError(

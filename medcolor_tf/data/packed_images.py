@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from medcolor_tf.data.damage import WrongSizeError
 from medcolor_tf.data.image_ops import crop_start
 from medcolor_tf.data.pipeline import Split, crop_offset
 from medcolor_tf.errors import InputError
+from medcolor_tf.progress import progressing
 
 # The host holds up to four of them: one being filled and, in the backend, copies under way.
 BLOCK_BYTES = 64 * 2**20
@@ -145,9 +145,7 @@ class PackedImages:
         """Yields each image's rows."""
         images = self.split.decoded(self.side).as_numpy_iterator()
         count = len(self.row_offsets)
-        for position, (image, image_id) in enumerate(
-            tqdm(images, "caching", count, unit=" images", disable=None)
-        ):
+        for position, (image, image_id) in enumerate(progressing(images, "caching", count)):
             size = [int(self.overhang[position]) + self.side, self.side]
             size = size[::-1] if self.transposed[position] else size
             if list(image.shape[:2]) != size:

@@ -126,6 +126,23 @@ def resample_weights(
         yield np.stack(counts, axis=1, dtype=np.int32, casting="same_kind")
 
 
+def resample_sums(
+    per_patient: np.ndarray, n_resamples: int, confidence_level: float, seed: int
+) -> np.ndarray:
+    """Sums of per-patient numbers over each resample, those of :func:`resample_weights`.
+
+    Args:
+        per_patient: (P, C), such as counts. Counts add up exactly.
+        n_resamples, confidence_level, seed: see there.
+
+    Returns:
+        (n_resamples, C) float64.
+    """
+    values = np.asarray(per_patient, np.float64)
+    blocks = resample_weights(len(values), n_resamples, confidence_level, seed)
+    return np.concatenate([weights.T.astype(np.float64) @ values for weights in blocks])
+
+
 @dataclass(frozen=True)
 class _Order:
     """One observation's images in the order of one model's scores, for many weightings.
@@ -228,3 +245,34 @@ def percentiles(values: np.ndarray, confidence_level: float) -> np.ndarray:
     if not len(values):
         return np.full(2, np.nan)
     return np.quantile(values, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
+
+
+def subset_auc(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    index: np.ndarray,
+    patients: int,
+    subsets: Sequence[np.ndarray],
+    n_resamples: int,
+    confidence_level: float,
+    seed: int,
+) -> np.ndarray:
+    """AUCs of subsets of the images, in the same resamples of all patients.
+
+    Args:
+        labels: (N,) 0, 1 or NaN, one observation.
+        scores: (N,) finite.
+        index: (N,) int, number of the image's patient.
+        patients: P.
+        subsets: (N,) masks.
+        n_resamples, confidence_level, seed: see :func:`resample_weights`.
+
+    Returns:
+        (subsets, n_resamples); NaN where a class is absent.
+    """
+    orders = [_order(labels[m], scores[m], index[m], patients) for m in subsets]
+    blocks = resample_weights(patients, n_resamples, confidence_level, seed)
+    return np.concatenate(
+        [np.stack([_weighted_auc(order, weights) for order in orders]) for weights in blocks],
+        axis=1,
+    )

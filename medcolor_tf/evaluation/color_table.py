@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ENTRIES = 256
 HEAD = ("value", "r", "g", "b")
+DIGITS = 6  # of a colour, after the point
 # Of the picture, in pixels: an entry's width, the heights of the gray ramp and of the colours.
 ENTRY_WIDTH, GRAY_HEIGHT, GAP, COLOR_HEIGHT = 2, 24, 4, 72
 
@@ -82,7 +83,9 @@ class ColorTable:
     @property
     def rgb(self) -> np.ndarray:
         """(256, 3) uint8; what leaves the range of the gray image is drawn at its ends."""
-        return np.round(np.clip(self.colors, 0, 1) * 255).astype(np.uint8)
+        # Of the digits that to_csv writes, or a table that was read back could differ by one.
+        colors = np.asarray(self.colors, float).round(DIGITS)
+        return np.round(np.clip(colors, 0, 1) * 255).astype(np.uint8)
 
     def to_csv(self) -> str:
         """Returns the columns value, r, g, b; colours as they are, not cut to 0 to 1."""
@@ -90,7 +93,7 @@ class ColorTable:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(HEAD)
         for value, color in zip(self.values, self.colors, strict=True):
-            writer.writerow([value, *(f"{part:.6f}" for part in color)])
+            writer.writerow([value, *(f"{part:.{DIGITS}f}" for part in color)])
         return text.getvalue()
 
     def to_picture(self) -> np.ndarray:

@@ -5,12 +5,12 @@ import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from medcolor_tf.data.labels import count_labels
 from medcolor_tf.data.pipeline import WHOLE, Split
 from medcolor_tf.evaluation.inference import Predict, Predictions, concatenate, predict_split
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
+from medcolor_tf.progress import Progress
 
 PICTURES = 4
 
@@ -22,7 +22,7 @@ def evaluate(
     part: tuple[int, int] = WHOLE,
     gather: Callable[[list[np.ndarray], int], np.ndarray] = concatenate,
 ) -> tuple[dict, Predictions]:
-    """Predicts a split and summarises it; shows a progress bar for 1,000 images and more.
+    """Predicts a split and summarises it; shows how far it is.
 
     Args:
         predict: raw images (B, S, S, C) to logits (B, L), L the split's observations.
@@ -34,8 +34,8 @@ def evaluate(
         (:func:`summarize` and what the split is: "data_dir", "data_fingerprint", "split",
         "uncertain_policy"; the predictions).
     """
-    with tqdm(total=len(split), unit=" images", disable=len(split) < 1000) as bar:
-        predictions = predict_split(predict, split, batch_size, bar.update, part, gather)
+    with Progress("evaluating", len(split)) as progress:
+        predictions = predict_split(predict, split, batch_size, progress.update, part, gather)
     result = summarize(split.observations, predictions) | {
         "data_dir": str(split.folder),
         "data_fingerprint": split.info.fingerprint,

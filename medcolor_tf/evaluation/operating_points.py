@@ -4,14 +4,14 @@ An image is called positive where its probability is at least the threshold. Lab
 for unknown, and unknown ones are left out.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation.bootstrap import percentiles, resample_weights
+from medcolor_tf.evaluation.bootstrap import percentiles, resample_sums
 from medcolor_tf.evaluation.checks import checked, group_index
 
 YOUDEN, SENSITIVITY, SPECIFICITY = "youden", "sensitivity", "specificity"
@@ -142,21 +142,46 @@ def apply_threshold(
     Raises:
         ValueError: shapes differ, no images, a wrong label, probability or option.
     """
+    index, patients = group_index(groups, len(np.asarray(labels)))
+    per_patient = patient_counts(labels, probabilities, threshold, index, patients)
+    resampled = resample_sums(per_patient, n_resamples, confidence_level, seed)
+    return operating_point(threshold, per_patient.sum(axis=0), resampled, confidence_level)
+
+
+def patient_counts(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    threshold: float,
+    index: np.ndarray,
+    patients: int,
+) -> np.ndarray:
+    """Counts each patient's true positives, false negatives, false positives, true negatives.
+
+    Args:
+        labels: (N,) 0, 1 or NaN.
+        probabilities: (N,) in [0, 1].
+        threshold: an image with at least this probability is called positive.
+        index: (N,) int, number of the image's patient.
+        patients: P.
+
+    Returns:
+        (P, 4) int.
+    """
     labels, values = _checked(labels, probabilities)
-    index, patients = group_index(groups, len(labels))
     known = ~np.isnan(labels)
-    outcome = np.where(labels == 1, 0, 2) + np.where((values >= threshold) == (labels == 1), 0, 1)
-    # A negative that is called positive is a FALSE_POSITIVE, its outcome 2 + 1: swap the last two.
-    outcome = np.where(labels == 0, 5 - outcome, outcome)
-    cells = np.bincount(4 * index[known] + outcome[known].astype(int), minlength=4 * patients)
-    per_patient = cells.reshape(patients, 4)
-    counts = per_patient.sum(axis=0)
-    resampled = np.concatenate(
-        [
-            weights.T @ per_patient
-            for weights in resample_weights(patients, n_resamples, confidence_level, seed)
-        ]
+    positive, called = labels[known] == 1, values[known] >= threshold
+    outcome = np.select(
+        [positive & called, positive, called],
+        [TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE],
+        TRUE_NEGATIVE,
     )
+    return np.bincount(4 * index[known] + outcome, minlength=4 * patients).reshape(patients, 4)
+
+
+def operating_point(
+    threshold: float, counts: np.ndarray, resampled: np.ndarray, confidence_level: float
+) -> OperatingPoint:
+    """Puts an operating point together from counts, (4,), and those of resamples, (R, 4)."""
     intervals = {
         name: percentiles(values, confidence_level) for name, values in measures(resampled).items()
     }
@@ -185,6 +210,45 @@ def ppv_at(sensitivity, specificity, prevalence: float) -> np.ndarray:
     """
     right = np.asarray(sensitivity, float) * prevalence
     return _ratio(right, right + (1 - np.asarray(specificity, float)) * (1 - prevalence))
+
+
+def npv_at(sensitivity, specificity, prevalence: float) -> np.ndarray:
+    """Negative predictive value at a prevalence; see :func:`ppv_at`."""
+    right = np.asarray(specificity, float) * (1 - prevalence)
+    return _ratio(right, right + (1 - np.asarray(sensitivity, float)) * prevalence)
+
+
+def parse_prevalence(values: Sequence[str], observations: Sequence[str]) -> dict[str, float]:
+    """Reads ``--prevalence``: one number for all observations, or NAME=NUMBER for some.
+
+    Args:
+        values: of the flag, as ("0.1",) or ("Edema=0.1", "Cardiomegaly=0.02").
+        observations: of the model.
+
+    Returns:
+        Observation -> prevalence, for those that have one.
+
+    Raises:
+        InputError: an unknown observation, one given twice, or a number outside (0, 1).
+    """
+    found: dict[str, float] = {}
+    for text in values:
+        name, equals, number = text.rpartition("=")
+        if equals and name not in observations:
+            raise InputError(
+                f"--prevalence={text}: the model has no {name!r}; it has {', '.join(observations)}"
+            )
+        try:
+            share = float(number)
+        except ValueError:
+            share = float("nan")
+        if not 0 < share < 1 or (not equals and len(values) > 1) or name in found:
+            raise InputError(
+                f"--prevalence={','.join(values)}: expected one number between 0 and 1, or "
+                f"NAME=NUMBER once for each of some observations; received {text!r}"
+            )
+        found |= dict.fromkeys([name] if equals else observations, share)
+    return found
 
 
 def _ratio(part, whole) -> np.ndarray:

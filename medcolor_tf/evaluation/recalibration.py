@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from medcolor_tf.catalog import RECALIBRATIONS
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.checks import checked, group_index
 
-METHODS = ("temperature", "platt")
+METHODS = RECALIBRATIONS
 # Images of each class below which a fit would follow the noise. One number is fitted, or two.
 LEAST_OF_A_CLASS = {"temperature": 5, "platt": 10}
 
@@ -39,7 +40,9 @@ class Recalibration:
         return expit(self.slope * np.asarray(logits, np.float64) + self.intercept)
 
 
-def fit_recalibration(labels: ArrayLike, logits: ArrayLike, method: str) -> Recalibration:
+def fit_recalibration(
+    labels: ArrayLike, logits: ArrayLike, method: str, least: int | None = None
+) -> Recalibration:
     """Fits an observation's line by maximum likelihood.
 
     Args:
@@ -47,6 +50,7 @@ def fit_recalibration(labels: ArrayLike, logits: ArrayLike, method: str) -> Reca
         logits: (N,) finite.
         method: one of :data:`METHODS`. Platt's labels are his: (n₊+1)/(n₊+2) and 1/(n₋+2), which
             keep the line finite where the classes do not overlap.
+        least: images of each class that are needed; None: :data:`LEAST_OF_A_CLASS`.
 
     Raises:
         InputError: too few images of a class, or a fit that would turn the order of the images.
@@ -61,7 +65,7 @@ def fit_recalibration(labels: ArrayLike, logits: ArrayLike, method: str) -> Reca
         raise ValueError(f"expected method {' or '.join(METHODS)}, got {method!r}")
     labels, logits = _known(labels, logits)
     positives, negatives = int(labels.sum()), int((1 - labels).sum())
-    least = LEAST_OF_A_CLASS[method]
+    least = LEAST_OF_A_CLASS[method] if least is None else least
     if min(positives, negatives) < least:
         raise InputError(
             f"{positives} positive and {negatives} negative images; {method} needs {least} of each"
@@ -172,11 +176,26 @@ def calibration_line(
 
 
 def _regression(labels, design, index, confidence_level: float, offset=None):
-    import statsmodels.api as sm
+    """Logistic regression: coefficients, (K,), and their intervals, (K, 2).
 
-    model = sm.GLM(labels, design, family=sm.families.Binomial(), offset=offset)
-    fit = model.fit(cov_type="cluster", cov_kwds={"groups": index})
-    return fit.params, fit.conf_int(1 - confidence_level)
+    The sandwich is computed here: statsmodels' own divides by zero where a probability is 0 or 1
+    up to rounding, as those of an overconfident model are.
+    """
+    import statsmodels.api as sm
+    from scipy import stats
+
+    fit = sm.GLM(labels, design, family=sm.families.Binomial(), offset=offset).fit()
+    chance = fit.fittedvalues
+    scores = np.zeros((index.max() + 1, design.shape[1]))
+    np.add.at(scores, index, design * (labels - chance)[:, None])
+    images, coefficients = design.shape
+    clusters = len(np.unique(index))
+    bread = np.linalg.inv((design.T * (chance * (1 - chance))) @ design)
+    # As for statsmodels, a few clusters are a small sample.
+    small = clusters / (clusters - 1) * (images - 1) / (images - coefficients)
+    variance = np.diag(bread @ scores.T @ scores @ bread) * small
+    half = stats.norm.ppf((1 + confidence_level) / 2) * np.sqrt(variance)
+    return fit.params, fit.params[:, None] + half[:, None] * np.array([-1, 1])
 
 
 def _known(labels: ArrayLike, logits: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

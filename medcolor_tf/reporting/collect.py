@@ -1,23 +1,17 @@
 """Finds runs in folders and gathers them in one table, a row per run; imports no TensorFlow."""
 
-import csv
 import dataclasses
-import functools
-import io
-import itertools
-import json
+import fnmatch
+import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from medcolor_tf import schema_check as schema
-from medcolor_tf.catalog import NO_COLORIZER
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
 from medcolor_tf.private_paths import (
@@ -29,19 +23,14 @@ from medcolor_tf.private_paths import (
 )
 from medcolor_tf.reporting import tuning
 from medcolor_tf.reporting.contents import Section
+from medcolor_tf.reporting.run_rows import REPEAT, SIGNS, MissingRun, is_run, read_run
 from medcolor_tf.reporting.settings import Setting, table_order
-from medcolor_tf.runs import folder as run_folder
-from medcolor_tf.runs.config import data_name, differing_options
-from medcolor_tf.runs.folder import Run
 from medcolor_tf.studies.grid import FAILURES, PLAN
 from medcolor_tf.studies.tuning import TRIALS, TUNING
 
 # Columns of the table: what repeats share, what tells them apart, what comparable runs share.
 SETTING = [entry.name for entry in dataclasses.fields(Setting)]
-REPEAT = ["seed", "subset_seed"]
 COMPARABLE = ["data_fingerprint", "observations", "split", "policy"]
-# Any of these files shows a run, should others be lost.
-_SIGNS = (run_folder.CONFIG, run_folder.MANIFEST, run_folder.LAST)
 _TEXT = schema.text(100_000)
 _PLAN = schema.record(
     {
@@ -51,28 +40,6 @@ _PLAN = schema.record(
     more=True,
 )
 _FAILURE = schema.record({"exit_status": schema.anything, "reason": _TEXT}, more=True)
-_EVALUATE_AGAIN = "`python -m medcolor_tf.evaluate` writes it anew"
-# Options that columns hold or that change no result.
-_NOT_FURTHER_OPTIONS = (
-    *("data_dir", "run_dir", "init_from", "evaluate", "strategy", "backbone", "colorizer"),
-    *("colorizer_init", "observations", "train_fraction", "log_every", "checkpoint_every"),
-    *REPEAT,
-)
-
-
-@dataclass(frozen=True)
-class MissingRun:
-    """A run that should be there and is not, or cannot be used.
-
-    Attributes:
-        name: of the run or its folder.
-        reason: in words.
-        command: that would do it, or "".
-    """
-
-    name: str
-    reason: str
-    command: str = ""
 
 
 @dataclass
@@ -80,7 +47,8 @@ class Collected:
     """All that was found.
 
     Attributes:
-        runs: finished and evaluated ones, a row each, with the columns of :func:`_columns`.
+        runs: finished and evaluated ones, a row each, with the columns that
+            :func:`medcolor_tf.reporting.run_rows.read_run` gives.
         missing: planned, failed, unfinished or unreadable ones.
         studies: names of the studies whose plans were found.
         tuning: a section for each study that was tuned.
@@ -185,6 +153,39 @@ class EvaluationSet:
         return f"runs-{self.number}-{list(self.settings).index(setting) + 1}"
 
 
+@dataclass
+class _Found:
+    """Paths of what a report reads, as keys: each counts once and has its place.
+
+    Attributes:
+        runs: folders of runs.
+        plans: of studies.
+        tunings: records of tuned studies.
+    """
+
+    runs: dict[Path, None] = field(default_factory=dict)
+    plans: dict[Path, None] = field(default_factory=dict)
+    tunings: dict[Path, None] = field(default_factory=dict)
+
+    def search(self, top: Path) -> None:
+        """Walks through a folder once, in the order of names."""
+        plans = []
+        for name, folders, files in os.walk(top):
+            folder = Path(name)
+            folders.sort()
+            is_tuning = folder.name == TUNING
+            if is_tuning and folder != top and TRIALS in folders:
+                folders.remove(TRIALS)  # chosen among, never reported beside the study's runs
+            if not SIGNS.isdisjoint(files) and is_run(folder):
+                self.runs[folder.resolve()] = None
+            for file in sorted(files):
+                if fnmatch.fnmatchcase(file, PLAN.format("*")):
+                    plans.append(folder / file)
+                elif is_tuning and file.endswith(".json"):
+                    self.tunings[folder.resolve() / file] = None
+        self.plans.update(dict.fromkeys(sorted(plans)))
+
+
 def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
     """Reads every run in the given folders (study folders, run folders, or folders of those).
 
@@ -195,24 +196,19 @@ def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
     Raises:
         InputError: a path is no folder, or there is no run in any of them.
     """
-    folders: dict[Path, None] = {}
+    found = _Found()
     for path in map(Path, paths):
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; expected a study's or a run's folder")
-        for folder in sorted({file.parent for name in _SIGNS for file in path.rglob(name)}):
-            if (TUNING, TRIALS) in itertools.pairwise(folder.relative_to(path).parts):
-                continue  # chosen among, never reported beside the study's runs
-            if _is_run(folder):
-                folders[folder.resolve()] = None
-    entries = [_read_run(folder, split) for folder in folders]
+        found.search(path)
+    entries = [read_run(folder, split) for folder in found.runs]
     collected = Collected(
         pd.DataFrame([entry for entry in entries if isinstance(entry, dict)], dtype=object),
         [entry for entry in entries if isinstance(entry, MissingRun)],
     )
-    for path in map(Path, paths):
-        for plan in sorted(path.rglob(PLAN.format("*"))):
-            _read_plan(plan, {folder.name for folder in folders}, collected)
-    collected.tuning = list(tuning.sections(paths))
+    for plan in found.plans:
+        _read_plan(plan, {folder.name for folder in found.runs}, collected)
+    collected.tuning = list(tuning.sections(found.tunings))
     if collected.runs.empty and not collected.missing and not collected.tuning:
         raise InputError(
             f"no run in {', '.join(map(str, paths))}; expected folders made by "
@@ -224,68 +220,6 @@ def collect(paths: Collection[str | Path], split: str = "test") -> Collected:
     return collected
 
 
-def columns(kind: str, observations: Iterable[str]) -> list[str]:
-    """Columns of predictions that hold each observation's "label" or "probability"."""
-    return [f"{kind} {name}" for name in observations]
-
-
-def of_observation(runs: pd.DataFrame, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(labels, probabilities), each (N,), of one observation in each run's predictions."""
-    contents: list[pd.DataFrame] = [read() for read in runs["predictions"]]
-    return [(c[f"label {name}"].to_numpy(), c[f"probability {name}"].to_numpy()) for c in contents]
-
-
-def pooled(runs: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and probabilities of one observation, those of all runs one after the other."""
-    labels, probabilities = zip(*of_observation(runs, name), strict=True)
-    return np.concatenate(labels), np.concatenate(probabilities)
-
-
-def _read_predictions(path: Path, observations: Iterable[str]) -> pd.DataFrame:
-    """Keyed ids of image and patient, labels (NaN for unknown) and probabilities, a row per image.
-
-    Raises:
-        InputError: the file is missing, cut or of other observations.
-    """
-    probabilities = columns("probability", observations)
-    numbers = [*columns("label", observations), *probabilities]
-    table = _read_csv(path, ["image_id", "patient"], numbers, "predictions", _EVALUATE_AGAIN)
-    if table[probabilities].isna().to_numpy().any():
-        raise InputError(
-            f"{path}: cannot be read as predictions (a row without a probability); "
-            f"{_EVALUATE_AGAIN}"
-        )
-    return table
-
-
-def read_log(folder: Path) -> pd.DataFrame:
-    """Step and validation mean AUC (``valid_mean_auc``) of every checkpoint of a run."""
-    names, path = ["step", "valid_mean_auc"], folder / run_folder.LOG
-    text = Run(folder).log_text()
-    if not text:
-        return pd.DataFrame(columns=pd.Index(names))
-    remedy = "without it there is no learning curve of the run"
-    return _read_csv(path, [], names, "a log", remedy, text)
-
-
-def _read_csv(
-    path: Path, texts: list[str], numbers: list[str], content: str, remedy: str, text: str = ""
-) -> pd.DataFrame:
-    """Columns of a CSV file: texts as they are, numbers to the last digit, NaN for an empty one.
-
-    ``text`` is the file's content, where it has been read.
-    """
-    try:
-        source = io.StringIO(text) if text else path
-        table = pd.read_csv(
-            source, usecols=[*texts, *numbers], dtype=object, keep_default_na=False, index_col=False
-        )
-        # As Python reads them: pandas' own parser rounds in some of its versions.
-        return table.assign(**table[numbers].replace("", "nan").astype(float))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as {content} ({error}); {remedy}") from None
-
-
 def _without_folders(config: Mapping) -> dict:
     """Returns a config.json's content without the folders that lead to its paths."""
     origin = config.get("init_from")
@@ -294,122 +228,6 @@ def _without_folders(config: Mapping) -> dict:
         "command": command_without_folders(config["command"]),
         "init_from": origin and origin_without_folders(origin),
     }
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether a folder is a run's: other programs have a config.json too."""
-    if any((folder / name).is_file() for name in (run_folder.MODEL, *_SIGNS[1:])):
-        return True
-    try:
-        return "flags" in read_json(folder / run_folder.CONFIG)
-    except InputError:
-        return False
-
-
-def _read_run(folder: Path, split: str) -> dict[str, Any] | MissingRun:
-    """A run's row, or the reason why it has none."""
-    try:
-        run = Run(folder)
-        config = run.read_json(run_folder.CONFIG)
-        if not run.finished and not run.lists(run_folder.RESULT):
-            return MissingRun(folder.name, "not finished", config["command"])
-        evaluation = run.evaluation(split)
-        if not evaluation.is_file() and not run.lists(evaluation.name):
-            command = (
-                f"python -m medcolor_tf.evaluate --run_dir={folder} "
-                f"--data_dir={config['flags']['data_dir']} --split={split}"
-            )
-            return MissingRun(folder.name, f"not evaluated on {split}", command)
-        return _columns(folder, config, split)
-    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return MissingRun(folder.name, f"unreadable: {error}")
-
-
-def _columns(folder: Path, config: Mapping, split: str) -> dict[str, Any]:
-    """A row of the table of runs: the columns of SETTING, REPEAT and COMPARABLE, and these.
-
-    data, source: name and kind ("chexpert", "table", ...) of the data set of the evaluation;
-    mean_auc and "auc NAME" of each observation: on that split, NaN where undefined; predictions: a
-    function that reads them once; folder; config, result and evaluation: contents of JSON files.
-    """
-    run = Run(folder)
-    model, result = (run.read_json(name) for name in (run_folder.MODEL, run_folder.RESULT))
-    evaluation = run.read_json(run.evaluation(split))
-    observations = tuple(model["observations"])
-    predictions = run.checked(run.predictions(split))
-    _check_columns(predictions, observations)
-    same_data = evaluation["data_fingerprint"] == config["data_fingerprint"]
-    return {
-        **vars(_setting(config, model)),
-        **{name: int(config["flags"][name]) for name in REPEAT},
-        "data_fingerprint": evaluation["data_fingerprint"],
-        "data": data_name(evaluation["data_dir"]),
-        "source": config.get("data_source", "") if same_data else "",
-        "observations": observations,
-        "split": evaluation["split"],
-        "policy": _policy(evaluation["uncertain_policy"], observations),
-        "mean_auc": _number(evaluation["mean_auc"]),
-        **{f"auc {n}": _number(evaluation["observations"][n]["auc"]) for n in observations},
-        "predictions": functools.cache(partial(_read_predictions, predictions, observations)),
-        "folder": folder,
-        "config": config,
-        "result": result,
-        "evaluation": evaluation,
-    }
-
-
-def _setting(config: Mapping, model: Mapping) -> Setting:
-    flags, source = config["flags"], config.get("init_from") or {}
-    transfers = source and source.get("data_fingerprint") != config["data_fingerprint"]
-    changed = differing_options({}, flags)
-    # Each setting has its own value of these, which its repeats share.
-    tuned = tuple(flags.get("tuned", ()))
-    return Setting(
-        strategy=flags["strategy"],
-        origin=(source.get("strategy") or "colorizer file") if transfers else "",
-        origin_data=(source.get("data_name") or "") if transfers else "",
-        origin_source=(source.get("data_source") or "unknown") if transfers else "",
-        colorizer=model["colorizer"],
-        colorizer_init="paper" if model["colorizer"] == NO_COLORIZER else model["colorizer_init"],
-        backbone=_backbone_name(flags, source, model),
-        fraction=float(flags["train_fraction"]),
-        options=tuple(
-            (name, str(value))
-            for name, (_, value) in changed.items()
-            if name not in _NOT_FURTHER_OPTIONS and name not in tuned
-        )
-        + ((("tuned", ", ".join(tuned)),) if tuned else ()),
-    )
-
-
-def _backbone_name(flags: Mapping, source: Mapping, model: Mapping) -> str:
-    """E's name; a run's own copy of a backbone file is called after the file it came from."""
-    if not model["backbone"].endswith(".keras"):
-        return model["backbone"]
-    return Path(flags["backbone"] or source.get("backbone") or model["backbone"]).stem
-
-
-def _policy(policy: Mapping | str, observations: Iterable[str]) -> str:
-    """The policy of the labels at hand, as one comparable text."""
-    if isinstance(policy, str):
-        return json.dumps(policy)
-    return json.dumps({name: policy[name] for name in observations if name in policy})
-
-
-def _check_columns(path: Path, observations: Iterable[str]) -> None:
-    """The columns only: the rows are read where they are needed."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header = next(csv.reader(file), [])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    expected = {*columns("label", observations), *columns("probability", observations)}
-    if absent := sorted(expected - set(header)):
-        raise InputError(f"{path}: no column {', '.join(absent)}; evaluate the run anew")
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _read_plan(path: Path, known: Collection[str], collected: Collected) -> None:

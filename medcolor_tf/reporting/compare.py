@@ -9,7 +9,9 @@ import pandas as pd
 from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.evaluation import statistics
 from medcolor_tf.evaluation.bootstrap import bootstrap_difference
-from medcolor_tf.reporting.collect import REPEAT, Settings, columns
+from medcolor_tf.reporting.collect import Settings
+from medcolor_tf.reporting.predictions import columns
+from medcolor_tf.reporting.run_rows import REPEAT
 from medcolor_tf.reporting.settings import (
     Setting,
     has_default_init,

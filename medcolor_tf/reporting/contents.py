@@ -18,11 +18,19 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: text, the anchor it links to ("" for none), and whether it stands out."""
+    """A table's cell.
+
+    Attributes:
+        text: what one reads.
+        link: the anchor it links to, "" for none.
+        strong: whether it stands out.
+        csv: what the CSV file holds instead, "" for the text.
+    """
 
     text: str
     link: str = ""
     strong: bool = False
+    csv: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,17 @@ class Section:
     title: str
     anchor: str
     contents: tuple[Content, ...]
+
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """(anchor, title) of what its contents list: tables, figures, and what one opens."""
+        parts = []
+        for content in self.contents:
+            if isinstance(content, Table | Figure):
+                parts.append((f"{content.kind}-{content.name}", content.title))
+            elif isinstance(content, Commands):
+                parts.append((content.anchor, content.summary))
+        return parts
 
 
 @dataclass(frozen=True)

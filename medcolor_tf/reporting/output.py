@@ -1,4 +1,4 @@
-"""Writes a report: one HTML file that asks the network for nothing, Markdown, CSV, figures.
+"""Writes a report: one HTML file that asks the network for nothing, Markdown, CSV, LaTeX, figures.
 
 What the templates print is escaped unless it is a template's own: by jinja2 in report.html.j2, by
 :func:`markdown_text` in report.md.j2. The same report gives the same bytes.
@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 from medcolor_tf.files import remove, remove_leftovers, write_atomically, writing
 from medcolor_tf.locks import only_writer
 from medcolor_tf.reporting.contents import Figure, Report, Table
+from medcolor_tf.reporting.latex import to_latex
 
 PAGE = "index.html"
 _INVALID = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -31,7 +32,7 @@ _SIGNED = re.compile(r"-( to -)?|[+-]\d[\d,.]*( (to|±) [+-]?\d[\d,.]*)?( %)?( \
 
 
 def write(report: Report, folder: str | Path) -> Path:
-    """Writes index.html, report.md, NAME.csv of every table and figures/NAME of every figure.
+    """Writes index.html, report.md, tables.tex, NAME.csv of tables and figures/NAME of figures.
 
     index.html comes last: where it is new, all of it is. Files of an earlier report with other
     names stay.
@@ -50,7 +51,8 @@ def write(report: Report, folder: str | Path) -> Path:
             files[f"{content.name}.csv"] = to_csv(content)
         elif isinstance(content, Figure):
             files[f"figures/{content.file}"] = content.data
-    files |= {"report.md": to_markdown(report), PAGE: to_html(report)}
+    files |= {"tables.tex": to_latex(report), "report.md": to_markdown(report)}
+    files[PAGE] = to_html(report)
     with only_writer(folder, "--out"):
         is_new = not (folder / PAGE).is_file()
         remove_leftovers(folder / "figures")
@@ -74,7 +76,7 @@ def to_csv(table: Table) -> str:
 
     A cell that a spreadsheet would compute has an apostrophe before it.
     """
-    rows = [table.header, *([cell.text for cell in row] for row in table.cells)]
+    rows = [table.header, *([cell.csv or cell.text for cell in row] for row in table.cells)]
     if table.groups:
         groups = ("group", *table.groups)
         rows = [[group, *row] for group, row in zip(groups, rows, strict=True)]

@@ -14,8 +14,10 @@ import pandas as pd
 from medcolor_tf.evaluation import curves, statistics
 from medcolor_tf.evaluation.bootstrap import bootstrap_auc
 from medcolor_tf.reporting import compare, paper_results
-from medcolor_tf.reporting.collect import EvaluationSet, MissingRun, columns, of_observation, pooled
+from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.contents import Cell, Note, Table
+from medcolor_tf.reporting.predictions import columns, of_observation, pooled
+from medcolor_tf.reporting.run_rows import MissingRun
 from medcolor_tf.reporting.settings import (
     Setting,
     colorizer_label,
@@ -96,7 +98,7 @@ def _mean_auc_table(
     count = len(group.observations)
     measure = group.observations[0] if count == 1 else f"mean of {count} observations"
     caption = f"{group.data}, {measure}. {caption}"
-    return _table(group, *name_and_title, header, rows, caption, len(labels), groups)
+    return _table(group, *name_and_title, header, rows, caption, len(labels), groups, stacked=True)
 
 
 def mean_auc_tests(group: EvaluationSet) -> Iterator[Table]:
@@ -245,16 +247,18 @@ def calibration(group: EvaluationSet) -> Iterator[Table]:
             bins = curves.calibration(*pooled(runs, name))
             scores = (precision, bins.brier, bins.expected_error)
             label = full_label(setting, settings)
-            rows.append((_link(group, setting, label), name, *map(_three_digits, scores)))
+            cells = (Cell(_percent(score), csv=_three_digits(score)) for score in scores)
+            rows.append((_link(group, setting, label), name, *cells))
         yield Table(
             f"calibration-{group.number}-{stem}",
             f"Average precision and calibration, {backbone}",
             ("Learning strategy", "Observation", "Average precision", "Brier score", "ECE"),
             tuple(rows),
-            "Average precision: mean over repeats; by chance it is the share of positives. Brier "
-            "score and expected calibration error (ECE, ten bins): of the predictions of all "
-            "repeats together; smaller is better.",
+            "In percent; the CSV file holds fractions of 1. Average precision: mean over repeats; "
+            "by chance it is the share of positives. Brier score and expected calibration error "
+            "(ECE, ten bins): of the predictions of all repeats together; smaller is better.",
             row_headers=2,
+            stacked=True,
         )
 
 
@@ -285,6 +289,7 @@ def every_run(group: EvaluationSet) -> Iterator[Table]:
         (*heads, "Training images", "Peak rate"),
         rows,
         f"Intervals by bootstrap over patients, {group.n_resamples:,} resamples.",
+        stacked=True,
     )
 
 

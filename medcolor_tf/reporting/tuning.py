@@ -6,10 +6,9 @@ from pathlib import Path
 from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
-from medcolor_tf.reporting.contents import Note, Section, Table
+from medcolor_tf.reporting.contents import Cell, Note, Section, Table
 from medcolor_tf.reporting.settings import init_label, percent, title
 from medcolor_tf.runs.config import data_name
-from medcolor_tf.studies.tuning import TUNING
 
 ABSENT = "-"
 CAPTION = (
@@ -21,18 +20,16 @@ CAPTION = (
 )
 
 
-def sections(folders: Iterable[str | Path]) -> Iterator[Section]:
+def sections(records: Iterable[Path]) -> Iterator[Section]:
     """Yields a section per study that was tuned.
+
+    Args:
+        records: paths of what :mod:`medcolor_tf.studies.tuning` wrote.
 
     Raises:
         InputError: a record that cannot be read.
     """
-    paths = dict.fromkeys(
-        path.resolve()
-        for folder in folders
-        for path in sorted(Path(folder).rglob(f"{TUNING}/*.json"))
-    )
-    for number, path in enumerate(paths, start=1):
+    for number, path in enumerate(records, start=1):
         record = read_json(path)
         try:
             contents = (*_notes(record), _chosen(record, number), _trials(record, number))
@@ -75,7 +72,8 @@ def _chosen(record: Mapping, number: int) -> Table:
     header = ("Colorization module", "Learning strategy", "Backbone", "Data", *names)
     header += ("Trials", "Cost", "Validation AUC (%)", "Second", "First round", "At the edge")
     text = CAPTION.format(" or ".join(sorted(shares)) or "the whole")
-    return Table(f"tuning-{number}", "What each strategy chose", header, tuple(rows), text, 4)
+    title = "What each strategy chose"
+    return Table(f"tuning-{number}", title, header, tuple(rows), text, 4, stacked=True)
 
 
 def _trials(record: Mapping, number: int) -> Table:
@@ -84,7 +82,7 @@ def _trials(record: Mapping, number: int) -> Table:
         (
             *_words(cell),
             str(place),
-            f"{entry['share']:.3g}",
+            Cell(f"{100 * entry['share']:.3g}", csv=f"{entry['share']:.3g}"),
             *(trial["values"].get(name, ABSENT) for name in names),
             _auc(trial),
         )
@@ -98,9 +96,11 @@ def _trials(record: Mapping, number: int) -> Table:
         "Every trial",
         (*header, *names, "AUC (%)"),
         tuple(rows),
-        "Length: share of a whole run. AUC of the validation images, mean over the tuning seeds.",
+        "Length: in percent of a whole run (the CSV file holds fractions of 1). AUC of the "
+        "validation images, mean over the tuning seeds.",
         4,
         summary=f"All {len(rows)} trials",
+        stacked=True,
     )
 
 

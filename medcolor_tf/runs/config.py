@@ -78,9 +78,19 @@ class SharedOptions:
     )
 
     batch_size: int = option(32, "Images per step.", group="Schedule")
-    steps: int = option(0, "Length of the run in steps; give this or --epochs.", group="Schedule")
+    steps: int = option(
+        0,
+        "Length of the run in steps; give this or --epochs. On the command line it replaces the "
+        "--epochs of a flag file.",
+        group="Schedule",
+        replaces=("epochs", "min_steps"),
+    )
     epochs: float = option(
-        0.0, "Length of the run in epochs; give this or --steps.", group="Schedule"
+        0.0,
+        "Length of the run in epochs; give this or --steps. On the command line it replaces the "
+        "--steps of a flag file.",
+        group="Schedule",
+        replaces=("steps",),
     )
     min_steps: int = option(
         0, "With --epochs: at least this many steps, however few the images.", group="Schedule"

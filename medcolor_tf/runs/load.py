@@ -6,11 +6,18 @@ from typing import NamedTuple
 import keras
 
 from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.runs.decision import Decision, load_decision
 from medcolor_tf.runs.folder import load_classifier
 
 
-class LoadedRun(NamedTuple):
-    """What :func:`load_run` returns.
+class _Parts(NamedTuple):
+    model: keras.Model
+    observations: tuple[str, ...]
+    spec: ModelSpec
+
+
+class LoadedRun(_Parts):
+    """What :func:`load_run` returns, the tuple (model, observations, spec).
 
     Attributes:
         model: the classifier C∘E∘T.
@@ -18,9 +25,17 @@ class LoadedRun(NamedTuple):
         spec: what the model was built from, its normalisation and image size among it.
     """
 
-    model: keras.Model
-    observations: tuple[str, ...]
-    spec: ModelSpec
+    _folder: Path
+    _which: str
+
+    @property
+    def decision(self) -> Decision | None:
+        """The run's calibration and thresholds; None where it has none.
+
+        Raises:
+            InputError: they were chosen for other weights, or the file is damaged.
+        """
+        return load_decision(self._folder, self._which)
 
 
 def load_run(folder: str | Path, which: str = "best") -> LoadedRun:
@@ -35,7 +50,10 @@ def load_run(folder: str | Path, which: str = "best") -> LoadedRun:
         compiled: raw images (B, H, W, ``spec.input_channels``) of any numeric dtype, values 0 to
         ``spec.max_value``, to logits (B, L) float32. It normalises by itself; H and W are those it
         was trained with, ``spec.image_size`` pixels, or any that T and E take.
-        ``observations`` names the L logits; a sigmoid makes probabilities of them.
+        ``observations`` names the L logits; a sigmoid makes probabilities of them. Its attribute
+        ``decision`` is what ``evaluate --operating_point`` or ``calibrate`` have left, or None:
+        ``decision.calibrated(logits)`` gives calibrated probabilities, and
+        ``decision.classify(logits)`` 1 for positive, 0 for negative, -1 without a threshold.
 
     Raises:
         InputError: ``folder`` is no run, has no checkpoint yet, or its files are damaged.
@@ -52,4 +70,6 @@ def load_run(folder: str | Path, which: str = "best") -> LoadedRun:
         (4, 5)
     """
     spec, model, _ = load_classifier(folder, which)
-    return LoadedRun(model, spec.observations, spec)
+    loaded = LoadedRun(model, spec.observations, spec)
+    loaded._folder, loaded._which = Path(folder), which
+    return loaded

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
 from medcolor_tf.errors import InputError
+from medcolor_tf.progress import say
 from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs.checkpoint import Best, TrainState
 from medcolor_tf.runs.folder import BEST, LAST, LOG, LR_FINDER, PREVIOUS, RESULT, Run
@@ -53,7 +52,7 @@ def load_state(run: Run) -> tuple[TrainState, Path] | None:
     """
     if not run.started and not _had_checkpoint(run):
         if (run.folder / BEST).is_file():
-            tqdm.write(
+            say(
                 f"note: {run.folder}: stopped before its first checkpoint was complete; training "
                 "starts anew"
             )
@@ -67,7 +66,7 @@ def load_state(run: Run) -> tuple[TrainState, Path] | None:
             problems.append(str(error))
             continue
         for problem in problems:
-            tqdm.write(
+            say(
                 f"warning: {problem}\nwarning: going on from the checkpoint before it, {path} of "
                 f"step {state.step:,}"
             )
@@ -128,7 +127,7 @@ def mend(run: Run, state: TrainState, origin: Path, spec) -> Best:
             "anew"
         )
     run.write({BEST: best_content(weights, state.best, spec)})
-    tqdm.write(
+    say(
         f"warning: {problem}\nwarning: written again from the checkpoint of step "
         f"{state.best.step:,}"
     )
@@ -152,7 +151,7 @@ def has_result(run: Run) -> bool:
     try:
         run.read_json(RESULT)
     except InputError as error:
-        tqdm.write(f"warning: {error}\nwarning: it is made again from the last checkpoint")
+        say(f"warning: {error}\nwarning: it is made again from the last checkpoint")
         return False
     return True
 
@@ -177,5 +176,5 @@ def suggested_rate(run: Run, step: int) -> float | None:
                 f"{error}\nThe peak rate of this run stands there; give it as --max_lr in a new "
                 "--run_dir, or restore the file from a copy"
             ) from None
-        tqdm.write(f"warning: {error}\nwarning: the LR finder runs again")
+        say(f"warning: {error}\nwarning: the LR finder runs again")
         return None

@@ -1,45 +1,156 @@
-"""Compares an exported model with predict's own path, on made-up images in files."""
+"""Compares an exported model with predict's own path, on made-up images in files and on films."""
 
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
-import tensorflow as tf
 from PIL import ExifTags, Image
 
+from medcolor_tf.data.pipeline import Selection, Split
+from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.serving.inputs import InputImage, read_batches
+from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import Decision
+from medcolor_tf.serving.decision_outputs import CALIBRATED, DECISIONS
+from medcolor_tf.serving.inputs import InputImage, ReadImage, list_inputs, read_batches
 
-# In a probability: float32 adds up in another order in another batch.
-TOLERANCE = 1e-5
+PROBABILITIES = "probabilities"
 
 
-def compare(exported: Any, model: keras.Model, spec: ModelSpec) -> float:
+class Answer(Protocol):
+    """An exported model: images to one of its outputs, the probabilities (B, L) by default."""
+
+    def __call__(self, reads: Sequence[ReadImage], output: str = PROBABILITIES) -> np.ndarray:
+        """Returns an output of a batch of images."""
+        ...
+
+
+# Of the run's own data set.
+VALIDATION_IMAGES = 16
+
+
+def compare(
+    answer: Answer, model: keras.Model, spec: ModelSpec, films: Sequence[ReadImage] = ()
+) -> float:
     """Returns the largest difference of a probability between an exported model and predict.
 
+    Images are compared one by one, and then all in one batch: its size is not fixed.
+
     Args:
-        exported: what ``tf.saved_model.load`` returned.
+        answer: by the exported model.
         model: raw images to logits and colours.
         spec: of both.
+        films: to compare besides the made-up images.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        images = [
-            InputImage(paths[0].stem, tuple(paths), paths[0].stem)
-            for paths in _write_images(Path(folder), spec)
-        ]
-        differences = []
-        for ((image, pixels, _),) in read_batches(images, spec, 1):
-            if isinstance(pixels, str):
-                raise AssertionError(f"made-up image: {pixels}")
-            expected = sigmoid(model.predict_on_batch(pixels[None])[0])
-            files = [file.read_bytes() for file in image.files]
-            encoded = tf.constant([files if spec.input_channels > 1 else files[0]])
-            received = exported.signatures["encoded"](encoded)["probabilities"].numpy()
-            differences.append(np.abs(received - expected).max())
+    with _images(spec, films) as reads:
+        expected = sigmoid(_logits(model, reads))
+        received = np.concatenate([answer([read]) for read in reads])
+        together = answer(reads)
+    differences = [np.abs(chances - expected).max() for chances in (received, together)]
     return float(np.max(differences))  # NaN stays NaN
+
+
+def compare_decisions(
+    answer: Answer,
+    model: keras.Model,
+    spec: ModelSpec,
+    decision: Decision,
+    tolerance: float,
+    films: Sequence[ReadImage] = (),
+) -> float:
+    """Compares what an exported model and predict decide; returns the largest difference.
+
+    Args:
+        answer: by the exported model.
+        model: raw images to logits and colours.
+        spec: of both.
+        decision: of both.
+        tolerance: in a probability. A steep calibration multiplies what logits differ by, so in a
+            calibrated probability it is the slope times that, where the slope is more than 1.
+        films: to compare besides the made-up images.
+
+    Returns:
+        The largest difference of a calibrated probability over max(1, slope); infinite where one
+        decides otherwise, and not because the logit is at the threshold.
+    """
+    steep = np.array([max(1.0, entry.slope) for entry in decision.observations.values()])
+    with _images(spec, films) as reads:
+        logits = _logits(model, reads)
+        calibrated, called = (answer(reads, output) for output in (CALIBRATED, DECISIONS))
+    line = decision.calibrated_logits(logits)
+    # In float32, logits are off by a share of their size.
+    allowed = tolerance * steep * np.maximum(1, np.abs(logits))
+    near = np.abs(line - np.nan_to_num(decision.bounds)) <= allowed
+    if ((called != decision.classify(logits)) & ~near).any():
+        return float("inf")
+    return float((np.abs(calibrated - decision.calibrated(logits)) / steep).max())
+
+
+@contextmanager
+def _images(spec: ModelSpec, films: Sequence[ReadImage]) -> Iterator[list[ReadImage]]:
+    """Yields the made-up images, while their files are there, and the films."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield [*_read(_write_images(Path(folder), spec), spec), *films]
+
+
+def _logits(model: keras.Model, reads: Sequence[ReadImage]) -> np.ndarray:
+    """(B, L) of images that go through the model one by one."""
+    pixels = np.stack([read.image for read in reads])
+    return np.concatenate([model.predict_on_batch(image[None])[0] for image in pixels])
+
+
+def films_in(
+    inputs: Sequence[str], path_column: tuple[str, ...], spec: ModelSpec
+) -> list[ReadImage]:
+    """Reads the images that --check_inputs names.
+
+    Args:
+        inputs: files, folders or tables.
+        path_column: of a table, one per channel of the model.
+        spec: of the model.
+
+    Raises:
+        InputError: nothing there, or an image that cannot be read.
+    """
+    items = list_inputs(inputs, path_column, spec.input_channels)
+    reads = [read for batch in read_batches(items, spec, VALIDATION_IMAGES) for read in batch]
+    for read in reads:
+        if isinstance(read.image, str):
+            raise InputError(f"--check_inputs: {read.item.name}: {read.image}")
+    return reads
+
+
+def films_of_run(run_dir: str | Path, spec: ModelSpec) -> list[ReadImage]:
+    """Reads the first validation images of a run's data set; none where it is not at hand."""
+    run = runs.Run(Path(run_dir))
+    try:
+        config = run.read_json(runs.CONFIG)
+        data_dir = config["flags"]["data_dir"]
+        split = Split(data_dir, "valid", Selection(spec.observations), spec.image_size)
+        if split.info.fingerprint != config["data_fingerprint"]:
+            return []
+        images = [image.numpy() for image, _ in split.examples().take(VALIDATION_IMAGES)]
+    except (InputError, OSError):  # moved, or another one by now
+        return []
+    return [
+        ReadImage(InputImage(f"validation image {number}", (), ""), image)
+        for number, image in enumerate(images, start=1)
+    ]
+
+
+def _read(files: list[list[Path]], spec: ModelSpec) -> list[ReadImage]:
+    """Reads made-up images as predict does."""
+    items = [InputImage(paths[0].stem, tuple(paths), paths[0].stem) for paths in files]
+    reads = [read for batch in read_batches(items, spec, len(items)) for read in batch]
+    for read in reads:
+        if isinstance(read.image, str):
+            raise AssertionError(f"made-up image: {read.image}")
+    return reads
 
 
 def _write_images(folder: Path, spec: ModelSpec) -> list[list[Path]]:

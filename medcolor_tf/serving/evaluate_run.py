@@ -8,24 +8,50 @@ from pathlib import Path
 import keras
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data import damage
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.decisions import DecisionOptions
 from medcolor_tf.evaluation.evaluate import evaluate, first_pictures, predictions_csv
-from medcolor_tf.evaluation.inference import Predict, predict_batch, predictor
+from medcolor_tf.evaluation.inference import (
+    Predict,
+    Predictions,
+    predict_batch,
+    predict_split,
+    predictor,
+)
+from medcolor_tf.evaluation.units import BreakdownOptions
 from medcolor_tf.evaluation.visualize import colorized_strip
 from medcolor_tf.files import writing
 from medcolor_tf.models import colorize_model
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.private_paths import without_folders
+from medcolor_tf.progress import say
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import NO_DECISION
+from medcolor_tf.serving.breakdown import Breakdown
+from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider, check_input
 
 
-def evaluate_run(
+def evaluate_run(run_dir: str, data_dir: str, **options) -> dict:
+    """Evaluates a run's weights alone; see :func:`evaluate_and_decide`.
+
+    Args:
+        run_dir: the run's folder.
+        data_dir: a prepared data set.
+        options: of :func:`evaluate_and_decide`.
+
+    Returns:
+        The content of ``evaluation-SPLIT.json``.
+    """
+    decisions = DecisionOptions(decision=NO_DECISION)
+    return evaluate_and_decide(run_dir, data_dir, decisions=decisions, **options)[0]
+
+
+def evaluate_and_decide(
     run_dir: str,
     data_dir: str,
     split: str = "test",
@@ -37,8 +63,13 @@ def evaluate_run(
     verify: str = VERIFICATIONS[0],
     max_bad_records: int = 0,
     private_paths: bool = False,
-) -> dict:
-    """Evaluates a run and writes ``evaluation-``, ``predictions-`` and ``colorized-SPLIT``.
+    decisions: DecisionOptions | None = None,
+    breakdown: BreakdownOptions | None = None,
+) -> tuple[dict, str]:
+    """Evaluates a run and its decision.
+
+    Writes ``evaluation-``, ``predictions-``, ``colorized-`` and, of a decision,
+    ``operating-points-SPLIT``; by group ``subgroups-SPLIT``, per study or patient ``units-SPLIT``.
 
     Args:
         run_dir: the run's folder.
@@ -52,23 +83,48 @@ def evaluate_run(
         verify: how many shards are compared with their SHA-256, "sample" or "full".
         max_bad_records: damaged records that may be left out.
         private_paths: record the last component of paths alone.
+        decisions: thresholds to choose on validation, or the decision to measure; None: the run's.
+        breakdown: groups, and studies or patients, to evaluate by.
 
     Returns:
-        The JSON file's content.
+        (content of ``evaluation-SPLIT.json``, what the decision and the breakdown give as text).
 
     Raises:
-        InputError: no such run, or a data set that does not fit it.
+        InputError: no such run, a data set that does not fit it, or a decision of other weights.
     """
+    decisions = decisions or DecisionOptions()
     spec, classifier, step = runs.load_predictor(run_dir, weights, mixed_precision)
     selection = Selection(spec.observations, uncertain_policy, max_bad_records=max_bad_records)
     opened = Split(data_dir, split, selection, spec.image_size, verify)
+    splits = [opened]
+    parts = Breakdown(breakdown or BreakdownOptions(), opened)
+    decider = Decider(run_dir, weights, step, decisions, spec.observations)
+    if decisions.operating_point or parts.needs_validation(decider.decision):
+        splits.append(Split(data_dir, CHOSEN_ON, selection, spec.image_size, verify))
     private = data_dir if private_paths else ""
     origin = origin_of(run_dir, weights, step, mixed_precision, private)
-    with damage.named(opened):
-        result = evaluate_model(spec, classifier, opened, batch_size, origin, out or run_dir)
-    for line in damage.describe([opened]):
+    files = runs.Run(Path(out or run_dir))
+    with damage.named(*splits):
+        for one in splits:
+            check_input(spec, one, origin["run_dir"])
+        validation = None
+        for one in splits[1:]:
+            choose = decider.choose if decisions.operating_point else _predict_only
+            predict = predictor(classifier, batch_size)
+            validation = one, choose(predict, one, batch_size, files)
+        result, predictions = _evaluate_model(spec, classifier, opened, batch_size, origin, files)
+    texts = (
+        decider.measure(opened, predictions, files),
+        parts.measure(predictions, decider.decision, validation, files),
+    )
+    for line in damage.describe(splits):
         print(line)
-    return result
+    return result, "\n".join(filter(None, texts))
+
+
+def _predict_only(predict: Predict, split: Split, batch_size: int, files: runs.Run) -> Predictions:
+    """Predicts validation images where no decision is chosen on them."""
+    return predict_split(predict, split, batch_size)
 
 
 def evaluate_model(
@@ -93,15 +149,30 @@ def evaluate_model(
         colorize: of :func:`colorizer_of`, where the caller has it already.
         processes: that share the images; the main one of them writes the files.
     """
-    _check_input(spec, split, origin["run_dir"])
+    files = runs.Run(Path(out))
+    return _evaluate_model(spec, classifier, split, batch_size, origin, files, colorize, processes)[
+        0
+    ]
+
+
+def _evaluate_model(
+    spec: ModelSpec,
+    classifier: keras.Model,
+    split: Split,
+    batch_size: int,
+    origin: Mapping,
+    files: runs.Run,
+    colorize: Predict | None = None,
+    processes: Processes = ALONE,
+) -> tuple[dict, Predictions]:
+    check_input(spec, split, origin["run_dir"])
     predict = predictor(classifier, batch_size)
     result, predictions = evaluate(
         predict, split, batch_size, processes.part, processes.gather_rows
     )
     result |= origin
     if not processes.is_main_process:
-        return result
-    files = runs.Run(Path(out))
+        return result, predictions
     with writing(files.folder):
         files.folder.mkdir(parents=True, exist_ok=True)
     # The summary last: where it is, the others are complete.
@@ -111,7 +182,7 @@ def evaluate_model(
         pictures = first_pictures(colorize or colorizer_of(classifier), split)
         contents[files.pictures(split.split).name] = _png(colorized_strip(*pictures))
     files.write(contents | {files.evaluation(split.split).name: result})
-    return result
+    return result, predictions
 
 
 def origin_of(
@@ -167,7 +238,7 @@ def evaluate_once(
             if all(result.get(name) == value for name, value in options.items()):
                 return result
         except InputError as error:
-            tqdm.write(f"warning: {error}\nwarning: the evaluation is made again")
+            say(f"warning: {error}\nwarning: the evaluation is made again")
     spec, classifier, step = runs.load_predictor(run_dir, "best", mixed_precision)
     private = str(split.folder) if private_paths else ""
     origin = origin_of(run_dir, "best", step, mixed_precision, private)
@@ -178,14 +249,3 @@ def _png(picture: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return file.getvalue()
-
-
-def _check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:
-    for what, expected, received in (
-        ("bits a pixel", spec.bits, split.info.bits),
-        ("input channels", spec.input_channels, split.info.channels),
-    ):
-        if expected != received:
-            raise InputError(
-                f"{split.folder}: {received} {what}, the model of {run_dir} takes {expected}"
-            )

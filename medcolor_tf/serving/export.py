@@ -1,25 +1,23 @@
-"""SavedModel that takes the image as the user has it and needs nothing but TensorFlow.
+"""Exports a run in one of several formats; each is compared with predict before it has its name."""
 
-What comes before the model is data_prep's reading and resizing and the pipeline's centre square, in
-TensorFlow operations (:mod:`medcolor_tf.serving.in_graph`), so that the exported model gives the
-probabilities of ``medcolor_tf.predict``. Every export is compared with it before it has its name.
-"""
-
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import keras
+import numpy as np
 import tensorflow as tf
 
+from medcolor_tf import catalog
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import remove_leftovers, replacing, write_json
+from medcolor_tf.files import file_sha256, remove_leftovers, replacing, write_json
 from medcolor_tf.models import classify_and_colorize
-from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs import folder
-from medcolor_tf.serving.comparison import TOLERANCE, compare
-from medcolor_tf.serving.in_graph import prepare
+from medcolor_tf.runs.decision import load_decision
+from medcolor_tf.serving.comparison import compare, compare_decisions, films_in, films_of_run
+from medcolor_tf.serving.contract import make_contract
+from medcolor_tf.serving.saved_model import EXTRA
 
-EXTRA = "assets.extra"
+CONTRACT = "contract.json"
+MADE_UP = 5
 
 
 def export(config) -> Path:
@@ -29,93 +27,73 @@ def export(config) -> Path:
         config: :class:`medcolor_tf.export.ExportConfig`.
 
     Returns:
-        The SavedModel's folder.
+        The new folder.
 
     Raises:
-        InputError: no such run, the folder exists or cannot be written, or the exported model does
-            not give what ``predict`` gives.
+        InputError: no such run, a package is missing, the folder exists or cannot be written, or
+            the exported model does not give what ``predict`` gives.
     """
-    out = Path(config.out or Path(config.run_dir) / folder.SAVED_MODEL)
+    catalog.check_packages(config.format)
+    out = Path(config.out or Path(config.run_dir) / _folder_name(config.format))
     if out.exists():
         raise InputError(f"--out={out}: exists; expected a new folder")
     spec, classifier, step = folder.load_predictor(config.run_dir, config.weights)
+    decision = load_decision(config.run_dir, config.weights, config.decision)
     model = classify_and_colorize(classifier)
+    if config.check_inputs:
+        films, of = films_in(config.check_inputs, config.path_column, spec), "--check_inputs"
+    else:
+        films, of = films_of_run(config.run_dir, spec), "the run's validation images"
+    contract = make_contract(spec, config.run_dir, config.weights, step, config.format, decision)
+    write = catalog.resolve(catalog.EXPORT_FORMATS[config.format].build)
     remove_leftovers(out.parent, out.name)
     with replacing(out) as temporary:
         try:
-            _archive(spec, model).write_out(str(temporary), verbose=False)
-            (temporary / EXTRA).mkdir()
-            about = spec.to_dict() | {"step": step, "weights": config.weights}
-            write_json(temporary / EXTRA / folder.MODEL, about)
-            difference = compare(tf.saved_model.load(str(temporary)), model, spec)
+            answer = write(spec, model, temporary, contract)
+            difference = compare(answer, model, spec, films)
+            if decision is not None:
+                tolerance = contract["tolerance"]
+                apart = compare_decisions(answer, model, spec, decision, tolerance, films)
+                difference = float(np.maximum(difference, apart))  # NaN stays NaN
         except tf.errors.OpError as error:
             raise OSError(0, error.message) from None
-        if not difference <= TOLERANCE:
-            raise InputError(
-                f"--run_dir={config.run_dir}: the exported model and predict are up to "
-                f"{difference:.2g} apart on made-up images; expected at most {TOLERANCE:g}, so "
-                "nothing was exported"
-            )
+        _check(difference, config)
+        checked = {"made_up_images": MADE_UP, "films": len(films), "largest_difference": difference}
+        _write_contract(temporary, contract | {"checked": checked})
         if out.exists():
             raise InputError(f"--out={out}: another process has made it meanwhile")
+    print(_describe(contract, difference, len(films), of))
+    if decision is not None:
+        print(f"decision: {decision.describe()}")
     return out
 
 
-def _archive(spec: ModelSpec, model: keras.Model) -> Any:
-    """Returns a ``keras.export.ExportArchive`` with the signatures, to be written out.
-
-    Args:
-        spec: of the model.
-        model: (B, S, S, C) to logits and colours, see ``classify_and_colorize``.
-    """
-    channels, pixels = spec.input_channels, prepare.pixel_type(spec)
-    any_size = (None, None, None, channels)
-    files = tf.TensorSpec((None,) if channels == 1 else (None, channels), tf.string, "encoded")
-    arrays = {dtype: tf.TensorSpec(any_size, dtype, "images") for dtype in (tf.uint8, tf.uint16)}
-    # Traced once each: signatures share them.
-    prepare_files = _trace(prepare.prepare_files, files, spec)
-    prepare_arrays = {
-        dtype: _trace(prepare.prepare_arrays, signature, spec)
-        for dtype, signature in arrays.items()
-    }
-
-    def classify(prepared):
-        return tf.sigmoid(model(prepared, training=False)[0])
-
-    def with_names(probabilities):
-        count = tf.shape(probabilities)[0]
-        names = tf.repeat(tf.constant([spec.observations]), count, axis=0)
-        return {"probabilities": probabilities, "observations": names}
-
-    def from_arrays(images):
-        return {"probabilities": classify(prepare_arrays[images.dtype](images))}
-
-    def from_files(encoded):
-        return with_names(classify(prepare_files(encoded)))
-
-    def from_prepared(prepared):
-        return with_names(classify(prepare.checked_prepared(prepared, spec)))
-
-    def colorize(images):
-        logits, colorized = model(prepare_arrays[images.dtype](images), training=False)
-        return {"probabilities": tf.sigmoid(logits), "colorized": colorized}
-
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    for name, function, signature in (
-        ("serving_default", from_arrays, arrays[tf.uint8]),
-        ("uint16", from_arrays, arrays[tf.uint16]),
-        ("encoded", from_files, files),
-        ("prepared", from_prepared, tf.TensorSpec(any_size, pixels, "prepared")),
-        ("colorized", colorize, arrays[pixels]),
-    ):
-        archive.add_endpoint(name, function, [signature])
-    return archive
+def _folder_name(form: str) -> str:
+    return folder.SAVED_MODEL if form == catalog.SAVED_MODEL_FORMAT else form
 
 
-def _trace(function, signature: tf.TensorSpec, spec: ModelSpec):
-    """Returns a function of (tensor, spec) as a graph function of the tensor."""
-    traced = tf.function(
-        lambda tensor: function(tensor, spec), input_signature=[signature], autograph=False
-    )
-    return traced.get_concrete_function()
+def _check(difference: float, config) -> None:
+    tolerance = catalog.EXPORT_FORMATS[config.format].tolerance
+    if not difference <= tolerance:
+        raise InputError(
+            f"--run_dir={config.run_dir}: the exported model and predict are up to "
+            f"{difference:.2g} apart on the images compared; expected at most {tolerance:g}, so "
+            "nothing was exported"
+        )
+
+
+def _write_contract(new: Path, contract: Mapping) -> None:
+    """Writes the contract with the SHA-256 of all files, beside them or where TensorFlow has it."""
+    files = sorted(path for path in new.rglob("*") if path.is_file())
+    digests = {path.relative_to(new).as_posix(): file_sha256(path) for path in files}
+    beside = new / EXTRA if (new / EXTRA).is_dir() else new
+    write_json(beside / CONTRACT, {**contract, "files": digests})
+
+
+def _describe(contract: Mapping, difference: float, films: int, of: str) -> str:
+    said = f"compared with predict: {MADE_UP} made-up images"
+    said += f" and {films} of {of}" if films else ""
+    said += f", probabilities up to {difference:.1e} apart (allowed: {contract['tolerance']:g})"
+    if not films:
+        said += "; no film was compared: name some by --check_inputs"
+    return said

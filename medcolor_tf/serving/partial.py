@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import file_sha256, write_atomically
+from medcolor_tf.files import write_atomically
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving.inputs import InputImage, decode_name, encode_name
 
@@ -21,7 +21,7 @@ PARTIAL, RECORD = ".partial", ".partial.json"
 # Options that decide what a row is. In another batch a probability may have another last digit.
 OPTIONS = (
     *("weights", "batch_size", "mixed_precision", "path_column"),
-    *("colorized_dir", "explain", "explain_observations"),
+    *("colorized_dir", "explain", "explain_observations", "heat_map", "dicom_out"),
 )
 
 
@@ -35,6 +35,7 @@ class PartialRecord:
         versions: of the programs that a probability depends on.
         names: of the images, in the order of the rows.
         states: size and modification time of each image's files.
+        decision: SHA-256 of the decision whose columns there are, "" without one.
     """
 
     weights: dict
@@ -42,24 +43,27 @@ class PartialRecord:
     versions: dict
     names: list[str]
     states: list[str]
+    decision: str = ""
 
     @classmethod
-    def from_command(cls, config, inputs: Sequence[InputImage]) -> "PartialRecord":
+    def from_command(
+        cls, config, inputs: Sequence[InputImage], decision: str = ""
+    ) -> "PartialRecord":
         """Returns the record of a command.
 
         Args:
             config: :class:`medcolor_tf.predict.PredictConfig`.
             inputs: its images.
+            decision: SHA-256 of its decision, "" without one.
         """
-        names = (runs.MODEL, runs.WEIGHTS[config.weights], runs.BACKBONE)
-        files = [Path(config.run_dir) / name for name in names]
         options = {name: getattr(config, name) for name in OPTIONS}
         return cls(
-            {file.name: file_sha256(file) for file in files if file.is_file()},
+            runs.weights_digests(config.run_dir, config.weights),
             json.loads(json.dumps(options)),
             runs.versions(),
             [item.name for item in inputs],
             [" ".join(map(_state, item.files)) for item in inputs],
+            decision,
         )
 
     def difference(self, other: "PartialRecord") -> str:
@@ -71,6 +75,8 @@ class PartialRecord:
         ]
         if self.weights != other.weights:
             changed.append("other weights (--run_dir)")
+        if self.decision != other.decision:
+            changed.append("another decision (--decision)")
         changed += [
             f"{name} {self.versions.get(name)} there, {other.versions.get(name)} here"
             for name in sorted(self.versions.keys() | other.versions.keys())

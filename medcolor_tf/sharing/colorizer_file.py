@@ -6,6 +6,7 @@ A colorizer file is safetensors: T's weights, and in its metadata the model's de
 file imported from PyTorch may hold E as well.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ import keras
 import numpy as np
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import write_atomically
+from medcolor_tf.files import file_sha256, write_atomically
 from medcolor_tf.models.colorizers import build_colorizer
 from medcolor_tf.models.spec import BACKBONE_FILE, ModelSpec
 from medcolor_tf.runs import checkpoint as weights
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import load_decision
 from medcolor_tf.sharing import hub, model_card, pretrained
 from medcolor_tf.sharing.torch_checkpoint import Checkpoint, read_checkpoint
 
@@ -312,7 +314,7 @@ def card_of_run(folder: Path, spec: ModelSpec) -> dict[str, Any]:
     """Returns the card of a finished run's best T; the run's paths stay out of it."""
     config, result = (runs.Run(folder).read_json(name) for name in (runs.CONFIG, runs.RESULT))
     step = result["best_step"]
-    return make_card(
+    card = make_card(
         spec,
         origin="training run",
         data={
@@ -329,6 +331,24 @@ def card_of_run(folder: Path, spec: ModelSpec) -> dict[str, Any]:
         test=_test_result(folder, step),
         versions=config["versions"],
     )
+    decision = _decision(folder)
+    return card | {"decision": decision} if decision else card
+
+
+def _decision(folder: Path) -> dict[str, str]:
+    """Returns the thresholds of the classifier with this T in words; none for other weights."""
+    run = runs.Run(folder)
+    with contextlib.suppress(InputError):
+        decision = load_decision(folder)
+        if decision is None:
+            return {}
+        path, points = run.operating_points("test"), None
+        if path.is_file() or run.lists(path.name):
+            points = run.read_json(path)
+            if points["decision_sha256"] != file_sha256(run.folder / runs.DECISION):
+                points = None
+        return dict(model_card.decision_facts(decision.to_dict(), points))
+    return {}
 
 
 def _test_result(folder: Path, step: int) -> dict | None:

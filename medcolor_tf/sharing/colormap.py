@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from medcolor_tf.catalog import COLORIZERS
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.color_table import ColorTable
-from medcolor_tf.files import write_atomically
 from medcolor_tf.parallel import multihost, runtime
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.sharing import colorizer_file
@@ -86,12 +85,11 @@ def save_table(source: str, file: str) -> tuple[Path, ...]:
     return paths
 
 
-def write_to_run(folder: Path) -> None:
+def write_to_run(run: runs.Run) -> None:
     """Writes the table of the colorizer that a run has saved beside it.
 
     Of several processes that train together one may call it alone.
     """
     with multihost.undistributed():
-        table = read_table(str(folder / runs.COLORIZER))
-    write_atomically(folder / runs.COLOR_TABLE_PICTURE, table.to_png())
-    write_atomically(folder / runs.COLOR_TABLE, table.to_csv())
+        table = read_table(str(run.folder / runs.COLORIZER))
+    run.write({runs.COLOR_TABLE_PICTURE: table.to_png(), runs.COLOR_TABLE: table.to_csv()})

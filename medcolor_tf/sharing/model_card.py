@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from medcolor_tf.catalog import COLORIZERS
+from medcolor_tf.evaluation.decisions import spell_estimate, spell_threshold
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -54,30 +55,35 @@ def make(card: Mapping, repository: str, license_id: str = "") -> ModelCard:
     from huggingface_hub import ModelCard, ModelCardData
 
     source = card["data"]["source"]
-    results = _results(card)
+    of_test = results(card)
     metadata = ModelCardData(
         language="en",
         license=license_id or "unknown",
         library_name="keras",
         tags=list(TAGS),
         datasets=[source] if source in DATA_SETS else None,
-        metrics=[METRIC] if results else None,
+        metrics=[METRIC] if of_test else None,
         # The name belongs to the results' entry; alone it is no field of the hub.
-        model_name=repository.partition("/")[2] if results else None,
-        eval_results=results or None,
+        model_name=repository.partition("/")[2] if of_test else None,
+        eval_results=of_test or None,
     )
-    rows = [(name, value) for name, value in _facts(card) if value]
     content = TEMPLATE.format(
         metadata=metadata.to_yaml(),
         colorizer=card["colorizer"],
         origin=_origin(card["colorizer"]),
         no_license="" if license_id else NO_LICENSE,
         repository=repository,
-        table="\n".join(
-            ["| | |", "|---|---|", *(f"| {name} | {_escaped(value)} |" for name, value in rows)]
-        ),
+        table=table(card),
     )
     return ModelCard(content)
+
+
+def table(card: Mapping) -> str:
+    """Returns what the card knows as a Markdown table."""
+    rows = [(name, value) for name, value in facts(card) if value]
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {name} | {escaped(value)} |" for name, value in rows)]
+    )
 
 
 def _origin(colorizer: str) -> str:
@@ -88,13 +94,13 @@ def _origin(colorizer: str) -> str:
     return "architecture is medcolor_tf's own, the method"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text of a card as Markdown that reads the same in a cell of a table."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*\[\]|~$#])", r"\\\1", text)
 
 
-def _results(card: Mapping) -> list[EvalResult]:
+def results(card: Mapping) -> list[EvalResult]:
     """Returns the test AUC as the hub's results: the mean, and one per observation."""
     from huggingface_hub import EvalResult
 
@@ -122,7 +128,8 @@ def _results(card: Mapping) -> list[EvalResult]:
     ]
 
 
-def _facts(card: Mapping) -> list[tuple[str, str | None]]:
+def facts(card: Mapping) -> list[tuple[str, str | None]]:
+    """Returns the card's lines, (name, value); None where it is unknown."""
     data, training, test = card["data"], card["training"], card["test"]
     channels = card["input_channels"]
     return [
@@ -142,12 +149,48 @@ def _facts(card: Mapping) -> list[tuple[str, str | None]]:
         ("backbone in training", training["backbone"]),
         ("validation mean AUC", _auc(training["valid_mean_auc"])),
         ("test mean AUC", test and _test(test)),
+        *card.get("decision", {}).items(),
         ("versions", ", ".join(f"{k} {v}" for k, v in (card["versions"] or {}).items())),
     ]
 
 
 def _test(test: Mapping) -> str:
     return f"{_auc(test['mean_auc']) or 'undefined'} ({test['images']:,} images)"
+
+
+def decision_facts(decision: Mapping, points: Mapping | None = None) -> list[tuple[str, str]]:
+    """Returns what a card says of a decision: how it was chosen, then a row per observation.
+
+    Args:
+        decision: content of a run's ``decision.json``.
+        points: content of its ``operating-points-SPLIT.json``, if it was measured.
+    """
+    data = decision["data"]
+    split = "all splits" if data["split"] == "all" else data["split"]
+    # Not the data set's name, which may be a hospital's.
+    chosen = f"{decision['rule']}, on {data['images']:,} images ({split})"
+    facts = [("thresholds", chosen)]
+    measured = (points or {}).get("observations", {})
+    for name in decision["observation_order"]:
+        entry = decision["observations"][name]
+        if entry["threshold"] is None:
+            facts.append((f"threshold, {name}", f"none: {entry['reason']}"))
+            continue
+        words = [spell_threshold(entry["threshold"])]
+        if entry["method"] != "none":
+            line = f"{entry['slope']:.4g} * logit {entry['intercept']:+.4g}"
+            words.append(f"of sigmoid({line}), {entry['method']}")
+        for measure in ("sensitivity", "specificity"):
+            if spelled := measured.get(name, {}).get(measure):
+                words.append(f"{measure} {spell_estimate(spelled)}")
+        facts.append((f"threshold, {name}", "; ".join(words)))
+    if points and points["same_images"]:
+        facts.append(("measured", "on the images on which thresholds were chosen: too good"))
+    elif points:
+        facts.append(
+            ("measured", f"on {points['images']:,} {points['split']} images, 95 % intervals")
+        )
+    return facts
 
 
 def _auc(value: float | None) -> str | None:

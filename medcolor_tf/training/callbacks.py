@@ -1,16 +1,16 @@
 """Small callbacks: they assign and report; schedules and metrics are functions elsewhere."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
+from medcolor_tf import progress
 from medcolor_tf.errors import InputError
 from medcolor_tf.runs.checkpoint import LossSums
 from medcolor_tf.runs.folder import DIVERGED
@@ -118,14 +118,8 @@ class Progress(AfterSteps):
 
     def on_train_begin(self, logs=None):
         """Opens the bar, at the position of a resumed run."""
-        self._bar = tqdm(
-            total=self.total * self.batch_size,
-            initial=self.first * self.batch_size,
-            unit=" images",
-            unit_scale=True,
-            smoothing=0.05,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            ncols=None if sys.stderr.isatty() else 100,
+        self._bar = progress.Progress(
+            "training", self.total * self.batch_size, done=self.first * self.batch_size
         )
 
     def after(self, step, batch, loss):
@@ -133,8 +127,8 @@ class Progress(AfterSteps):
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}", self._execution_start, step)
         rate, _ = self.schedule(step - 1)
-        self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.2e}", refresh=False)
-        self._bar.update(step * self.batch_size - self._bar.n)
+        self._bar.note(loss=f"{loss:.4f}", lr=f"{rate:.2e}")
+        self._bar.update(step * self.batch_size - self._bar.done)
 
     def on_train_end(self, logs=None):
         """Closes the bar."""
@@ -144,6 +138,52 @@ class Progress(AfterSteps):
         """Ends the bar's line, for what is said next; twice is once."""
         if bar := getattr(self, "_bar", None):
             bar.close()
+
+
+class Profile(AfterSteps):
+    """Profiles some steps; TensorBoard shows them with the package tensorboard-plugin-profile.
+
+    Args:
+        first, interval, sums: see :class:`AfterSteps`.
+        folder: of TensorBoard's files.
+        steps: (first, last) step of the run, counted from 1; () for none. With several steps an
+            execution, whole executions.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        interval: int,
+        sums: LossSums | None,
+        folder: Path,
+        steps: tuple[int, ...],
+    ):
+        super().__init__(first, interval, sums)
+        self.folder, self.steps, self._is_running = folder, steps, False
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Starts before the first of the steps."""
+        super().on_train_batch_begin(batch, logs)
+        first, last = self.steps
+        if not self._is_running and first <= self._execution_start + 1 <= last:
+            import tensorflow as tf
+
+            tf.profiler.experimental.start(str(self.folder))
+            self._is_running = True
+
+    def after(self, step, batch, loss):
+        """Ends after the last of the steps."""
+        if step >= self.steps[1]:
+            self.on_train_end()
+
+    def on_train_end(self, logs=None):
+        """Ends and writes the profile."""
+        if self._is_running:
+            import tensorflow as tf
+
+            tf.profiler.experimental.stop()
+            self._is_running = False
+            progress.say(f"profile: {self.folder}/plugins/profile")
 
 
 class AtCheckpoint(keras.callbacks.Callback):

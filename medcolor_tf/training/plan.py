@@ -124,13 +124,13 @@ class TrainPlan:
         ]
         return [segment for segment in segments if segment[0] < segment[1]]
 
-    def describe(self, spec: ModelSpec, parameters: int, max_lr: float) -> list[str]:
+    def describe(self, spec: ModelSpec, parameters: int, max_lr: float | None) -> list[str]:
         """Says in lines of text what is about to be trained on what.
 
         Args:
             spec: the model's, with the path of the backbone that is used.
             parameters: how many are trained.
-            max_lr: peak learning rate.
+            max_lr: peak learning rate; None where the LR finder will choose it.
         """
         config, train = self.config, self.train
         trained = ", ".join(STRATEGIES[config.strategy].trains)
@@ -140,14 +140,14 @@ class TrainPlan:
         ]
         if config.backbone_weights == "none" and not config.init_from:
             lines.append("the backbone starts from RANDOM weights, not from ImageNet's")
+        rates = "from the LR finder" if max_lr is None else f"{max_lr:.3g}"
+        for part, factor in config.lr_factors.items():
+            own = "" if max_lr is None else f": {max_lr * factor:.3g}"
+            rates += f", {part} {factor:g} times{own}"
         lines.append(
             f"{len(train):,} training and {len(self.valid):,} validation images of "
             f"{spec.image_size} px; {self.total_steps:,} steps of {config.batch_size}, "
-            f"checkpoint every {self.checkpoint_interval:,}; peak learning rate {max_lr:.3g}"
-            + "".join(
-                f", {part} {factor:g} times: {max_lr * factor:.3g}"
-                for part, factor in config.lr_factors.items()
-            )
+            f"checkpoint every {self.checkpoint_interval:,}; peak learning rate {rates}"
         )
         idle = parse_multipliers(config.lr_multipliers).keys() - STRATEGIES[config.strategy].trains
         if idle:

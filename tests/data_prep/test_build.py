@@ -564,3 +564,33 @@ def test_files_that_are_read_in_another_way_have_another_version(
     )
     digests = ContentDigests(tmp_path / "o")
     assert build.plan_build(config, b"key", digests).pixels_version == version
+
+
+def test_a_dry_run_says_what_would_be_built_and_writes_nothing(
+    make_table, run_build, table_flags, tmp_path
+):
+    flags = table_flags(make_table(), *HALVES)
+    before = sorted(tmp_path.rglob("*"))
+    status, output, folder = run_build(*flags, "--dry_run")
+    assert status == 0, output
+    assert sorted(tmp_path.rglob("*")) == before
+    assert f"{folder}: would hold 12 images" in output
+    assert "\n12 images were read" in output
+    assert output.endswith("nothing was written\n")
+    # The same tables of splits and labels as the build's.
+    status, built, _ = run_build(*flags)
+    assert status == 0, built
+    tables = output[output.index("\ntest:") :].split("\n12 images")[0]
+    assert tables in built
+    assert "already complete" in run_build(*flags, "--dry_run")[1]
+
+
+def test_a_dry_run_names_images_that_the_build_would_reject(
+    make_table, run_build, table_flags, tmp_path
+):
+    flags = table_flags(make_table(), *HALVES)
+    broken = sorted((tmp_path / "source").rglob("*.png"))[3]
+    broken.write_bytes(b"no picture")
+    status, output, _ = run_build(*flags, "--dry_run")
+    assert status == 0, output
+    assert f"rejected: {broken}: " in output

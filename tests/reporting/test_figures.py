@@ -192,6 +192,20 @@ def test_long_legends_make_the_figure_higher():
     assert many - few > 20 * 2 * 10
 
 
+@pytest.mark.parametrize(
+    ("svg", "ticks"),
+    [
+        (lambda: line_panels({"": [Line("A", X, X)]}, "x", "y"), {"0", "20", "100"}),
+        (lambda: learning_curves([Line("A", [1, 2, 3], [0.5, 0.6, 0.7])]), {"50", "60"}),
+        (lambda: size_chart([Line("A", [9], [-0.1], [-0.3], [0.1])], {9: 100}, "y"), {"\u221220"}),
+    ],
+)
+def test_axes_are_in_percent(svg, ticks):
+    found = {text for text in texts(svg()) if re.fullmatch(r"[-\u2212\d.]+", text)}
+    assert ticks <= found
+    assert not {text for text in found if re.fullmatch(r"[-\u2212]?0\.\d+", text)}
+
+
 def test_learning_curves_share_a_legend_entry():
     steps = [0, 4800, 9600]
     repeats = [Line("ColorU, All", steps, [0.5, 0.6, 0.6 + n / 50]) for n in range(3)]

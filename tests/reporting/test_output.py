@@ -82,7 +82,14 @@ def test_html_document(parsed, full_report):
     assert any(meta.get("name") == "viewport" for meta in parsed.all("meta"))
     assert len(parsed.all("main")) == 1
     links = [a for a in parsed.all("a") if "nav" in a["inside"]]
-    assert [a["text"] for a in links] == [s.title for s in full_report.sections]
+    ends = [a["text"] for a in links if a["inside"].count("ul") == 1]
+    assert ends == [s.title for s in full_report.sections]
+    parts = [(a["href"], a["text"]) for a in links if a["inside"].count("ul") == 2]
+    wide = full_report.sections[0].contents[3]
+    assert parts[0] == ("#table-table1", wide.title)
+    assert [href for href, _ in parts[1:]] == [
+        *("#figure-roc", "#figure-images", "#table-folded", "#runs-1")
+    ]
     assert parsed.all("a")[0]["href"] == "#content"  # the first thing one comes to: skip
 
 
@@ -94,6 +101,15 @@ def test_html_ids_and_links(parsed):
     assert {link[1:] for link in links} <= set(ids)
     for element in parsed.elements:
         assert element.get("aria-labelledby", ids[0]) in ids
+
+
+def test_markdown_links(full_report):
+    text = to_markdown(full_report)
+    anchors = set(re.findall(r'<a id="([^"]+)"></a>', text))
+    links = re.findall(r"^ *- \[.*\]\(#([^)]+)\)$", text, re.M)
+    assert links[:2] == ["results", "table-table1"]
+    assert len(links) == 7
+    assert set(links) <= anchors
 
 
 def test_html_tables(parsed, full_report):
@@ -176,7 +192,7 @@ def test_numbers_are_aligned_words_are_not():
 
 
 def test_details_are_closed(parsed):
-    every = parsed.all("details")
+    every = [e for e in parsed.all("details") if "nav" not in e["inside"]]
     assert [details["id"] for details in every] == ["images", "folded", "runs-1"]
     assert not any("open" in details for details in every)
     inside = [e for e in parsed.elements if e.get("id") in ("figure-images", "table-folded")]
@@ -232,7 +248,7 @@ def test_same_content_same_bytes(full_report, tmp_path):
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
     assert [str(file) for file in files] == [
         *(LOCK, "figures/images.png", "figures/roc.svg", "folded.csv", "index.html", "report.md"),
-        "table1.csv",
+        *("table1.csv", "tables.tex"),
     ]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
@@ -280,6 +296,13 @@ def test_markdown_as_written():
 MARKDOWN = """# Report
 
 Lead.
+
+## Contents
+
+- [Results](#results)
+  - [Title](#table-t)
+  - [ROC](#figure-f)
+  - [More &lt;b>](#more)
 
 <a id="results"></a>
 

@@ -5,7 +5,9 @@ import inspect
 import io
 import itertools
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,21 @@ from statsmodels.stats.multitest import multipletests
 
 from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.errors import InputError
+from medcolor_tf.files import sealed
 from medcolor_tf.report import main
-from medcolor_tf.reporting import figures, render, tables
+from medcolor_tf.reporting import breakdown_tables, decisions, figures, render, tables
 from medcolor_tf.reporting.collect import collect
 from medcolor_tf.reporting.contents import Commands, Figure, Note, Table
 from medcolor_tf.reporting.output import to_csv, write
-from tests.reporting.run_folders import FIVE, Runs, write_everything, write_plan
+from medcolor_tf.runs.folder import Run
+from tests.reporting.run_folders import (
+    FIVE,
+    Runs,
+    write_breakdown,
+    write_color_table,
+    write_everything,
+    write_plan,
+)
 
 SAMPLES = 50
 EXPECTED = Path(__file__).parent / "expected"
@@ -83,23 +94,103 @@ def evaluation_sets(everything):
 def test_tables_are_those_of_version_0_1(everything):
     """expected/ holds what version 0.1 wrote for the same runs (50 resamples), their folder named
     FOLDER; figures were drawn, which changes no table."""
-    named = {f"{table.name}.csv": to_csv(table) for table in contents(report_of(everything), Table)}
+    named = {
+        f"{table.name}.csv": to_csv(table)
+        for table in contents(report_of(everything), Table)
+        if not table.name.startswith("checklist-")  # younger than 0.1
+    }
     assert sorted(named) == sorted(path.name for path in EXPECTED.iterdir())
     for name, csv_text in named.items():
         expected = (EXPECTED / name).read_bytes().decode()
         assert csv_text.replace(str(everything), "FOLDER") == expected, name
 
 
+def test_groups_and_units_of_a_run(tmp_path):
+    runs = Runs(tmp_path / "runs", observations=("Edema",), fingerprint="three")
+    runs.add("one", "baseline", 2.0)
+    write_breakdown(runs.folder / "one")
+    (group,) = collect([runs.folder]).evaluation_sets(SAMPLES)
+    by_group, tests = (c for c in breakdown_tables.by_group(group) if isinstance(c, Table))
+    assert by_group.groups == ("sex", "sex", "site", "site")
+    female = json.loads((runs.folder / "one" / "subgroups-test.json").read_text())["groups"][0]
+    auc = female["measures"]["auc"]
+    low, high = auc["interval"]
+    rows = texts(by_group)
+    assert rows[0][:4] == ["female", "Edema", str(female["images"]), str(female["positive"])]
+    assert rows[0][4] == f"{100 * auc['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    assert rows[3][0] == "small"
+    assert rows[3][4].startswith("too few: ")
+    assert "fewer than 10 patients" in by_group.caption
+    assert "thresholds by hand" in by_group.caption
+    assert [cell.strong for cell in by_group.cells[0][4:]] == [True, False, False, False]
+    assert [row[-2:] for row in texts(tests)] == [["< 0.001", "0.002"], ["0.300", "0.400"]]
+    assert texts(tests)[0][3:5] == ["-5.0", "-9.0 to -1.0"]
+    assert "'=HYPERLINK" in to_csv(by_group), "no formula for a spreadsheet"
+    (per_unit,) = breakdown_tables.per_unit(group)
+    assert isinstance(per_unit, Table)
+    found = json.loads((runs.folder / "one" / "units-test.json").read_text())
+    kappa = found["observations"]["Edema"]["kappa"]
+    assert texts(per_unit)[0][6].startswith(f"{kappa['value']:.3f} (")
+    # Predictions that were made anew have no groups any more.
+    path = runs.folder / "one" / "predictions-test.csv"
+    path.write_text(path.read_text() + "\n")
+    (group,) = collect([runs.folder]).evaluation_sets(SAMPLES)
+    (note,) = breakdown_tables.by_group(group)
+    assert isinstance(note, Note)
+    assert "subgroups-test.json is of other predictions than predictions-test.csv" in note.text
+
+
 ENTRIES = (*render.RESULTS, tables.every_run)
+
+
+def test_shares_are_in_percent_and_the_csv_file_of_calibration_says_that_its_are_not(
+    evaluation_sets,
+):
+    (found,) = tables.calibration(next(g for g in evaluation_sets if g.data == "phantom"))
+    expected = (EXPECTED / "calibration-3-ResNet18.csv").read_text().splitlines()[1].split(",")
+    assert [cell.text for cell in found.cells[0][2:]] == ["48.4", "23.5", "26.5"]
+    assert expected[2:] == ["0.484", "0.235", "0.265"]
+    assert "the CSV file holds fractions of 1" in found.caption
 
 
 @pytest.mark.pictures
 def test_the_colours_of_gray_values_are_told_in_words_too(evaluation_sets):
     drawn = next(group for group in evaluation_sets if group.data == "phantom")
     (figure,) = figures.gray_to_color(drawn)
+    assert isinstance(figure, Figure)
     assert "PixelShuffle All: black becomes 0.00 0.00 0.50" in figure.alt
     assert "white becomes 1.25 1.00 0.50" in figure.alt
     assert not [make for group in evaluation_sets[:2] for make in figures.gray_to_color(group)]
+
+
+@pytest.mark.pictures
+def test_a_table_of_colours_is_what_its_manifest_says(tmp_path):
+    runs = Runs(tmp_path / "runs", "phantom", ("Edema",))
+    runs.add("map", "color_module", model={"colorizer": "color_map", "colorizer_init": "gray"})
+    folder = runs.folder / "map"
+    write_color_table(folder)
+    text = (folder / "color_table.csv").read_text()
+    (group,) = collect([folder]).evaluation_sets(SAMPLES)
+    assert [type(made) for made in figures.gray_to_color(group)] == [Figure]  # of version 0.1
+    run = Run(folder)
+    run.write({"model.json": (folder / "model.json").read_bytes()})
+    (folder / "manifest.json").write_text(  # which a development version wrote
+        json.dumps(without_color_table(json.loads((folder / "manifest.json").read_text())))
+    )
+    note, _ = figures.gray_to_color(group)
+    assert isinstance(note, Note)
+    assert "map/color_table.csv: its manifest does not list it" in note.text
+    run.write({"color_table.csv": text})
+    assert [type(made) for made in figures.gray_to_color(group)] == [Figure]
+    (folder / "color_table.csv").write_text(text.replace("1.25", "0.25"))
+    with pytest.raises(InputError, match=r"color_table\.csv: damaged, or another run's file"):
+        list(figures.gray_to_color(group))
+
+
+def without_color_table(manifest):
+    """A run's manifest that does not list its table of colours."""
+    del manifest["sha256"], manifest["files"]["color_table.csv"]
+    return sealed(manifest)
 
 
 @pytest.mark.pictures
@@ -128,7 +219,7 @@ def test_every_function_for_an_evaluation_set_is_listed():
     """Else it would be written and never shown."""
     public = {
         function
-        for module in (tables, figures)
+        for module in (tables, figures, decisions, breakdown_tables)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
         and next(iter(inspect.signature(function).parameters)) == "group"
@@ -362,6 +453,20 @@ def test_an_absent_class_has_no_auc_and_is_no_zero(tmp_path):
     rows = texts(table(report, "table2-1"))
     assert {row[3] for row in rows if "±" in row[1] and row[0] != ""} >= {"-"}
     assert texts(table(report, "table1-1"))[0][2] == shown(ours["baseline"])
+
+
+def test_folders_are_walked_through_once(runs, monkeypatch):
+    runs.strategies(seeds=(0,))
+    write_plan(runs.folder, "mine", ("a",))
+    for name in ("tuning/trials/chosen-among", "deep/er"):
+        shutil.copytree(runs.folder / "baseline-0", runs.folder / name)
+    listed = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or real(path))
+    found = collect([runs.folder, runs.folder / "deep"])
+    assert listed.count(str(runs.folder)) == listed.count(str(runs.folder / "all-0")) == 1
+    assert [run.name for run in found.missing] == ["a", str(runs.folder / "deep/er")]
+    assert len(found.runs) == 4
 
 
 def test_the_same_repeat_twice_counts_once(runs):

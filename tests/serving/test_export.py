@@ -13,25 +13,32 @@ import pytest
 import tensorflow as tf
 from odd_pictures import chunk, mutated, odd_pictures, png
 from PIL import Image, PngImagePlugin
-from serving_helpers import compare_files, encode, make_run, pixels
+from serving_helpers import OBSERVATIONS, compare_files, encode, made_decision, make_run, pixels
 
+from medcolor_tf.catalog import EXPORT_FORMATS
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.export import ExportConfig
+from medcolor_tf.files import file_sha256, read_json
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.predict import PredictConfig
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import load_decision, save_decision
 from medcolor_tf.serving import export as export_module
-from medcolor_tf.serving.export import export
+from medcolor_tf.serving import film
+from medcolor_tf.serving.export import CONTRACT, export
+from medcolor_tf.serving.inputs import InputImage, ReadImage
 from medcolor_tf.serving.predict import predict
+from medcolor_tf.serving.saved_model import EXTRA, answer_by
 
 pytestmark = pytest.mark.slow
-OBSERVATIONS = ("Edema", "Pleural Effusion")
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("a run of Mrs Miller") / "run")
+    run_dir = make_run(tmp_path_factory.mktemp("a run of Mrs Miller") / "run")
+    save_decision(made_decision(run_dir, (0.755, None), slope=2.0, intercept=-1.0), run_dir)
+    return run_dir
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +67,15 @@ def test_the_signatures_equal_the_keras_model(run_dir, signatures):
     images = np.stack([pixels(32, 32, seed=i) for i in range(3)])[..., None]
     model = classify_and_colorize(runs.load_classifier(run_dir)[1])
     logits, colorized = model.predict_on_batch(images)
+    decision = load_decision(run_dir)
+    assert decision is not None
+    calibrated = decision.calibrated(logits)
+    assert set(decision.classify(logits)[:, 0]) == {0, 1}
     files = [encode(image[..., 0], "PNG") for image in images]
     inputs = {"serving_default": images, "uint16": images.astype(np.uint16) * 257}
     inputs |= {"encoded": files, "prepared": images, "colorized": images}
     assert set(signatures) == set(inputs)
-    outputs = {name: {"probabilities"} for name in inputs}
+    outputs = {name: {"probabilities", "calibrated", "decisions"} for name in inputs}
     outputs["encoded"] |= {"observations"}
     outputs["prepared"] |= {"observations"}
     outputs["colorized"] |= {"colorized"}
@@ -73,6 +84,8 @@ def test_the_signatures_equal_the_keras_model(run_dir, signatures):
         assert set(answer) == outputs[name], name
         np.testing.assert_allclose(answer["probabilities"], sigmoid(logits), atol=1e-5)
         assert np.ptp(answer["probabilities"].numpy()) > 0.05
+        np.testing.assert_allclose(answer["calibrated"], calibrated, atol=2e-5)
+        np.testing.assert_array_equal(answer["decisions"], decision.classify(logits))
         # TensorFlow Serving's row format: a row of every output per image.
         assert all(len(output) == 3 for output in answer.values()), name
     np.testing.assert_allclose(answer["colorized"], colorized, atol=1e-5)
@@ -310,9 +323,34 @@ def test_no_path_of_this_machine_is_in_the_exported_files(exported, run_dir):
 
 
 def test_the_description_names_the_observations(exported):
-    about = json.loads((exported / export_module.EXTRA / runs.MODEL).read_text())
+    about = json.loads((exported / EXTRA / runs.MODEL).read_text())
     assert about["observations"] == list(OBSERVATIONS)
     assert (about["step"], about["weights"], about["image_size"]) == (7, "best", 32)
+
+
+def test_the_contract_is_beside_the_description(exported, run_dir):
+    contract = json.loads((exported / EXTRA / CONTRACT).read_text())
+    assert contract["format"] == "savedmodel"
+    assert contract["input"]["signature"] == contract["input"]["name"] == "prepared"
+    outputs = {"probabilities", "observations", "calibrated", "decisions"}
+    assert set(contract["outputs"]) == outputs
+    assert contract["decision"]["observations"]["Edema"]["threshold"] == 0.755
+    assert read_json(exported / EXTRA / runs.MODEL)["decision"] == contract["decision"]
+    assert contract["checked"]["largest_difference"] <= 1e-5
+    assert contract["weights"]["sha256"][runs.BEST] == file_sha256(run_dir / runs.BEST)
+    files = {p.relative_to(exported).as_posix() for p in exported.rglob("*") if p.is_file()}
+    assert files - set(contract["files"]) == {f"{EXTRA}/{CONTRACT}"}
+    for name, digest in contract["files"].items():
+        assert file_sha256(exported / name) == digest
+
+
+def test_films_without_a_file_go_through_the_prepared_signature(exported, run_dir):
+    spec, classifier, _ = runs.load_predictor(run_dir)
+    images = [pixels(32, 32, seed=i)[..., None] for i in range(2)]
+    films = [ReadImage(InputImage("film", (), ""), image) for image in images]
+    answer = answer_by(tf.saved_model.load(exported), spec)
+    expected = sigmoid(classifier.predict_on_batch(np.stack(images)))
+    np.testing.assert_allclose(answer(films), expected, atol=1e-5)
 
 
 def test_an_existing_export_is_not_overwritten(exported, run_dir):
@@ -331,12 +369,25 @@ def test_the_comparison_sees_another_resampling(run_dir, exported, monkeypatch):
     """Pillow and TensorFlow's own resize are 1 of 255 apart: enough to be refused."""
     spec, classifier, _ = runs.load_predictor(run_dir)
     model = classify_and_colorize(classifier)
-    loaded = tf.saved_model.load(exported)
-    assert export_module.compare(loaded, model, spec) <= export_module.TOLERANCE
+    answer = answer_by(tf.saved_model.load(exported), spec)
+    tolerance = EXPORT_FORMATS["savedmodel"].tolerance
+    assert export_module.compare(answer, model, spec) <= tolerance
     read = Image.Image.resize
 
     def resize(image, size, resample, box=None):
         return read(image, size, Image.Resampling.HAMMING, box)
 
     monkeypatch.setattr(Image.Image, "resize", resize)
-    assert export_module.compare(loaded, model, spec) > export_module.TOLERANCE
+    assert export_module.compare(answer, model, spec) > tolerance
+
+
+def test_the_page_shows_an_export_as_its_run_but_for_the_heat(run_dir, exported, tmp_path):
+    (tmp_path / "film.png").write_bytes(encode(pixels(40, 36), "PNG"))
+    answers = [
+        model.answer(tmp_path / "film.png")
+        for model in (film.load_exported_model(str(exported)), film.load_run_model(str(run_dir)))
+    ]
+    for ours, theirs in zip(*(answer.findings for answer in answers), strict=True):
+        assert ours.probability == pytest.approx(theirs.probability, abs=1e-5)
+    assert [caption for caption, _ in answers[0].panels] == ["image", "colorized"]
+    assert len(answers[1].panels) == 4

@@ -64,7 +64,9 @@ def colors_of(run_dir: str, raw: np.ndarray) -> np.ndarray:
 
 def test_a_run_leaves_the_table_of_its_best_color_map(run_dir):
     run = runs.Run(Path(run_dir))
-    table = ColorTable.from_csv(run.color_table)
+    assert run.lists(runs.COLOR_TABLE_PICTURE)
+    assert run.lists(runs.COLOR_TABLE)
+    table = ColorTable.from_csv(run.checked(run.color_table))
     np.testing.assert_array_equal(table.values, np.arange(256))
     np.testing.assert_allclose(table.colors, colors_of(run_dir, np.arange(256)), atol=2e-6)
     assert np.abs(table.colors - np.linspace(0, 1, 256)[:, None]).max() > 0.01  # it has learned
@@ -116,7 +118,7 @@ def test_a_color_map_starts_the_next_stage(run_dir, run_of):
 def test_tensorboard_shows_the_table(run_dir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(f"{run_dir}/{runs.TENSORBOARD}", size_guidance={"tensors": 0})
+    events = EventAccumulator(str(run_dir), size_guidance={"tensors": 0})
     events.Reload()
     pictures = events.Tensors("gray_to_color")
     assert [event.step for event in pictures] == [2, 4]
@@ -154,3 +156,12 @@ def test_a_damaged_table_is_refused_by_name(change, message, tmp_path):
 def test_no_table_is_an_error_too(tmp_path):
     with pytest.raises(InputError, match=r"no\.csv: cannot be read as a table of colours"):
         ColorTable.from_csv(tmp_path / "no.csv")
+
+
+def test_a_table_that_was_read_back_has_the_same_colours(tmp_path):
+    """Six digits may lie on the other side of a half from the number that was written."""
+    colors = np.full((256, 3), 162.4999 / 255)
+    table = ColorTable(np.arange(256), colors)
+    (tmp_path / "table.csv").write_text(table.to_csv())
+    np.testing.assert_array_equal(ColorTable.from_csv(tmp_path / "table.csv").rgb, table.rgb)
+    assert (np.round(colors * 255) != table.rgb).all()

@@ -129,3 +129,38 @@ def test_a_data_set_of_ones_own_is_no_data_set_of_the_hub(card):
 def test_an_architecture_is_the_papers_only_where_it_is(card, colorizer, words):
     text = model_card.make(card | {"colorizer": colorizer}, "me/my-T").text
     assert words in text
+
+
+def test_thresholds_stand_in_the_card_with_what_they_gave(card):
+    entry = {"method": "platt", "slope": 0.5, "intercept": -1.25, "reason": ""}
+    decision = {
+        "rule": "sensitivity=0.9",
+        "data": {"name": "St. Mary", "split": "all", "images": 1200},
+        "observation_order": ["Edema", "Hernia"],
+        "observations": {
+            "Edema": entry | {"threshold": 0.3125},
+            "Hernia": entry | {"threshold": None, "reason": "3 positive films"},
+        },
+    }
+    estimate = {"value": 0.875, "interval": [0.8, 0.925]}
+    points = {
+        "images": 300,
+        "split": "test",
+        "same_images": False,
+        "observations": {"Edema": {"sensitivity": estimate, "specificity": estimate}},
+    }
+    facts = dict(model_card.decision_facts(decision, points))
+    assert facts == {
+        "thresholds": "sensitivity=0.9, on 1,200 images (all splits)",
+        "threshold, Edema": "0.3125; of sigmoid(0.5 * logit -1.25), platt; sensitivity 0.875 "
+        "[0.800, 0.925]; specificity 0.875 [0.800, 0.925]",
+        "threshold, Hernia": "none: 3 positive films",
+        "measured": "on 300 test images, 95 % intervals",
+    }
+    assert (
+        "too good"
+        in dict(model_card.decision_facts(decision, points | {"same_images": True}))["measured"]
+    )
+    readme = str(model_card.make(card | {"decision": facts}, "me/my-T", ""))
+    assert "| threshold, Hernia | none: 3 positive films |" in readme
+    assert "St. Mary" not in readme

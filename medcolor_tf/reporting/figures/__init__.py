@@ -13,15 +13,8 @@ from PIL import Image
 
 from medcolor_tf.evaluation import curves, statistics
 from medcolor_tf.evaluation.color_table import ColorTable
-from medcolor_tf.reporting.collect import (
-    REPEAT,
-    EvaluationSet,
-    Settings,
-    of_observation,
-    pooled,
-    read_log,
-)
-from medcolor_tf.reporting.contents import Figure
+from medcolor_tf.reporting.collect import EvaluationSet, Settings
+from medcolor_tf.reporting.contents import Figure, Note
 from medcolor_tf.reporting.figures.charts import (
     Line,
     bar_panels,
@@ -31,6 +24,8 @@ from medcolor_tf.reporting.figures.charts import (
 )
 from medcolor_tf.reporting.figures.color_tables import color_tables
 from medcolor_tf.reporting.figures.image_grid import image_grid
+from medcolor_tf.reporting.predictions import of_observation, pooled, read_log
+from medcolor_tf.reporting.run_rows import REPEAT
 from medcolor_tf.reporting.settings import Setting, full_label, percent, size_label
 from medcolor_tf.runs.folder import Run
 
@@ -46,8 +41,8 @@ def auc_by_size(group: EvaluationSet) -> Iterator[Figure]:
         yield Figure(
             f"figure6a-{group.number}-{stem}",
             f"Mean AUC by training size, {backbone} (Figure 6a)",
-            size_chart(lines, _percents(settings), "mean AUC"),
-            _words("Mean AUC by training size. ", lines, _percents(settings)),
+            size_chart(lines, _percents(settings), "mean AUC (%)"),
+            _words("Mean AUC in percent by training size. ", lines, _percents(settings)),
             "Mean and standard deviation over the random subsets.",
         )
 
@@ -73,11 +68,11 @@ def difference_by_size(group: EvaluationSet) -> Iterator[Figure]:
             size_chart(
                 lines,
                 percents,
-                "difference in mean AUC\n(minus Baseline All)",
+                "difference in mean AUC, points\n(minus Baseline All)",
                 zero="Baseline All",
                 order=[size_label(setting, settings) for setting in settings],
             ),
-            _words("Difference of the mean AUC to Baseline All. ", lines, percents),
+            _words("Difference of the mean AUC to Baseline All in points. ", lines, percents),
             "Mean and standard deviation of the difference within each repeat.",
         )
 
@@ -108,13 +103,21 @@ def colorized(group: EvaluationSet) -> Iterator[Figure]:
         )
 
 
-def gray_to_color(group: EvaluationSet) -> Iterator[Figure]:
+def gray_to_color(group: EvaluationSet) -> Iterator[Figure | Note]:
     """The colour of each gray value, of the colorizers that are such a map."""
     tables: dict[str, ColorTable] = {}
     for setting, runs in group.largest.items():
-        path = Run(runs["folder"].iloc[0]).color_table
-        if path.is_file():
-            tables[full_label(setting, group.largest)] = ColorTable.from_csv(path)
+        run = Run(runs["folder"].iloc[0])
+        path = run.color_table
+        listed = run.lists(path.name)
+        if listed:
+            run.checked(path)
+        elif not path.is_file():
+            continue
+        elif run.manifest(path.name):  # of a development version, which wrote it beside the others
+            words = "its manifest does not list it, so it is read as it is"
+            yield Note("info", f"{run.folder.name}/{path.name}: {words}.")
+        tables[full_label(setting, group.largest)] = ColorTable.from_csv(path)
     if tables:
         yield Figure(
             f"gray-to-color-{group.number}",
@@ -164,7 +167,7 @@ def roc(group: EvaluationSet) -> Iterator[Figure]:
     """ROC curves, a panel per observation."""
     yield from _panel_figures(
         group,
-        ("roc", "ROC curves", "False positive rate", "True positive rate"),
+        ("roc", "ROC curves", "False positive rate (%)", "True positive rate (%)"),
         functools.partial(_mean_curve, curves.roc_curve),
         "ROC curves of {}, a panel an observation; the areas are in the tables above.",
         "Mean over repeats at each false positive rate; the band spans the repeats.",
@@ -176,7 +179,7 @@ def precision_recall(group: EvaluationSet) -> Iterator[Figure]:
     """Precision-recall curves, a panel per observation."""
     yield from _panel_figures(
         group,
-        ("precision-recall", "Precision and recall", "Recall", "Precision"),
+        ("precision-recall", "Precision and recall", "Recall (%)", "Precision (%)"),
         functools.partial(_mean_curve, curves.precision_recall),
         "Precision-recall curves of {}; their average precision is in the table below.",
         "Mean over repeats at each recall.",
@@ -187,7 +190,7 @@ def calibration(group: EvaluationSet) -> Iterator[Figure]:
     """Observed frequency against predicted probability, a panel per observation."""
     yield from _panel_figures(
         group,
-        ("calibration", "Calibration", "Mean predicted probability", "Observed"),
+        ("calibration", "Calibration", "Mean predicted probability (%)", "Observed (%)"),
         _calibration_line,
         "Observed frequency against predicted probability, {}.",
         "Predictions of all repeats in ten equal bins; on the diagonal they are calibrated.",
@@ -243,7 +246,9 @@ def _words(start: str, lines: list[Line], percents: Mapping[int, float]) -> str:
     """What a chart over sizes shows, for who cannot see it."""
     words = [
         f"{line.label}: "
-        + ", ".join(f"{percents[x]:g} % {mean:.3f}" for x, mean in line.points()[:2].T)
+        + ", ".join(
+            f"{percents[x]:g} % of the images {100 * mean:.1f}" for x, mean in line.points()[:2].T
+        )
         for line in lines
     ]
     return start + "; ".join(words) + "."

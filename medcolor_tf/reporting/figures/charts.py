@@ -13,7 +13,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from medcolor_tf.reporting.figures.drawing import INK, WIDTH, add_legend, drawing, line_styles
+from medcolor_tf.reporting.figures.drawing import (
+    INK,
+    WIDTH,
+    add_legend,
+    drawing,
+    in_percent,
+    line_styles,
+)
 
 # Lines of at most so many points have them marked: the bins of a calibration; less in learning
 # curves, where many lines cross.
@@ -56,7 +63,7 @@ def line_panels(
     diagonal: bool = False,
     order: Iterable[str] = (),
 ) -> str:
-    """Small multiples on unit squares: ROC, precision and recall, calibration.
+    """Small multiples on unit squares: ROC, precision and recall, calibration; axes in percent.
 
     Args:
         panels: title -> lines; none where a class is absent.
@@ -80,6 +87,7 @@ def line_panels(
             axes.set_gid(f"panel-{number}")
             axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
             axes.set(xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
+            in_percent(axes.xaxis, axes.yaxis)
             axes.set_title(textwrap.fill(title, 30), parse_math=False)
             axes.set_xlabel(x_label if number + columns >= len(panels) else "")
             axes.set_ylabel(y_label if number % columns == 0 else "")
@@ -114,10 +122,10 @@ def _draw(axes, number: int, line: Line, style: dict[str, Any], few: int, width=
 
 
 def learning_curves(lines: Sequence[Line], order: Iterable[str] = ()) -> str:
-    """Mean AUC in validation by training step; repeats share a label.
+    """Mean AUC in validation, in percent, by training step; repeats share a label.
 
     Args:
-        lines: x in steps, y as it is to be read.
+        lines: x in steps, y as fractions of 1.
         order: as in :func:`line_panels`.
 
     Raises:
@@ -127,7 +135,8 @@ def learning_curves(lines: Sequence[Line], order: Iterable[str] = ()) -> str:
         raise ValueError("no lines to draw")
     styles = line_styles((line.label for line in lines), order)
     with drawing(WIDTH, 4.2) as (figure, svg):
-        axes = figure.add_subplot(xlabel="training step", ylabel="mean AUC in validation")
+        axes = figure.add_subplot(xlabel="training step", ylabel="mean AUC in validation (%)")
+        in_percent(axes.yaxis)
         for number, line in enumerate(lines):
             _draw(axes, number, line, styles[line.label], FEW_STEPS, width=1.1)
         axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -147,7 +156,7 @@ def size_chart(
     """Values by training images, with error bars (Figure 6).
 
     Args:
-        lines: a line per strategy; x in training images.
+        lines: a line per strategy; x in training images, y as fractions of 1, drawn in percent.
         percents: training images -> what that is of all, in percent; the ticks.
         y_label: what the values are.
         zero: where they are differences, the label of what was subtracted: the zero line.
@@ -164,6 +173,7 @@ def size_chart(
         axes = figure.add_subplot(xscale="log", xlabel="training images")
         y_lines = [textwrap.fill(text, 40) for text in y_label.split("\n")]
         axes.set_ylabel("\n".join(y_lines), parse_math=False)
+        in_percent(axes.yaxis)
         for number, line in enumerate(lines):
             # Side by side by 2 %, or error bars at the same size would hide each other.
             aside = 1.02 ** (number - (len(lines) - 1) / 2)

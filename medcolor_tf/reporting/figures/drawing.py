@@ -79,6 +79,16 @@ def drawing(width: float, height: float) -> Iterator[tuple[Any, io.StringIO]]:
         figure.savefig(svg, format="svg", metadata=nothing)
 
 
+def in_percent(*axes) -> None:
+    """Has matplotlib's axes name fractions of 1 in percent."""
+    for axis in axes:
+        axis.set_major_formatter(_percent)
+
+
+def _percent(value: float, _: int) -> str:
+    return f"{round(100 * value, 6) + 0.0:g}".replace("-", "\N{MINUS SIGN}")
+
+
 def add_legend(figure, styles: dict[str, dict[str, Any]], marked: Collection[str] = ()) -> None:
     """One legend of all labels below the figure, which grows by it; as many columns as fit.
 

@@ -1,0 +1,98 @@
+"""Adapts a run to a new place: ``python -m medcolor_tf.calibrate --run_dir=... --data_dir=...``."""
+
+import sys
+from dataclasses import dataclass
+
+from medcolor_tf import commandline
+from medcolor_tf.catalog import RECALIBRATIONS, VERIFICATIONS
+from medcolor_tf.commandline import option
+
+DESCRIPTION = """
+Fits a calibration and a threshold per observation to the labelled films of a new place, 50 to 200
+of them, and keeps both as decision.json in the run; predict, export and the report use it. The
+weights stay as they are, and so do the AUCs.
+
+Prints a table of the model before and after, with 95 % intervals by resampling patients. "After" is
+measured by cross-validation over patients: each film is calibrated and called by what was fitted
+without its patient. "Before" are the probabilities as they came, and the thresholds of the run's
+decision if it has one that was not chosen on these films. An observation with too few positive or
+negative films is refused with the reason, and gets no threshold. docs/operating_points.md says what
+these numbers mean, and what not.
+"""
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Options of the command."""
+
+    run_dir: str = option("", "Folder of the run.", required=True)
+    data_dir: str = option("", "Data set of the new place, made by data_prep.build.", required=True)
+    split: str = option(
+        "all",
+        "Which films; of the data set on which the run was trained, valid alone.",
+        ("all", "train", "valid", "test"),
+        group="Images and weights",
+    )
+    method: str = option(
+        RECALIBRATIONS[0],
+        "platt: slope and intercept of the logit, 10 films of each class at least; temperature: "
+        "the slope alone, 5 of each.",
+        RECALIBRATIONS,
+        group="Decisions",
+    )
+    operating_point: str = option(
+        "youden",
+        "How thresholds are chosen: youden, sensitivity=0.9 or specificity=0.9 (any share).",
+        group="Decisions",
+    )
+    replace_decision: bool = option(
+        False,
+        "Write over another decision of the run; it is kept inside the new one.",
+        group="Decisions",
+    )
+    weights: str = option(
+        "best",
+        "best by validation mean AUC, or last.",
+        ("best", "last"),
+        group="Images and weights",
+    )
+    uncertain_policy: str = option(
+        "", "Another policy than the data set's, as for training.", group="Images and weights"
+    )
+    verify: str = option(
+        VERIFICATIONS[0],
+        "How many of the shards are compared with their SHA-256: a sample of 64 MB, or all.",
+        VERIFICATIONS,
+        group="Images and weights",
+    )
+    max_bad_records: int = option(
+        0,
+        "Damaged records that may be left out; they are counted. 0: the first one is an error.",
+        group="Images and weights",
+    )
+    batch_size: int = option(32, "Images at a time.", group="Memory and speed")
+    mixed_precision: bool = option(
+        False,
+        "Compute T and E in bfloat16: faster where the processor has it, less exact.",
+        group="Memory and speed",
+    )
+    out: str = option("", "Folder for decision.json; not set: the run's.", group="Output")
+
+
+def _calibrate(config: CalibrateConfig) -> None:
+    from medcolor_tf.evaluation.operating_points import Rule
+
+    rule = Rule.parse(config.operating_point)
+    commandline.import_tensorflow()
+    from medcolor_tf.serving.calibrate_run import calibrate_run
+
+    print(calibrate_run(config, rule))
+
+
+def main(argv=None) -> int:
+    """Runs the command; returns the exit status."""
+    return commandline.run(CalibrateConfig, _calibrate, DESCRIPTION, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
