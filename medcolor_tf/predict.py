@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from medcolor_tf import catalog, commandline
 from medcolor_tf.catalog import HEAT_MAPS
 from medcolor_tf.commandline import option
+from medcolor_tf.runs.folder import check_is_run
 
 DESCRIPTION = """
 Writes the probability of every observation for image files, folders of them, or a CSV table of
@@ -90,6 +91,7 @@ class PredictConfig:
 def _predict(config: PredictConfig) -> int:
     if config.dicom_out:
         catalog.require_packages("--dicom_out", ("pydicom", "highdicom"), "dicom")
+    check_is_run(config.run_dir)  # before the imports, which take their time
     commandline.import_tensorflow()
     from medcolor_tf.serving.predict import predict
 

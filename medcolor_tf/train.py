@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
+from medcolor_tf.data.schema import check_is_dataset
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training.inspection import Inspection
 
@@ -56,6 +57,7 @@ def _train(command: TrainCommand) -> None:
     config = command.run
     config.check()  # before the imports, which take their time
     inspection = Inspection.parse(command.log_graph, command.profile_steps)
+    check_is_dataset(config.data_dir)
     commandline.import_tensorflow()
     if command.dry_run:
         from medcolor_tf.training.rehearsal import rehearse

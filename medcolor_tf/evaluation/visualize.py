@@ -155,13 +155,7 @@ def draw_explanation(
     Returns:
         (height, width, 3) uint8.
     """
-    gray = _enlarge(gray_picture(image[None])[0])
-    panels = [("image" if image.shape[-1] == 1 else "image, first channel", gray)]
-    if colorized is not None:
-        panels.append(("colorized", _enlarge(to_picture(colorized[None])[0])))
-    for k, (name, chance) in enumerate(zip(observations, probabilities, strict=True)):
-        note = "" if heat[..., k].any() else ", no heat"
-        panels.append((f"{name}\n{percent(chance)}{note}", blend(gray, heat[..., k])))
+    panels = draw_panels(image, colorized, heat, probabilities, observations)
     rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
     parts = [_row(row) for row in rows]
     parts.append(_legend(parts[0].shape[1], heat.shape[:2], HEAT_MAPS[kind]))
@@ -183,6 +177,33 @@ def with_banner(picture: np.ndarray, text: str) -> np.ndarray:
     banner = Image.new("RGB", (picture.shape[1], _height(lines) + GAP), "yellow")
     ImageDraw.Draw(banner).text((GAP, GAP // 2), lines, "black", _font())
     return np.concatenate([np.asarray(banner), picture])
+
+
+def draw_panels(
+    image: np.ndarray,
+    colorized: np.ndarray | None,
+    heat: np.ndarray | None,
+    probabilities: Sequence[float],
+    observations: Sequence[str],
+) -> list[tuple[str, np.ndarray]]:
+    """Returns the panels of :func:`draw_explanation` one by one, each with its caption.
+
+    Args:
+        heat: None: the image and its colorized version alone.
+
+    Returns:
+        (caption, (H, W, 3) uint8) per panel.
+    """
+    gray = _enlarge(gray_picture(image[None])[0])
+    panels = [("image" if image.shape[-1] == 1 else "image, first channel", gray)]
+    if colorized is not None:
+        panels.append(("colorized", _enlarge(to_picture(colorized[None])[0])))
+    if heat is None:
+        return panels
+    for k, (name, chance) in enumerate(zip(observations, probabilities, strict=True)):
+        note = "" if heat[..., k].any() else ", no heat"
+        panels.append((f"{name}\n{percent(chance)}{note}", blend(gray, heat[..., k])))
+    return panels
 
 
 def percent(chance: float) -> str:

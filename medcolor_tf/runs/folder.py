@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcolor_tf import __version__
+from medcolor_tf.catalog import RUN_EXPECTED
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256
 from medcolor_tf.locks import LOCK, only_writer
@@ -468,6 +469,13 @@ def weights_digests(folder: str | Path, which: str = "best") -> dict[str, str]:
     """
     files = [Path(folder) / name for name in (MODEL, WEIGHTS[which], BACKBONE)]
     return {file.name: file_sha256(file) for file in files if file.is_file()}
+
+
+def check_is_run(folder: str | Path) -> None:
+    """Raises InputError where a folder is no run: for commands, before their imports take time."""
+    run = Run(Path(folder))
+    if not run.lists(MODEL) and not (run.folder / MODEL).is_file():
+        raise InputError(f"{run.folder / MODEL}: {RUN_EXPECTED}")
 
 
 def load_predictor(folder: str | Path, which: str = "best", mixed_precision: bool = False):

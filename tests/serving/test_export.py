@@ -25,6 +25,7 @@ from medcolor_tf.predict import PredictConfig
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import load_decision, save_decision
 from medcolor_tf.serving import export as export_module
+from medcolor_tf.serving import film
 from medcolor_tf.serving.export import CONTRACT, export
 from medcolor_tf.serving.inputs import InputImage, ReadImage
 from medcolor_tf.serving.predict import predict
@@ -378,3 +379,15 @@ def test_the_comparison_sees_another_resampling(run_dir, exported, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "resize", resize)
     assert export_module.compare(answer, model, spec) > tolerance
+
+
+def test_the_page_shows_an_export_as_its_run_but_for_the_heat(run_dir, exported, tmp_path):
+    (tmp_path / "film.png").write_bytes(encode(pixels(40, 36), "PNG"))
+    answers = [
+        model.answer(tmp_path / "film.png")
+        for model in (film.load_exported_model(str(exported)), film.load_run_model(str(run_dir)))
+    ]
+    for ours, theirs in zip(*(answer.findings for answer in answers), strict=True):
+        assert ours.probability == pytest.approx(theirs.probability, abs=1e-5)
+    assert [caption for caption, _ in answers[0].panels] == ["image", "colorized"]
+    assert len(answers[1].panels) == 4
