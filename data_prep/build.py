@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from data_prep import options
-from data_prep.building import dry_run, duplicates, finish, output, parallel
+from data_prep.building import dry_run, duplicates, finish, groups, output, parallel
 from data_prep.building.duplicates import ContentDigests
 from data_prep.building.output import PlanRecord
 from data_prep.building.plan import KeyedIds, Plan, ShardTask, make_plan, read_key
@@ -96,6 +96,7 @@ def plan_build(config: BuildConfig, key: bytes | None, digests: ContentDigests) 
     # What is finished was compared when it was built; the first rows' choice needs it every time.
     if config.duplicates != "error" or not (Path(config.out) / DATASET_JSON).exists():
         source = duplicates.settle_same_content(source, config.duplicates, digests, config.workers)
+    source, group_plan = groups.settle_groups(source, config)
     splits = split_by_patient(
         source.records["patient"].to_numpy(),
         config.seed,
@@ -106,7 +107,14 @@ def plan_build(config: BuildConfig, key: bytes | None, digests: ContentDigests) 
     )
     recipe = options.make_recipe(config, source.observations)
     return make_plan(
-        source, splits, recipe, config.seed, config.records_per_shard, key, config.source
+        source,
+        splits,
+        recipe,
+        config.seed,
+        config.records_per_shard,
+        key,
+        config.source,
+        group_plan,
     )
 
 
@@ -209,13 +217,27 @@ def _is_finished(folder: Path, plan: Plan) -> bool:
         raise InputError(f"--out={folder}: is a file, expected a folder")
     if not (folder / DATASET_JSON).exists():
         return False
-    if DatasetInfo.load(folder).fingerprint != plan.fingerprint:
+    info = DatasetInfo.load(folder)
+    if info.fingerprint == plan.fingerprint and not _has_groups(info, plan):
+        raise InputError(
+            f"--out={folder}: holds these images finished with other --group_columns or "
+            "--study_column; choose another --out, or delete that folder first"
+        )
+    if info.fingerprint != plan.fingerprint:
         raise InputError(
             f"--out={folder}: holds a finished data set made with other options or from other "
             "tables; choose another --out, or delete that folder first"
         )
     print(f"{folder}: already complete, nothing to do")
     return True
+
+
+def _has_groups(info: DatasetInfo, plan: Plan) -> bool:
+    """Tells whether a data set has the groups and studies of a plan."""
+    if info.groups is None or plan.groups is None:
+        return info.groups is None and plan.groups is None
+    stored = {name: list(values) for name, values in info.groups.columns.items()}
+    return stored == plan.groups.columns and bool(info.groups.studies) == plan.groups.study
 
 
 def main(argv=None) -> int:

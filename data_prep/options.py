@@ -4,7 +4,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from data_prep.building import duplicates
+from data_prep.building import duplicates, groups
 from data_prep.building.plan import Recipe
 from data_prep.sources import SOURCES, patients
 from medcolor_tf.catalog import MAX_SIDE, RANGES
@@ -71,6 +71,28 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
         None,
         "Share for testing, by patient; default 0.2 where nothing is official, else 0.",
         group="Splits",
+    )
+    group_columns: tuple[str, ...] = option(
+        (),
+        "What evaluations group images by, as COLUMN or NAME=COLUMN; bands and frequent values "
+        "alone are stored. chexpert has sex,age,view,projection, chestxray14 sex,age,view, mura "
+        "body_part, a table any columns, DICOM files NAME=dicom:PatientSex, PatientAge, "
+        "ViewPosition, Manufacturer, ManufacturerModelName or BodyPartExamined.",
+        group="Groups",
+    )
+    age_bands: tuple[str, ...] = option(
+        groups.AGE_BANDS, "Ages at which a band of the group age begins.", group="Groups"
+    )
+    group_min_patients: int = option(
+        groups.MIN_PATIENTS,
+        "Values of fewer patients become 'other'.",
+        group="Groups",
+    )
+    study_column: str = option(
+        "",
+        "Column with the study (path: from the paths, for chexpert and mura; or "
+        "dicom:StudyInstanceUID), stored as a keyed id.",
+        group="Groups",
     )
     seed: int = option(
         0, "Decides splits, order of the records, and phantom images.", group="Splits"
@@ -147,6 +169,7 @@ MOST = {"short_side": MAX_SIDE, "records_per_shard": 1_000_000_000}
 LEAST = {
     "short_side": 8,
     "records_per_shard": 1,
+    "group_min_patients": 1,
     "workers": 0,
     "max_rejects": 0,
     "limit": 0,
@@ -170,6 +193,13 @@ def check(config: BuildConfig) -> None:
             raise InputError(f"--{name}={getattr(config, name)}: expected at most {most:,}")
     if config.source in sources_of("data_root") and not config.data_root:
         raise InputError(f"--source={config.source} needs --data_root=FOLDER")
+    groups.parse_bands(config.age_bands)
+    if not config.group_columns:
+        for name in ("age_bands", "group_min_patients"):
+            if getattr(config, name) != getattr(BuildConfig, name):
+                raise InputError(
+                    f"--{name} without --group_columns, which says what the groups are"
+                )
     if config.bits not in (8, 16):
         raise InputError(f"--bits={config.bits}: expected 8 or 16")
     if config.encoding == "jpeg" and config.bits == 16:

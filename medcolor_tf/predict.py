@@ -19,6 +19,11 @@ Where the run has a decision (decision.json, made by evaluate --operating_point 
 columns per observation stand after the probabilities: calibrated NAME, its calibrated probability,
 and decision NAME: positive or negative, empty without a threshold.
 
+With --study_column=COLUMN of the tables, or parent_folder for the folder that a file lies in (as in
+CheXpert and MURA), OUT-studies.csv has a row per study: its images, those that could not be read,
+and the mean or largest probability of the others. Thresholds of single images are not those of
+studies; `evaluate --unit=study` gives these.
+
 Rows are on the disk as they come, in OUT.partial. After an interruption the same command goes on
 there and makes the same file; rows of other weights, options or images are refused. A path that is
 not UTF-8 is written as "bytes:" and its percent-encoded bytes, and read so from a table.
@@ -49,6 +54,17 @@ class PredictConfig:
         ("path",),
         "Column of a table with the paths; several for a model of several channels.",
         group="Images and weights",
+    )
+    study_column: str = option(
+        "",
+        "Column of a table with the study, or parent_folder: also write OUT-studies.csv.",
+        group="Studies",
+    )
+    aggregate: str = option(
+        "mean",
+        "How the probabilities of a study's images become one.",
+        ("mean", "max"),
+        group="Studies",
     )
     colorized_dir: str = option(
         "", "Folder for PNGs: gray left, colorized right.", group="Pictures"

@@ -115,7 +115,8 @@ def source(tmp_path_factory):
         path = root / f"{secret('FILE')}{i}{('.jpg', '.png', '.tif', '.dcm')[i // 2 % 4]}"
         write_picture(path, i)
         lines.append(
-            f"{path.name},{secret('PATIENT')}{i // 2},{secret('CELL')}, {i % 2}, {i // 2 % 2}"
+            f"{path.name},{secret('PATIENT')}{i // 2},{secret('CELL')}{i // 8}, {i % 2}, "
+            f"{i // 2 % 2}"
         )
     broken = root / f"{secret('FILE')}broken.png"
     broken.write_bytes((root / f"{secret('FILE')}2.png").read_bytes()[:200])
@@ -138,7 +139,8 @@ def results(source, tmp_path_factory, backbone_file):
         *("data_prep.build", "--source=table", f"--table={source}", f"--out={folders['data']}"),
         *("--observations=Edema,Fracture", "--patient_column=person", "--short_side=32"),
         *("--workers=1", "--max_rejects=1", f"--id_key_file={key}", "--write_key_table"),
-        *("--valid_fraction=0.25", "--test_fraction=0.25"),
+        *("--valid_fraction=0.25", "--test_fraction=0.25", "--study_column=name"),
+        "--group_columns=cell=name",  # rare: "other"
     )
     command(
         *("medcolor_tf.train", f"--data_dir={folders['data']}", f"--run_dir={folders['run']}"),

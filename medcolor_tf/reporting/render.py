@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.locks import LOCK
-from medcolor_tf.reporting import checklist, decisions, figures, output, tables
+from medcolor_tf.reporting import (
+    breakdown_tables,
+    checklist,
+    decisions,
+    figures,
+    output,
+    tables,
+)
 from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
 from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section, Table
 from medcolor_tf.reporting.methods import Facts
@@ -44,6 +51,8 @@ RESULTS: tuple[Callable[[EvaluationSet], Iterator[Content]], ...] = (
     figures.calibration,
     tables.calibration,
     decisions.decisions,
+    breakdown_tables.by_group,
+    breakdown_tables.per_unit,
     figures.learning,
 )
 FEW_POSITIVES = 10

@@ -95,7 +95,9 @@ class Decider:
                 "predictive values it could be about; give --operating_point too"
             )
 
-    def choose(self, predict: Predict, split: Split, batch_size: int, files: runs.Run) -> None:
+    def choose(
+        self, predict: Predict, split: Split, batch_size: int, files: runs.Run
+    ) -> Predictions:
         """Chooses a threshold per observation, without calibration, and writes the decision.
 
         Args:
@@ -103,6 +105,9 @@ class Decider:
             split: on which thresholds are chosen.
             batch_size: images per batch.
             files: the folder for the file.
+
+        Returns:
+            The predictions on which it was chosen.
 
         Raises:
             InputError: no threshold can be chosen, or another decision is there.
@@ -129,6 +134,7 @@ class Decider:
             observations={name: ObservationDecision(**entry) for name, entry in chosen.items()},
         )
         self.path = save_decision(self.decision, files.folder, self._options.replace_decision)
+        return predictions
 
     def measure(self, split: Split, predictions: Predictions, files: runs.Run) -> str:
         """Writes ``operating-points-SPLIT.json``; returns it as text, "" without a decision.

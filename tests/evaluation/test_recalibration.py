@@ -144,3 +144,11 @@ def test_a_recalibration_keeps_shapes_and_order():
     chances = Recalibration("platt", 0.5, 1.0)(logits)
     assert chances.shape == (3, 4)
     assert (np.diff(chances.ravel()) > 0).all()
+
+
+def test_classes_that_hardly_overlap_give_numbers_and_no_warning():
+    labels = np.repeat([0.0, 1.0], 30)
+    logits = np.concatenate([np.linspace(-3, 0.01, 30), np.linspace(-0.01, 3, 30)])
+    line = calibration_line(labels, logits, np.arange(60) // 2)
+    assert line.slope > 10
+    assert not np.isinf(line.slope_interval).any()
