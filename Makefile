@@ -58,9 +58,9 @@ study: $(VENV)/.installed
 	@echo "Open $(STUDY)/report/index.html in a browser."
 
 # The documentation as pages; --strict makes an error of every warning (a broken link, a page that no
-# menu names). The variable silences the theme's own announcement, which is no warning of ours.
+# menu names), but not with --quiet, which has it count none. The variable silences the theme's own announcement, which is no warning of ours.
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html, or for the search: $(BIN)/python -m http.server --directory site"
 
 # `make check` is for every change, in less than 90 seconds; `make test` is everything. A third

@@ -2,7 +2,7 @@
 
 README.md and its like become pages of the site, and links are written for the code host: relative
 to the file they stand in. Here they are made to fit the site. A link to a file of the project that
-is no page becomes plain text; a link to nothing stays, and fails the strict build.
+is no page, or to a folder, becomes plain text; a link to nothing stays, and fails the strict build.
 """
 
 import posixpath
@@ -42,7 +42,7 @@ def on_page_markdown(markdown, page, config, files):
         path, hash_sign, anchor = link[3].partition("#")
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         inside = PAGES.get(target) or (target[5:] if target.startswith("docs/") else "")
-        if not inside:
+        if not inside or (ROOT / target).is_dir():
             return link[2] if (ROOT / target).exists() else link[0]
         relative = posixpath.relpath(inside, posixpath.dirname(page.file.src_uri) or ".")
         return f"{link[1]}[{link[2]}]({relative}{hash_sign}{anchor})"

@@ -180,7 +180,8 @@ def import_all() -> None:
     import medcolor_tf.evaluation.evaluate
     import medcolor_tf.training.trainer  # noqa: F401
 
-    assert context.context_safe() is None or not context.context()._initialized
+    started = context.context_safe()
+    assert started is None or not started._initialized
     if os.environ.get("KERAS_BACKEND") == "jax":
         from jax._src import xla_bridge
 

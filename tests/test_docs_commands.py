@@ -13,7 +13,7 @@ from medcolor_tf.runs.config import TrainConfig
 
 # Programs of others, and lines of job scripts, that stand in blocks of commands.
 OTHERS = (
-    *("make", "pip", "source", "export", "openssl", "mkdir", "docker", "tensorboard"),
+    *("make", "pip", "source", "export", "openssl", "mkdir", "docker", "tensorboard", "dask"),
     "python -m benchmarks.",
 )
 BUILD = "data_prep.build"
@@ -74,7 +74,7 @@ def test_every_other_line_of_a_block_is_known(monkeypatch):
                 continue
             for line in documented.lines(block):
                 if documented.command(line, page.name) is None and line[0] != "#":
-                    words = re.sub(r"^\S*\.venv/bin/", "", line).split()
+                    words = re.sub(r"^(\S*\.venv/bin/|[A-Z_]+=\S+ )", "", line).split()
                     program = " ".join(words[:3]) if words[0] == "python" else words[0]
                     assert program.startswith(OTHERS) or "-m pytest" in line, (page.name, line)
                     assert words[0] != "make" or words[1] in targets, (page.name, line)

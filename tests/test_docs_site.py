@@ -28,7 +28,7 @@ FETCHED = re.compile(
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(
         [*command, f"--site-dir={folder}"],
@@ -59,3 +59,9 @@ def test_links_of_the_code_host_lead_to_pages_of_the_site(site: Path):
     training = (site / "training.html").read_text("utf-8")
     assert 'href="CONTRIBUTING.html"' in training
     assert (site / "quickstart.ipynb").is_file()
+
+
+def test_the_build_is_as_strict_as_it_says():
+    """MkDocs counts no warning with --quiet, so that --strict would pass anything."""
+    recipe = re.findall(r"mkdocs build.*", (ROOT / "Makefile").read_text("utf-8"))
+    assert recipe == ["mkdocs build --strict"]

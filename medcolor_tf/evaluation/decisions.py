@@ -139,10 +139,10 @@ def assess(
     tables = []
     for column, bound in enumerate(thresholds):
         truth, chances = labels[:, column], probabilities[:, column]
-        if bound is not None and called is None:
-            tables.append(patient_counts(truth, chances, bound, index, count))
-        elif bound is not None:
+        if bound is not None and called is not None:
             tables.append(patient_counts(truth, called[:, column].astype(float), 0.5, index, count))
+        elif bound is not None:
+            tables.append(patient_counts(truth, chances, bound, index, count))
         tables.append(patient_errors(truth, chances, index, count))
     sums = iter(_sums(tables, n_resamples, confidence_level, seed))
     label_counts = count_labels(labels, observations)

@@ -14,6 +14,7 @@ from medcolor_tf.evaluation.operating_points import parse_prevalence
 from medcolor_tf.files import file_sha256
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.private_paths import last_component
+from medcolor_tf.progress import Progress
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import (
     NO_DECISION,
@@ -114,7 +115,8 @@ class Decider:
         """
         rule = self._options.rule
         assert rule is not None
-        predictions = predict_split(predict, split, batch_size)
+        with Progress(f"predicting {split.split}", len(split)) as progress:
+            predictions = predict_split(predict, split, batch_size, progress.update)
         # In double precision: an overconfident model has many that float32 rounds to 1.
         chances = sigmoid(predictions.logits.astype(np.float64))
         chosen = decisions.choose_thresholds(split.observations, predictions.labels, chances, rule)

@@ -9,8 +9,8 @@ import numpy as np
 from medcolor_tf.runs.decision import UNDECIDED, Decision
 
 CALIBRATED, DECISIONS = "calibrated", "decisions"
-# Finite numbers that no logit reaches: not every runtime has infinities.
-_ENDS = {"neginf": -3e38, "posinf": 3e38}
+# A finite number that no logit reaches: not every runtime has infinities.
+_END = 3e38
 
 
 def decision_of(contract: Mapping) -> Decision | None:
@@ -40,9 +40,8 @@ def decision_outputs(logits: Any, decision: Decision | None) -> dict[str, Any]:
     line = logits * slope + intercept
     bounds = decision.bounds
     has = (~np.isnan(bounds)).astype(np.int32)
-    called = keras.ops.cast(
-        line >= np.nan_to_num(bounds, nan=0.0, **_ENDS).astype(np.float32), "int32"
-    )
+    finite = np.nan_to_num(bounds, nan=0.0, neginf=-_END, posinf=_END).astype(np.float32)
+    called = keras.ops.cast(line >= finite, "int32")
     # Undecided ones become UNDECIDED without a branch, which not every runtime has for integers.
     decisions = called * has + UNDECIDED * (1 - has)
     return {CALIBRATED: keras.ops.sigmoid(line), DECISIONS: decisions}

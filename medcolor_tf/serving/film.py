@@ -23,7 +23,7 @@ from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import WORDS, Decision, load_decision
 from medcolor_tf.serving.decision_outputs import decision_of
 from medcolor_tf.serving.inputs import InputImage, read_input
-from medcolor_tf.serving.predict import Heat
+from medcolor_tf.serving.pictures import Heat
 from medcolor_tf.serving.saved_model import EXTRA
 
 KIND = next(iter(HEAT_MAPS))

@@ -78,6 +78,9 @@ def test_wide_table_scrolls_in_its_own_region(open_in_chromium, report):
       const region = document.querySelector("#table-table1 .scroll");
       const caption = region.querySelector("caption > div");
       const before = caption.getBoundingClientRect();
+      const names = [...region.querySelectorAll("thead th:first-child, th[scope=row]:first-child")];
+      const lefts = () => names.map((name) => name.getBoundingClientRect().left);
+      const start = lefts();
       region.focus();
       region.scrollLeft = 150;
       await pause();
@@ -86,12 +89,15 @@ def test_wide_table_scrolls_in_its_own_region(open_in_chromium, report):
         wide: region.scrollWidth > region.clientWidth,
         focused: document.activeElement === region,
         caption: [before.left, before.right, after.left, after.right],
+        names: names.length,
+        stay: JSON.stringify(start) === JSON.stringify(lefts()),
       };
     """
     seen = open_in_chromium(report, 360, script=script)
     seen.assert_clean()
     assert seen.result["wide"]
     assert seen.result["focused"]
+    assert (seen.result["names"], seen.result["stay"]) == (4, True)
     left, right, *after = seen.result["caption"]
     assert 0 <= left < right <= 360
     assert after == [left, right]

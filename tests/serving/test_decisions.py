@@ -182,9 +182,11 @@ def test_predict_and_python_use_it(run_dir, tmp_path, capsys):
 
     loaded = mc.load_run(run_dir)
     model, observations, _ = loaded
-    assert loaded.decision == decision
+    there = loaded.decision
+    assert there == decision
+    assert there is not None
     raw = np.stack([pixels(32, 32, seed=i) for i in range(2)])[..., None]
-    assert loaded.decision.calibrated(model(raw)).shape == (2, len(observations))
+    assert there.calibrated(model(raw)).shape == (2, len(observations))
 
 
 def test_an_export_that_decides_otherwise_is_refused(run_dir):

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -146,8 +144,8 @@ def test_rows_whose_picture_is_gone_are_computed_again(config, computed):
     assert (Path(config.colorized_dir) / "4.png").is_file()
 
 
-def test_a_killed_process_leaves_rows_that_the_same_command_takes(run_dir, tmp_path):
-    """SIGKILL in the middle, and again, of a real process."""
+def test_a_killed_process_leaves_rows_that_the_same_command_takes(forks, run_dir, tmp_path):
+    """SIGKILL in the middle of a process."""
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(40):
@@ -167,9 +165,7 @@ from medcolor_tf.predict import main
 main(sys.argv[1:])
 """
     partial = Path(f"{out}.partial")
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *command, f"--out={out}"], stderr=subprocess.DEVNULL
-    )
+    process = forks.start(["-c", program, *command, f"--out={out}"])
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if partial.is_file() and partial.read_bytes().count(b"\n") > 5:
