@@ -8,6 +8,7 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ NATIVE = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED)
 MAX_HEADER_BYTES = 64 << 20
 SQUARE_TOLERANCE = 0.01
 LARGEST_ASPECT = 10
+SUFFIXES = (".dcm", ".dicom", ".dic")
 INSTALL = "pip install 'medcolor_tf[dicom]'"
 HUFFMAN_DCT = (0xC0, 0xC1, 0xC2)  # start-of-frame markers of JPEGs that libjpeg-turbo decodes
 # What stores a compressed file anew without compression, by the last part of its transfer syntax.
@@ -81,6 +83,37 @@ def read(path: Path, max_pixels: int) -> DisplayedImage:
         warnings.append(ImageWarning("burned_in", "BurnedInAnnotation is YES: text in the picture"))
     image.warnings[:0] = warnings
     return image
+
+
+def read_elements(path: Path, names: Sequence[str], max_pixels: int) -> dict[str, str]:
+    """Returns elements of a header as text; "" for what is absent, of a file that is absent, too.
+
+    Args:
+        path: the file.
+        names: keywords of elements, such as "PatientSex".
+        max_pixels: as in :func:`read`.
+
+    Raises:
+        ImportError: pydicom is not installed.
+        ValueError: the file is there and is no DICOM.
+    """
+    import pydicom
+
+    if not path.is_file() or not path.stat().st_size:
+        return dict.fromkeys(names, "")
+    with path.open("rb") as file:
+        syntax = _syntax_in_file(head := file.read(4096))
+    if head[128:132] != b"DICM" and path.suffix.lower() not in SUFFIXES:
+        raise ValueError("not a DICOM file")
+    try:
+        content = _inflate(path.read_bytes(), max_pixels) if syntax == DEFLATED else b""
+        # Sequences are read, too: an Enhanced file has its view inside.
+        header = pydicom.dcmread(
+            io.BytesIO(content) if content else path, force=True, stop_before_pixels=True
+        )
+        return {name: " ".join(str(attribute(header, name) or "").split()) for name in names}
+    except Exception:  # damaged: the build rejects the file, and says why
+        return dict.fromkeys(names, "")
 
 
 def _check(header, max_pixels: int) -> None:

@@ -289,7 +289,7 @@ def _is_pnm(head: bytes) -> bool:
 FORMATS = (
     Format(
         "DICOM",
-        (".dcm", ".dicom", ".dic"),
+        dicom.SUFFIXES,
         _is_dicom,
         _read_dicom,
         by_suffix=True,

@@ -90,6 +90,8 @@ def _gather(part: Path, folder: Path, record: PlanRecord) -> None:
         if finished_shard(folder, file) or not finished_shard(part, file):
             continue
         for source in (part / file, *sidecars(part / file)):
+            if not source.exists():  # groups, where there are none
+                continue
             _link_or_copy(source, folder / source.relative_to(part))
 
 

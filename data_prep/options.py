@@ -1,9 +1,10 @@
 """The options of ``data_prep.build``, and which of them contradict each other."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 
-from data_prep.building import duplicates
+from data_prep.building import duplicates, groups
 from data_prep.building.plan import Recipe
 from data_prep.sources import SOURCES, patients
 from medcolor_tf.catalog import MAX_SIDE, RANGES
@@ -11,6 +12,7 @@ from medcolor_tf.commandline import option, parse_shard
 from medcolor_tf.data.labels import BLANK_POLICIES, PAPER_POLICY, parse_policy
 from medcolor_tf.data.schema import ENCODINGS
 from medcolor_tf.errors import InputError
+from medcolor_tf.parallel.cluster import CLUSTER_HELP
 from medcolor_tf.private_paths import PRIVATE_HELP
 
 
@@ -70,6 +72,28 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
         "Share for testing, by patient; default 0.2 where nothing is official, else 0.",
         group="Splits",
     )
+    group_columns: tuple[str, ...] = option(
+        (),
+        "What evaluations group images by, as COLUMN or NAME=COLUMN; bands and frequent values "
+        "alone are stored. chexpert has sex,age,view,projection, chestxray14 sex,age,view, mura "
+        "body_part, a table any columns, DICOM files NAME=dicom:PatientSex, PatientAge, "
+        "ViewPosition, Manufacturer, ManufacturerModelName or BodyPartExamined.",
+        group="Groups",
+    )
+    age_bands: tuple[str, ...] = option(
+        groups.AGE_BANDS, "Ages at which a band of the group age begins.", group="Groups"
+    )
+    group_min_patients: int = option(
+        groups.MIN_PATIENTS,
+        "Values of fewer patients become 'other'.",
+        group="Groups",
+    )
+    study_column: str = option(
+        "",
+        "Column with the study (path: from the paths, for chexpert and mura; or "
+        "dicom:StudyInstanceUID), stored as a keyed id.",
+        group="Groups",
+    )
     seed: int = option(
         0, "Decides splits, order of the records, and phantom images.", group="Splits"
     )
@@ -116,6 +140,9 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
     jpeg_quality: int = option(95, "Quality of --encoding=jpeg, 1 to 100.", group="Records")
     records_per_shard: int = option(1024, "Images in a shard, at most.", group="Records")
     workers: int = option(0, "Processes; 0: one per core.", group="Work")
+    cluster: str = option(
+        "", f"{CLUSTER_HELP} Then --out and the images' folder are absolute paths.", group="Work"
+    )
     shard: str = option(
         "",
         "2/8: the second of eight parts, for several machines; data_prep.merge finishes.",
@@ -142,6 +169,7 @@ MOST = {"short_side": MAX_SIDE, "records_per_shard": 1_000_000_000}
 LEAST = {
     "short_side": 8,
     "records_per_shard": 1,
+    "group_min_patients": 1,
     "workers": 0,
     "max_rejects": 0,
     "limit": 0,
@@ -165,6 +193,13 @@ def check(config: BuildConfig) -> None:
             raise InputError(f"--{name}={getattr(config, name)}: expected at most {most:,}")
     if config.source in sources_of("data_root") and not config.data_root:
         raise InputError(f"--source={config.source} needs --data_root=FOLDER")
+    groups.parse_bands(config.age_bands)
+    if not config.group_columns:
+        for name in ("age_bands", "group_min_patients"):
+            if getattr(config, name) != getattr(BuildConfig, name):
+                raise InputError(
+                    f"--{name} without --group_columns, which says what the groups are"
+                )
     if config.bits not in (8, 16):
         raise InputError(f"--bits={config.bits}: expected 8 or 16")
     if config.encoding == "jpeg" and config.bits == 16:
@@ -177,6 +212,11 @@ def check(config: BuildConfig) -> None:
         raise InputError(
             f"--shard={config.shard} needs --id_key_file=FILE, the same for all parts, so that "
             "they give a patient the same id; make one with `openssl rand -hex 32 > FILE`"
+        )
+    if config.cluster and not os.path.isabs(config.out):
+        raise InputError(
+            f"--out={config.out}: expected an absolute path with --cluster, whose workers have "
+            "working folders of their own"
         )
     if config.shard and config.write_key_table:
         raise InputError(

@@ -4,6 +4,7 @@ Reads every byte and decodes every image, and compares them with dataset.json an
 Names each problem with its file and record; exits with status 1 if there is any.
 """
 
+import contextlib
 import functools
 import hashlib
 import sys
@@ -24,6 +25,7 @@ from data_prep.building.shards import (
 from data_prep.images import ImageError, decode_image
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
+from medcolor_tf.data.groups import GroupsInfo, SplitGroups
 from medcolor_tf.data.labels import apply_policy, count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
@@ -102,6 +104,8 @@ def find_problems(folder: Path, workers: int = 1) -> Iterator[str]:
             yield str(error)
             continue
         yield from _check_index(folder, info, split, indices[split])
+        if info.groups is not None:
+            yield from _check_groups(folder, info.groups, split, indices[split])
     yield from _check_disjoint(indices)
     tasks = list(_shard_checks(folder, info, indices))
     workers = parallel.worker_count(workers, len(tasks))
@@ -112,6 +116,7 @@ def find_problems(folder: Path, workers: int = 1) -> Iterator[str]:
             yield from findings.problems
             progress.update(findings.records)
     yield from _check_totals(folder, info, all_findings)
+    yield from _check_group_ids(folder, info, all_findings)
 
 
 def _check_description(folder: Path, info: DatasetInfo) -> Iterator[str]:
@@ -150,6 +155,39 @@ def _check_index(folder: Path, info: DatasetInfo, split: str, index: SplitIndex)
     patients = len(np.unique(index.patient))
     if patients != info.patients[split]:
         yield f"{path}: {patients} patients, dataset.json says {info.patients[split]}"
+
+
+def _check_groups(folder: Path, info: GroupsInfo, split: str, index: SplitIndex) -> Iterator[str]:
+    """Checks a split's groups and studies against dataset.json and the index."""
+    path = SplitGroups.path(folder, split)
+    try:
+        groups = SplitGroups.load(folder, split, info)
+    except InputError as error:
+        yield str(error)
+        return
+    if len(groups.image_id) != len(index.patient):
+        yield f"{path}: {len(groups.image_id)} rows, expected {len(index.patient)}"
+        return
+    if groups.study is None:
+        return
+    studies = len(np.unique(groups.study))
+    if studies != info.studies.get(split):
+        yield f"{path}: {studies} studies, dataset.json says {info.studies.get(split)}"
+    pairs = set(zip(groups.study.tolist(), index.patient.tolist(), strict=True))
+    if len(pairs) != studies:
+        yield f"{path}: {len(pairs) - studies} studies have images of several patients"
+
+
+def _check_group_ids(
+    folder: Path, info: DatasetInfo, all_findings: list[ShardFindings]
+) -> Iterator[str]:
+    """Checks that the rows of groups are those of the records, in their order."""
+    for split in info.groups.sha256 if info.groups else ():
+        ids = [i for f in all_findings if f.shard.split == split for i in f.image_ids]
+        with contextlib.suppress(InputError):  # said before
+            groups = SplitGroups.load(folder, split, info.groups)
+            if groups.image_id.tolist() != [image_id.decode() for image_id in ids]:
+                yield f"{SplitGroups.path(folder, split)}: its images are not those of the records"
 
 
 def _check_disjoint(indices: dict[str, SplitIndex]) -> Iterator[str]:

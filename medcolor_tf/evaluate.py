@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from medcolor_tf import commandline
 from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.commandline import option
+from medcolor_tf.data.schema import check_is_dataset
 from medcolor_tf.private_paths import PRIVATE_HELP
+from medcolor_tf.runs.folder import check_is_run
 
 DESCRIPTION = """
 Prints the exact area under the ROC curve of every observation and their mean, with the counts of
@@ -21,6 +23,14 @@ it. Printed and written as operating-points-SPLIT.json: sensitivity, specificity
 score, expected calibration error (ECE, ten bins), calibration slope and intercept, each with a 95 %
 interval by resampling patients. Without the flag, the decision of the run is measured if it has
 one. docs/operating_points.md says what these numbers mean, and what not.
+
+--by=sex,view compares each group that the data set was built with (data_prep.build
+--group_columns) with all other images: AUC, sensitivity and specificity at the threshold and the
+calibration gap, with intervals over patients and p-values adjusted over all tests, as
+subgroups-SPLIT.json and .csv. --unit=study or patient puts a unit's images together and gives AUC,
+Cohen's kappa and operating point at that level, as units-SPLIT.json and .csv. Thresholds are those
+of the decision; of units, or without a decision, they are chosen on validation (by the decision's
+rule, else Youden's), which is said.
 """
 
 
@@ -74,6 +84,23 @@ class EvaluateConfig:
         "Write over another decision of the run; it is kept inside the new one.",
         group="Decisions",
     )
+    by: tuple[str, ...] = option(
+        (),
+        "Groups to compare, as sex,age; sex*view for those of both together.",
+        group="Groups, studies, patients",
+    )
+    unit: str = option(
+        "image",
+        "What is evaluated.",
+        ("image", "study", "patient"),
+        group="Groups, studies, patients",
+    )
+    aggregate: str = option(
+        "mean",
+        "How the probabilities of a unit's images become one.",
+        ("mean", "max"),
+        group="Groups, studies, patients",
+    )
     batch_size: int = option(32, "Images at a time.", group="Memory and speed")
     out: str = option("", "Folder for the two files; not set: the run's.", group="Output")
     private_paths: bool = option(False, PRIVATE_HELP, group="Output")
@@ -86,19 +113,26 @@ class EvaluateConfig:
 
 def _evaluate(config: EvaluateConfig) -> None:
     from medcolor_tf.evaluation.decisions import DecisionOptions
+    from medcolor_tf.evaluation.units import BreakdownOptions
 
     values = vars(config).copy()
-    names = [field.name for field in dataclasses.fields(DecisionOptions)]
-    options = DecisionOptions(**{name: values.pop(name) for name in names})
+    decisions, breakdown = (
+        {field.name: values.pop(field.name) for field in dataclasses.fields(kind)}
+        for kind in (DecisionOptions, BreakdownOptions)
+    )
+    options, breakdown = DecisionOptions(**decisions), BreakdownOptions(**breakdown)
     options.check()
+    breakdown.check()
+    check_is_run(config.run_dir)  # before the imports, which take their time
+    check_is_dataset(config.data_dir)
     commandline.import_tensorflow()
     from medcolor_tf.evaluation.evaluate import table
     from medcolor_tf.serving.evaluate_run import evaluate_and_decide
 
-    result, decision = evaluate_and_decide(**values, decisions=options)
+    result, more = evaluate_and_decide(**values, decisions=options, breakdown=breakdown)
     print(table(result))
-    if decision:
-        print(decision)
+    if more:
+        print(more)
 
 
 def main(argv=None) -> int:

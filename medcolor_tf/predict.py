@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from medcolor_tf import catalog, commandline
 from medcolor_tf.catalog import HEAT_MAPS
 from medcolor_tf.commandline import option
+from medcolor_tf.runs.folder import check_is_run
 
 DESCRIPTION = """
 Writes the probability of every observation for image files, folders of them, or a CSV table of
@@ -17,6 +18,11 @@ warns of (a constant picture, a negative, ...) stands in the column `warnings`.
 Where the run has a decision (decision.json, made by evaluate --operating_point or calibrate), two
 columns per observation stand after the probabilities: calibrated NAME, its calibrated probability,
 and decision NAME: positive or negative, empty without a threshold.
+
+With --study_column=COLUMN of the tables, or parent_folder for the folder that a file lies in (as in
+CheXpert and MURA), OUT-studies.csv has a row per study: its images, those that could not be read,
+and the mean or largest probability of the others. Thresholds of single images are not those of
+studies; `evaluate --unit=study` gives these.
 
 Rows are on the disk as they come, in OUT.partial. After an interruption the same command goes on
 there and makes the same file; rows of other weights, options or images are refused. A path that is
@@ -48,6 +54,17 @@ class PredictConfig:
         ("path",),
         "Column of a table with the paths; several for a model of several channels.",
         group="Images and weights",
+    )
+    study_column: str = option(
+        "",
+        "Column of a table with the study, or parent_folder: also write OUT-studies.csv.",
+        group="Studies",
+    )
+    aggregate: str = option(
+        "mean",
+        "How the probabilities of a study's images become one.",
+        ("mean", "max"),
+        group="Studies",
     )
     colorized_dir: str = option(
         "", "Folder for PNGs: gray left, colorized right.", group="Pictures"
@@ -90,6 +107,7 @@ class PredictConfig:
 def _predict(config: PredictConfig) -> int:
     if config.dicom_out:
         catalog.require_packages("--dicom_out", ("pydicom", "highdicom"), "dicom")
+    check_is_run(config.run_dir)  # before the imports, which take their time
     commandline.import_tensorflow()
     from medcolor_tf.serving.predict import predict
 

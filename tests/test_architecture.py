@@ -57,7 +57,7 @@ FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
 FILE_NAMES = (
     *("config.json", "result.json", "log.csv", "last.safetensors", "best.safetensors"),
     *("lr_find.json", "lr_find.csv", "lr_find.png", "evaluation-", "predictions-", "colorized-"),
-    *("decision.json", "operating-points-"),
+    *("decision.json", "operating-points-", "subgroups-", "units-"),
 )
 
 

@@ -208,23 +208,13 @@ def test_a_head_makes_logits_and_learns(name):
 # -- components: a run ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def square(tmp_path_factory, write_small_dataset):
-    folder = tmp_path_factory.mktemp("data") / "square"
-    write_small_dataset(folder, size=(32, 32))
-    return str(folder)
-
-
 @pytest.fixture
-def config(square, tmp_path):
-    inputs = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(6, 3, strides=4, activation="relu", name="conv")(inputs)
-    keras.Model(inputs, x, name="small").save(tmp_path / "small.keras")
+def config(square_dataset, one_layer_backbone_file, tmp_path):
     return TrainConfig(
-        data_dir=square,
+        data_dir=str(square_dataset),
         run_dir=str(tmp_path / "run"),
         strategy="baseline",
-        backbone=str(tmp_path / "small.keras"),
+        backbone=one_layer_backbone_file,
         batch_size=8,
         steps=3,
         checkpoint_every=2,

@@ -28,7 +28,7 @@ USER_FOLDER = "SECRETUSERFOLDER"
 NAMING_FOLDERS = {
     ("run", "config.json"),
     ("run", "evaluation-test.json"),
-    ("run", "tensorboard"),
+    ("run", "events.out"),
     ("report", "index.html"),
     ("report", "report.md"),
 }
@@ -115,7 +115,8 @@ def source(tmp_path_factory):
         path = root / f"{secret('FILE')}{i}{('.jpg', '.png', '.tif', '.dcm')[i // 2 % 4]}"
         write_picture(path, i)
         lines.append(
-            f"{path.name},{secret('PATIENT')}{i // 2},{secret('CELL')}, {i % 2}, {i // 2 % 2}"
+            f"{path.name},{secret('PATIENT')}{i // 2},{secret('CELL')}{i // 8}, {i % 2}, "
+            f"{i // 2 % 2}"
         )
     broken = root / f"{secret('FILE')}broken.png"
     broken.write_bytes((root / f"{secret('FILE')}2.png").read_bytes()[:200])
@@ -138,7 +139,8 @@ def results(source, tmp_path_factory, backbone_file):
         *("data_prep.build", "--source=table", f"--table={source}", f"--out={folders['data']}"),
         *("--observations=Edema,Fracture", "--patient_column=person", "--short_side=32"),
         *("--workers=1", "--max_rejects=1", f"--id_key_file={key}", "--write_key_table"),
-        *("--valid_fraction=0.25", "--test_fraction=0.25"),
+        *("--valid_fraction=0.25", "--test_fraction=0.25", "--study_column=name"),
+        "--group_columns=cell=name",  # rare: "other"
     )
     command(
         *("medcolor_tf.train", f"--data_dir={folders['data']}", f"--run_dir={folders['run']}"),
@@ -242,7 +244,7 @@ def test_a_report_of_runs_with_folders_can_be_private(results, tmp_path):
 
 def test_names_of_given_folders_are_where_the_documentation_says(results):
     found = {
-        (kind, path.relative_to(results[kind]).parts[0])
+        (kind, path.relative_to(results[kind]).parts[0].split(".tfevents")[0])
         for kind in results
         for path in files_with(USER_FOLDER, results[kind])
     }

@@ -8,6 +8,7 @@ import numpy as np
 from data_prep.building import finish, parallel
 from data_prep.building.plan import KeyedIds, Plan
 from data_prep.building.shards import RejectedError, encode_record, read_record
+from data_prep.sources.source import GROUP
 from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.progress import duration
 
@@ -35,6 +36,10 @@ def describe(plan: Plan, folder: Path, workers: int) -> None:
         },
         recipe.uncertain_policy,
     )
+    if plan.groups is not None:
+        print()
+        for name, values in plan.groups.columns.items():
+            finish.print_group(name, values, source.records[GROUP + name].to_numpy())
     first = {split: file for file, split, _, _ in reversed(shards)}
     tasks = list(plan.tasks(folder, KeyedIds(b"of nobody"), set(first.values())))
     read, rejected, warned, size, start = 0, [], [], 0, time.perf_counter()

@@ -20,6 +20,8 @@ from data_prep.building.shards import (
 )
 from data_prep.building.splits import assert_disjoint
 from data_prep.levels import WARNING_KINDS
+from data_prep.sources.source import STUDY
+from medcolor_tf.data.groups import GroupsInfo, SplitGroups
 from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
@@ -72,6 +74,7 @@ def write_dataset(folder: Path, record: PlanRecord, results: Mapping[str, ShardR
     of_parts = (folder.glob(part_name(name, "*/*")) for name in (REJECTS, WARNINGS))
     for stray in itertools.chain(folder.glob(".*.tmp"), *of_parts):
         stray.unlink()
+    groups = _write_groups(folder, record, results.values())
     recipe = record.recipe
     mean, std = _pixel_statistics(results.values(), 2**recipe.bits - 1)
     DatasetInfo(
@@ -99,6 +102,7 @@ def write_dataset(folder: Path, record: PlanRecord, results: Mapping[str, ShardR
         index_sha256={split: file_sha256(SplitIndex.path(folder, split)) for split in indices},
         fingerprint=record.fingerprint,
         range=recipe.range,
+        groups=groups,
     ).save(folder)
 
 
@@ -175,6 +179,41 @@ def _join_indices(folder: Path, results: Iterable[ShardResult]) -> dict[str, Spl
     return joined
 
 
+def _write_groups(
+    folder: Path, record: PlanRecord, results: Iterable[ShardResult]
+) -> GroupsInfo | None:
+    """Writes groups-SPLIT.csv from the shards' sidecars; None where there are no groups."""
+    if record.groups is None:
+        return None
+    parts: dict[str, list[SplitGroups]] = {}
+    for result in results:
+        rows = SplitGroups.load(folder / BUILD_FOLDER, result.file)
+        if len(rows.image_id) != result.records:
+            raise InputError(
+                f"{SplitGroups.path(folder / BUILD_FOLDER, result.file)}: {len(rows.image_id)} "
+                f"rows, expected {result.records}; delete {folder / result.file} and build it again"
+            )
+        parts.setdefault(result.split, []).append(rows)
+    studies, digests = {}, {}
+    for split, of_split in parts.items():
+        of_split = [part for part in of_split if len(part.image_id)]
+        ids = [part.study for part in of_split if part.study is not None]
+        joined = SplitGroups(
+            np.concatenate([part.image_id for part in of_split]),
+            np.concatenate(ids) if ids else None,
+            {
+                name: np.concatenate([part.columns[name] for part in of_split])
+                for name in of_split[0].columns
+            },
+        )
+        joined.save(folder, split)
+        digests[split] = file_sha256(SplitGroups.path(folder, split))
+        if joined.study is not None:
+            studies[split] = len(np.unique(joined.study))
+    columns = {name: tuple(values) for name, values in record.groups["columns"].items()}
+    return GroupsInfo(columns, studies, digests)
+
+
 def _assert_ids_unique(indices: Mapping[str, SplitIndex]) -> None:
     """Checks disjointness once more, on the ids that were written."""
     ids = {split: np.unique(index.patient).tolist() for split, index in indices.items()}
@@ -192,18 +231,43 @@ def _pixel_statistics(results: Iterable[ShardResult], max_value: int) -> tuple[f
     return mean_and_std(sums, max_value)
 
 
+def _print_groups(folder: Path, info: GroupsInfo) -> None:
+    """Prints the images of every value, all splits together, and the number of studies."""
+    tables = [SplitGroups.load(folder, split) for split in info.sha256]
+    for name in tables[0].columns:
+        values = np.concatenate([table.columns[name] for table in tables])
+        print_group(name, info.columns[name], values)
+    if info.studies:
+        print(
+            "studies: "
+            + ", ".join(
+                f"{split} {info.studies[split]:,}" for split in SPLITS if split in info.studies
+            )
+        )
+
+
+def print_group(name: str, values: Iterable[str], of_images: np.ndarray) -> None:
+    """Prints how many images have each value of a group, in the values' order."""
+    counts = Counter(of_images.tolist())
+    shown = ", ".join(f"{value} {counts[value]:,}" for value in values)
+    print(f"group {name}, images: {shown}")
+
+
 def write_key_table(folder: Path, plan: Plan, ids: KeyedIds) -> None:
     """Writes ``key_table.csv``: who and what is behind each keyed id, rejected images included."""
     source = plan.source
     patients = source.records["patient"].to_numpy()
-    rows = zip(
-        ids.patients(patients),
-        patients,
-        ids.images(plan.keys),
-        [key.replace("\0", "|") for key in plan.keys],
-        strict=True,
-    )
-    text = _csv(("patient", "source_patient", "image_id", "source_path"), rows)
+    columns = {
+        "patient": ids.patients(patients),
+        "source_patient": patients,
+        "image_id": ids.images(plan.keys),
+        "source_path": [key.replace("\0", "|") for key in plan.keys],
+    }
+    if source.has_studies:
+        studies = source.records[STUDY].tolist()
+        columns["study"] = ids.studies(studies)
+        columns["source_study"] = [study.split("\0", 1)[1] for study in studies]
+    text = _csv(tuple(columns), zip(*columns.values(), strict=True))
     write_atomically(folder / KEY_TABLE, text, mode=0o600)
     say(
         f"warning: {folder / KEY_TABLE} tells who is behind each record; "
@@ -250,5 +314,7 @@ def print_summary(folder: Path, info: DatasetInfo) -> None:
     print(f"\npixels of train, on [0, 1]: mean {info.pixel_mean:.4f}, std {info.pixel_std:.4f}")
     print(f"blank cells: {info.blank_policy}; images rejected: {info.rejected}")
     print_warnings(folder / WARNINGS)
+    if info.groups is not None:
+        _print_groups(folder, info.groups)
     print(f"{len(info.shards)} shards, {sum(s.bytes for s in info.shards) / 1e6:,.1f} MB")
     print(f"next: python -m data_prep.verify {folder}")

@@ -34,6 +34,8 @@ class PlanRecord:
         parts: into how many parts (``--shard``) the build is divided; 1: not at all.
         shards: (file, split, images) of every planned shard, in order.
         command: that builds all of it.
+        groups: values of each group, least number of patients and whether there are studies, with
+            the digest of every image's; None where there are none.
     """
 
     fingerprint: str
@@ -43,6 +45,7 @@ class PlanRecord:
     parts: int
     shards: tuple[tuple[str, str, int], ...]
     command: str
+    groups: Mapping | None = None
 
     @classmethod
     def from_plan(cls, config, plan: Plan, key: bytes | None, parts: int) -> "PlanRecord":
@@ -62,7 +65,10 @@ class PlanRecord:
             plan.recipe,
             parts,
             tuple((file, split, stop - start) for file, split, start, stop in plan.shards()),
-            commandline.command_line("data_prep.build", recorded(replace(config, shard=""))),
+            commandline.command_line(
+                "data_prep.build", recorded(replace(config, shard="", cluster=""))
+            ),
+            plan.groups and {**asdict(plan.groups), "digest": plan.groups_digest()},
         )
 
     @classmethod
@@ -84,12 +90,16 @@ class PlanRecord:
 
     def save(self, folder: Path) -> None:
         """Writes the record."""
-        write_atomically(folder / BUILD_FOLDER / "plan.json", json.dumps(asdict(self)))
+        content = asdict(self)
+        if self.groups is None:
+            del content["groups"]
+        write_atomically(folder / BUILD_FOLDER / "plan.json", json.dumps(content))
 
     def difference(self, other: "PlanRecord") -> str:
         """Says in what the plans differ, for messages; "" when they are the same."""
         if self.fingerprint == other.fingerprint:
-            return ""
+            same = self.groups == other.groups
+            return "" if same else "other groups or studies (group_columns, study_column, table)"
         names = sorted(self.options.keys() | other.options.keys())
         differing = [n for n in names if self.options.get(n) != other.options.get(n)]
         return f"other options ({', '.join(differing)})" if differing else "other tables"

@@ -9,14 +9,15 @@ import hmac
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.building.groups import GroupPlan
 from data_prep.building.splits import order_key
-from data_prep.sources.source import Source
+from data_prep.sources.source import GROUP, STUDY, Source
 from medcolor_tf.data.schema import FORMAT_VERSION, SPLITS, shard_name
 from medcolor_tf.errors import InputError
 
@@ -59,6 +60,8 @@ class ShardTask:
         raw: (n, L) float32 raw labels.
         patients, images: n keyed ids each.
         private_paths: rejects and warnings name a file by its last component alone.
+        studies: n keyed ids, () where there are none.
+        groups: name of each group -> n values.
     """
 
     file: str
@@ -72,6 +75,8 @@ class ShardTask:
     patients: list[str]
     images: list[str]
     private_paths: bool = False
+    studies: Sequence[str] = ()
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ class Plan:
         seed: of the splits and the order.
         records_per_shard: at most.
         pixels_version: of how its files are read.
-        fingerprint: of everything that decides the result, but the random id key.
+        fingerprint: of everything that decides images, labels, splits and order, but the random id
+            key. Groups do not change it: a run knows the same images with and without them.
+        groups: what is stored of groups and studies, None where there are none.
     """
 
     source: Source
@@ -97,6 +104,7 @@ class Plan:
     records_per_shard: int
     pixels_version: int
     fingerprint: str
+    groups: GroupPlan | None = None
 
     def shards(self) -> list[tuple[str, str, int, int]]:
         """Returns (file, split, start, stop) of every shard, in order, of even sizes."""
@@ -130,7 +138,27 @@ class Plan:
                 patients=ids.patients(records["patient"].to_numpy()[rows]),
                 images=ids.images(self.keys[rows]),
                 private_paths=private_paths,
+                studies=self._studies(ids, rows),
+                groups={
+                    name: records[GROUP + name].to_numpy()[rows].tolist()
+                    for name in self.source.group_names
+                },
             )
+
+    def _studies(self, ids: "KeyedIds", rows: np.ndarray) -> list[str]:
+        if not self.source.has_studies:
+            return []
+        return ids.studies(self.source.records[STUDY].to_numpy()[rows])
+
+    def groups_digest(self) -> str:
+        """Returns the SHA-256 of every image's groups and study; "" where there are none."""
+        if self.groups is None:
+            return ""
+        names = [GROUP + name for name in self.source.group_names]
+        table = self.source.records[[*names, *([STUDY] if self.source.has_studies else [])]]
+        in_order = table.iloc[np.concatenate(list(self.rows.values()))]
+        text = json.dumps([list(table.columns), in_order.to_numpy().tolist()])
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class KeyedIds:
@@ -142,6 +170,10 @@ class KeyedIds:
     def patients(self, names) -> list[str]:
         """Returns the ids of patients."""
         return [self._digest("patient", name) for name in names]
+
+    def studies(self, names) -> list[str]:
+        """Returns the ids of studies, whose names hold their patient's."""
+        return [self._digest("study", name) for name in names]
 
     def images(self, keys) -> list[str]:
         """Returns the ids of images, from :meth:`Source.keys`."""
@@ -184,6 +216,7 @@ def make_plan(
     records_per_shard: int,
     key: bytes | None,
     source_name: str,
+    groups: GroupPlan | None = None,
 ) -> Plan:
     """Orders the records and computes the fingerprint.
 
@@ -193,6 +226,7 @@ def make_plan(
         recipe, seed, records_per_shard: as in :class:`Plan`.
         key: the id key if it was given, else None (a random one is made later).
         source_name: "chexpert", ...
+        groups: what is stored of groups and studies.
     """
     keys = np.array(source.keys(), object)
     hashes = np.array([order_key(seed, image_key) for image_key in keys], object)
@@ -211,7 +245,8 @@ def make_plan(
             fields = f"{split}\0\0{image_key}\0\0{patient}"
             digest.update(fields.encode("utf-8", "surrogateescape"))
         digest.update(np.nan_to_num(source.raw[members], nan=-2).astype("<f4").tobytes())
-    return Plan(source, rows, keys, recipe, seed, records_per_shard, version, digest.hexdigest())
+    fingerprint = digest.hexdigest()
+    return Plan(source, rows, keys, recipe, seed, records_per_shard, version, fingerprint, groups)
 
 
 def _pixels_version(source: Source) -> int:

@@ -1,8 +1,8 @@
 """Writes one shard: decodes its images, encodes its records, keeps the statistics beside it.
 
 The file appears under its name only when it is complete, and its sidecars in ``.build/`` after
-that (its rows of the split's index, then its statistics); a build that is interrupted anywhere
-finds out from the sidecars what it has.
+that (its rows of the split's index and groups, then its statistics); a build that is interrupted
+anywhere finds out from the sidecars what it has.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 from data_prep.building.plan import ID_DIGITS, ShardTask
 from data_prep.images import ImageError, encode_image, examine_image
 from medcolor_tf.commandline import import_tensorflow
+from medcolor_tf.data.groups import SplitGroups
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import SplitIndex, encode_example
 from medcolor_tf.files import cannot_write, file_sha256, read_json, replacing, write_atomically
@@ -85,7 +86,7 @@ def build_shard(task: ShardTask) -> ShardResult:
         InputError: the shard cannot be written (disk full, no permission), or DICOM without
             pydicom.
     """
-    tf = import_tensorflow()
+    tf = import_tensorflow(devices=False)  # nothing is computed
     target = Path(task.folder) / task.file
     recipe = task.recipe
     labels = apply_policy(
@@ -116,6 +117,8 @@ def build_shard(task: ShardTask) -> ShardResult:
             warnings=tuple(warnings),
         )
         _index_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
+        if task.groups or task.studies:
+            _group_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
         write_atomically(sidecars(target)[-1], json.dumps(asdict(result)))
     except tf.errors.OpError as error:
         raise cannot_write(target, OSError(0, error.message)) from error
@@ -228,11 +231,24 @@ def _index_rows(task: ShardTask, written: list[int]) -> SplitIndex:
     )
 
 
+def _group_rows(task: ShardTask, written: list[int]) -> SplitGroups:
+    """Returns the shard's rows of the split's groups, of the positions that were written."""
+
+    def of(values) -> np.ndarray:
+        return np.array([values[position] for position in written], str)
+
+    return SplitGroups(
+        of(task.images),
+        of(task.studies) if task.studies else None,
+        {name: of(values) for name, values in task.groups.items()},
+    )
+
+
 def finished_shard(folder: Path, file: str) -> ShardResult | None:
     """Returns the result of a shard that an earlier run finished, or None to build it again."""
     target = folder / file
     try:
-        rows, statistics = sidecars(target)
+        rows, _, statistics = sidecars(target)
         content = read_json(statistics)
         content["rejects"] = tuple(Reject(**reject) for reject in content["rejects"])
         content["warnings"] = tuple(
@@ -256,7 +272,15 @@ def rejects_changed(result: ShardResult, states: dict[int, list[str]]) -> bool:
     return any(_state(states[reject.index]) != reject.state for reject in result.rejects)
 
 
-def sidecars(target: Path) -> tuple[Path, Path]:
-    """Returns where a shard's rows of the index and its statistics are kept during the build."""
+def sidecars(target: Path) -> tuple[Path, Path, Path]:
+    """Returns where a shard's parts of what stands beside the shards are kept during the build.
+
+    Its rows of the index, its rows of groups and studies (not there where the data set has none),
+    and its statistics, which are written last.
+    """
     folder = target.parent / BUILD_FOLDER
-    return SplitIndex.path(folder, target.name), folder / f"{target.name}.json"
+    return (
+        SplitIndex.path(folder, target.name),
+        SplitGroups.path(folder, target.name),
+        folder / f"{target.name}.json",
+    )

@@ -11,6 +11,7 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
+from data_prep.sources.groups import with_headers
 from data_prep.sources.paths import refuse_unusable_paths
 from data_prep.sources.patients import settle_patients
 from medcolor_tf.data.labels import PAPER_POLICY
@@ -100,4 +101,5 @@ def read_source(config):
     observations = config.observations or entry.observations
     source = entry.load().read(dataclasses.replace(config, observations=observations))
     refuse_unusable_paths(source, config.allow_outside_root)
+    source = with_headers(source, config, getattr(entry.load(), "GROUP_COLUMNS", {}))
     return settle_patients(source, config.unknown_patients, config.normalize_ids)

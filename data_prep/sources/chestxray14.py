@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.labels import parse_observations
+from data_prep.sources.groups import table_cells
 from data_prep.sources.paths import walk_files
 from data_prep.sources.source import Source, make_source, require_folder
 from data_prep.tables import Table, read_list, read_table
@@ -35,6 +36,8 @@ FINDINGS = (
     "Pleural_Thickening",
     "Hernia",
 )
+# Name of a group -> the column of it.
+GROUP_COLUMNS = {"sex": "Patient Gender", "age": "Patient Age", "view": "View Position"}
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -73,6 +76,7 @@ def read(config) -> Source:
         _official_splits(config, root, table),
         [table.where(row) for row in range(len(table))],
         _labels(table, observations),
+        table_cells(config, file, GROUP_COLUMNS, wide_rows=True),
     )
 
 

@@ -11,12 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.labels import parse_columns, parse_observations
+from data_prep.sources.groups import PATH, table_cells
 from data_prep.sources.source import Source, concatenate, make_source, require_folder
 from data_prep.tables import Table, read_header, read_table
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 
 PATIENT = re.compile(r"patient\d+")
+STUDY = re.compile(r"patient\d+/(study\d+)/")
+# Name of a group -> the column of it.
+GROUP_COLUMNS = {
+    "sex": "Sex",
+    "age": "Age",
+    "view": "Frontal/Lateral",
+    "projection": "AP/PA",
+}
 VIEW_COLUMN = "Frontal/Lateral"
 VIEWS = ("frontal", "lateral")
 ALL_VIEWS = "all"
@@ -99,6 +108,13 @@ def _read_file(config, root: Path, file: Path, split: str) -> Source:
         [split] * len(table),
         [table.where(row) for row in range(len(table))],
         raw,
+        table_cells(
+            config,
+            file,
+            GROUP_COLUMNS,
+            {"study": _studies(table)} if config.study_column == PATH else {"study": ()},
+            columns_of=root / "train.csv",
+        ),
     )
     return source.take(_chosen_views(table, config.views))
 
@@ -117,6 +133,20 @@ def _patient(table: Table, row: int) -> str:
             f"{table.where(row)}: path {path!r}; expected .../patientNNNNN/studyN/viewN_frontal.jpg"
         )
     return match[0]
+
+
+def _studies(table: Table) -> list[str]:
+    """Returns the folder of each image's study, which is unique inside its patient."""
+    studies = []
+    for row, path in enumerate(table.columns["Path"]):
+        match = STUDY.search(path)
+        if not match:
+            raise InputError(
+                f"{table.where(row)}: path {path!r}; expected .../patientNNNNN/studyN/NAME.jpg "
+                "(--study_column=path)"
+            )
+        studies.append(match[1])
+    return studies
 
 
 def _chosen_views(table: Table, views: str) -> np.ndarray:

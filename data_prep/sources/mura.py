@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.sources.groups import parse_group_columns, table_cells
 from data_prep.sources.source import Source, concatenate, make_source, require_folder
 from data_prep.tables import read_list
 from medcolor_tf.commandline import option
@@ -16,8 +17,9 @@ ALL_PARTS = "all"
 # MURA-v1.1/train/XR_SHOULDER/patient00001/study1_positive/image1.png
 PATH = re.compile(
     r"(?:[^/]*/)?(?P<path>(?:train|valid)/XR_(?P<part>[A-Z]+)/(?P<patient>patient\d+)"
-    r"/study\d+_(?P<label>positive|negative)/[^/]+)"
+    r"/(?P<study>study\d+)_(?P<label>positive|negative)/[^/]+)"
 )
+GROUP_COLUMNS = {"body_part": "body_part"}
 # The official validation set is the test split; validation patients come from the training set.
 FILES = {"train_image_paths.csv": "train", "valid_image_paths.csv": "test"}
 
@@ -36,12 +38,10 @@ def read(config) -> Source:
     body parts X-rayed.
     """
     root = require_folder(config.data_root, "data_root")
-    return concatenate(
-        [_read_list(root, name, split, config.body_part) for name, split in FILES.items()]
-    )
+    return concatenate([_read_list(root, name, split, config) for name, split in FILES.items()])
 
 
-def _read_list(root, name: str, split: str, body_part: str) -> Source:
+def _read_list(root, name: str, split: str, config) -> Source:
     table = read_list(root / name)
     matches, where = [], []
     for row, text in enumerate(table.columns["path"]):
@@ -51,11 +51,20 @@ def _read_list(root, name: str, split: str, body_part: str) -> Source:
                 f"{table.where(row)}: path {text!r}; expected "
                 "MURA-v1.1/train/XR_SHOULDER/patientNNNNN/studyN_positive/imageN.png"
             )
-        if body_part in (ALL_PARTS, match["part"].lower()):
+        if config.body_part in (ALL_PARTS, match["part"].lower()):
             matches.append(match)
             where.append(table.where(row))
     if not matches:
-        raise InputError(f"{table.file}: no image of --body_part={body_part}")
+        raise InputError(f"{table.file}: no image of --body_part={config.body_part}")
+    for group in parse_group_columns(config.group_columns, {}):
+        if group.column not in GROUP_COLUMNS:
+            raise InputError(
+                f"--group_columns={group.column}: MURA has no tables; expected "
+                f"{' or '.join(GROUP_COLUMNS)}, from its paths"
+            )
+    # A patient may have had several body parts X-rayed, each with a study1.
+    studies = [f"{match['part']}/{match['study']}" for match in matches]
+    parts = [match["part"].lower() for match in matches]
     raw = np.array([[match["label"] == "positive"] for match in matches], np.float32)
     return make_source(
         [OBSERVATION],
@@ -65,4 +74,5 @@ def _read_list(root, name: str, split: str, body_part: str) -> Source:
         [split] * len(matches),
         where,
         raw,
+        table_cells(config, table.file, from_paths={"study": studies, "body_part": parts}),
     )

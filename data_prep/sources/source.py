@@ -1,6 +1,7 @@
 """What every source gives the build: one row per image, before splitting and decoding."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from medcolor_tf.errors import InputError
 
 # A text per image: a list, or an array of objects.
 Texts = Sequence[str] | np.ndarray
+# Beginning of the names of columns with groups, and the column with the study, where there are any.
+GROUP, STUDY = "group ", "study"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Source:
         channels: images per record.
         records: one row per image (or group of channels), with text columns ``path_0`` ...
             ``path_{channels - 1}``, ``patient``, ``split`` ("train", "valid", "test" where
-            officially given, else "") and ``where`` ("FILE line N", for messages).
+            officially given, else "") and ``where`` ("FILE line N", for messages). Where they were
+            asked for, also ``study`` and a column ``group NAME`` per group.
         raw: (N, L) float32 raw labels, in the rows' order.
     """
 
@@ -37,6 +41,22 @@ class Source:
     def path_columns(self) -> list[str]:
         """Names of the path columns."""
         return [f"path_{channel}" for channel in range(self.channels)]
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the groups."""
+        names = map(str, self.records.columns)
+        return [name.removeprefix(GROUP) for name in names if name.startswith(GROUP)]
+
+    @property
+    def has_studies(self) -> bool:
+        """Whether the study of each image is known."""
+        return STUDY in self.records.columns
+
+    def with_columns(self, columns: Mapping[str, Texts]) -> "Source":
+        """Returns the source with other columns of its records, a text per image."""
+        table = {name: np.array(column, object) for name, column in columns.items()}
+        return dataclasses.replace(self, records=self.records.assign(**table))
 
     def keys(self) -> list[str]:
         """Returns what identifies each image: its path or paths as the table has them."""
@@ -63,19 +83,22 @@ def make_source(
     split: Texts,
     where: Texts,
     raw: np.ndarray,
+    more: Mapping[str, Texts] | None = None,
 ) -> Source:
     """Builds a source and checks what must hold for each of them.
 
     Args:
         paths: for each channel, the N paths.
         raw: (N, L); the other arguments are as in :class:`Source`.
+        more: groups and studies, see :func:`data_prep.sources.groups.table_cells`.
 
     Raises:
         InputError: an empty path.
     """
     columns = {f"path_{channel}": column for channel, column in enumerate(paths)}
     records = pd.DataFrame(
-        {**columns, "patient": patient, "split": split, "where": where}, dtype=object
+        {**columns, "patient": patient, "split": split, "where": where, **(more or {})},
+        dtype=object,
     )
     for name in columns:
         empty = np.flatnonzero((records[name] == "").to_numpy())
@@ -98,6 +121,7 @@ def concatenate(parts: Sequence[Source]) -> Source:
         records["split"].to_numpy(),
         records["where"].to_numpy(),
         raw,
+        {name: records[name].to_numpy() for name in records if name == STUDY or GROUP in str(name)},
     )
 
 

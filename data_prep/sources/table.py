@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.labels import parse_columns, parse_observations
+from data_prep.sources.groups import table_cells
 from data_prep.sources.source import Source, make_source
 from data_prep.tables import read_table
 from medcolor_tf.commandline import option
@@ -79,6 +80,7 @@ def read(config) -> Source:
         _read_splits(table, config.split_column),
         [table.where(row) for row in range(len(table))],
         parse_columns(table, observations),
+        table_cells(config, table.file),
     )
 
 

@@ -5,7 +5,8 @@ A data set is a folder with
 * ``dataset.json`` (:class:`DatasetInfo`), written last, so a folder that has it is complete;
 * ``SPLIT-00000-of-00007.tfrecord``: plain TFRecord files of ``tf.train.Example``;
 * ``index-SPLIT.npz``: raw labels and keyed patient ids of every record, for subsets and statistics
-  that must not read the images.
+  that must not read the images;
+* ``groups-SPLIT.csv``, where it was built with groups or studies: :mod:`medcolor_tf.data.groups`.
 
 One record:
 
@@ -43,6 +44,7 @@ import numpy as np
 from medcolor_tf import catalog
 from medcolor_tf import schema_check as schema
 from medcolor_tf.catalog import FULL_RANGE
+from medcolor_tf.data import groups as group_files
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, read_json, sealed, unsealed, write_atomically
 
@@ -86,7 +88,7 @@ _SCHEMA = schema.record(
         "fingerprint": schema.text(),
         "format_version": schema.one_of((FORMAT_VERSION,)),
     },
-    {"range": schema.one_of(catalog.RANGES)},
+    {"range": schema.one_of(catalog.RANGES), "groups": group_files.SCHEMA},
 )
 
 
@@ -99,6 +101,17 @@ class Shard:
     records: int
     bytes: int
     sha256: str
+
+
+def check_is_dataset(folder: str | os.PathLike) -> Path:
+    """Returns a data set's description; InputError where there is none."""
+    path = Path(folder) / DATASET_JSON
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; expected a data set made by `python -m data_prep.build` "
+            "(an unfinished build has none: run the same command again)"
+        )
+    return path
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,7 @@ class DatasetInfo:
         format_version: of this layout.
         range: what became black and white in an image, see :mod:`data_prep.levels`; left out of the
             file where it is "full", which it was before there was a choice.
+        groups: groups and studies; None, and left out of the file, where there are none.
     """
 
     source: str
@@ -149,6 +163,7 @@ class DatasetInfo:
     fingerprint: str
     format_version: int = FORMAT_VERSION
     range: str = FULL_RANGE
+    groups: group_files.GroupsInfo | None = None
 
     @property
     def max_value(self) -> int:
@@ -164,6 +179,8 @@ class DatasetInfo:
         content = dataclasses.asdict(self)
         if self.range == FULL_RANGE:
             del content["range"]
+        if self.groups is None:
+            del content["groups"]
         for name in ("pixel_mean", "pixel_std"):  # NaN without a training split; JSON has no NaN
             content[name] = None if math.isnan(content[name]) else content[name]
         text = json.dumps(sealed(content), indent=2, sort_keys=True, allow_nan=False)
@@ -176,12 +193,7 @@ class DatasetInfo:
         Raises:
             InputError: no such folder or file, not this format, or another version of it.
         """
-        path = Path(folder) / DATASET_JSON
-        if not path.is_file():
-            raise InputError(
-                f"{path}: no such file; expected a data set made by `python -m data_prep.build` "
-                "(an unfinished build has none: run the same command again)"
-            )
+        path = check_is_dataset(folder)
         try:
             content = read_json(path)
             version = content.get("format_version", FORMAT_VERSION)
@@ -202,6 +214,8 @@ class DatasetInfo:
         content["shards"] = tuple(Shard(**shard) for shard in content["shards"])
         for name in ("pixel_mean", "pixel_std"):
             content[name] = math.nan if content[name] is None else content[name]
+        if "groups" in content:
+            content["groups"] = group_files.GroupsInfo.from_json(content["groups"])
         return cls(**content)
 
 

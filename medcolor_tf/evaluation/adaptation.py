@@ -22,6 +22,7 @@ from medcolor_tf.evaluation.decisions import (
     assess,
     estimate,
     spell_estimate,
+    spell_threshold,
 )
 from medcolor_tf.evaluation.metrics import roc_auc
 from medcolor_tf.evaluation.operating_points import Rule, choose_threshold
@@ -233,5 +234,4 @@ def comparison_table(comparison: Mapping) -> str:
 
 
 def _cells(row: Mapping) -> list[str]:
-    threshold = "-" if row["threshold"] is None else f"{row['threshold']:.4g}"
-    return [threshold, *(spell_estimate(row.get(name)) for name in SHOWN)]
+    return [spell_threshold(row["threshold"]), *(spell_estimate(row.get(name)) for name in SHOWN)]

@@ -245,3 +245,34 @@ def percentiles(values: np.ndarray, confidence_level: float) -> np.ndarray:
     if not len(values):
         return np.full(2, np.nan)
     return np.quantile(values, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
+
+
+def subset_auc(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    index: np.ndarray,
+    patients: int,
+    subsets: Sequence[np.ndarray],
+    n_resamples: int,
+    confidence_level: float,
+    seed: int,
+) -> np.ndarray:
+    """AUCs of subsets of the images, in the same resamples of all patients.
+
+    Args:
+        labels: (N,) 0, 1 or NaN, one observation.
+        scores: (N,) finite.
+        index: (N,) int, number of the image's patient.
+        patients: P.
+        subsets: (N,) masks.
+        n_resamples, confidence_level, seed: see :func:`resample_weights`.
+
+    Returns:
+        (subsets, n_resamples); NaN where a class is absent.
+    """
+    orders = [_order(labels[m], scores[m], index[m], patients) for m in subsets]
+    blocks = resample_weights(patients, n_resamples, confidence_level, seed)
+    return np.concatenate(
+        [np.stack([_weighted_auc(order, weights) for order in orders]) for weights in blocks],
+        axis=1,
+    )

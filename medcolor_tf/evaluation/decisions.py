@@ -139,10 +139,10 @@ def assess(
     tables = []
     for column, bound in enumerate(thresholds):
         truth, chances = labels[:, column], probabilities[:, column]
-        if bound is not None and called is None:
-            tables.append(patient_counts(truth, chances, bound, index, count))
-        elif bound is not None:
+        if bound is not None and called is not None:
             tables.append(patient_counts(truth, called[:, column].astype(float), 0.5, index, count))
+        elif bound is not None:
+            tables.append(patient_counts(truth, chances, bound, index, count))
         tables.append(patient_errors(truth, chances, index, count))
     sums = iter(_sums(tables, n_resamples, confidence_level, seed))
     label_counts = count_labels(labels, observations)
@@ -243,7 +243,8 @@ def _lines(
     first = [*(["threshold"] if threshold else []), *(["prevalence"] if share else [])]
     rows = [["observation", *first, *(_HEADS[name] for name in names)]]
     for observation, row in result.items():
-        numbers = ["-" if row[name] is None else f"{row[name]:.4g}" for name in first]
+        spell = {"threshold": spell_threshold, "prevalence": "{:g}".format}
+        numbers = [spell[name](row[name]) for name in first]
         rows.append([observation, *numbers, *(spell_estimate(row.get(name)) for name in names)])
     return aligned(rows)
 
@@ -255,6 +256,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def spell_threshold(threshold: float | None) -> str:
+    """Returns ``0.4213``, ``1 - 2.1e-06`` where four digits would say 1, ``-`` for none."""
+    if threshold is None:
+        return "-"
+    if 0.9995 <= threshold < 1:
+        return f"1 - {1 - threshold:.2g}"
+    return f"{threshold:.4g}"
 
 
 def spell_estimate(estimate: Mapping | None) -> str:

@@ -176,11 +176,26 @@ def calibration_line(
 
 
 def _regression(labels, design, index, confidence_level: float, offset=None):
-    import statsmodels.api as sm
+    """Logistic regression: coefficients, (K,), and their intervals, (K, 2).
 
-    model = sm.GLM(labels, design, family=sm.families.Binomial(), offset=offset)
-    fit = model.fit(cov_type="cluster", cov_kwds={"groups": index})
-    return fit.params, fit.conf_int(1 - confidence_level)
+    The sandwich is computed here: statsmodels' own divides by zero where a probability is 0 or 1
+    up to rounding, as those of an overconfident model are.
+    """
+    import statsmodels.api as sm
+    from scipy import stats
+
+    fit = sm.GLM(labels, design, family=sm.families.Binomial(), offset=offset).fit()
+    chance = fit.fittedvalues
+    scores = np.zeros((index.max() + 1, design.shape[1]))
+    np.add.at(scores, index, design * (labels - chance)[:, None])
+    images, coefficients = design.shape
+    clusters = len(np.unique(index))
+    bread = np.linalg.inv((design.T * (chance * (1 - chance))) @ design)
+    # As for statsmodels, a few clusters are a small sample.
+    small = clusters / (clusters - 1) * (images - 1) / (images - coefficients)
+    variance = np.diag(bread @ scores.T @ scores @ bread) * small
+    half = stats.norm.ppf((1 + confidence_level) / 2) * np.sqrt(variance)
+    return fit.params, fit.params[:, None] + half[:, None] * np.array([-1, 1])
 
 
 def _known(labels: ArrayLike, logits: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -163,6 +163,22 @@ def draw_explanation(
     return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0))) for p in parts])
 
 
+def with_banner(picture: np.ndarray, text: str) -> np.ndarray:
+    """Puts a text in black on yellow over a picture, as wide as it is.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        text: broken into lines where it must be.
+
+    Returns:
+        (H + height of the text, W, 3) uint8.
+    """
+    lines = _wrap(text, picture.shape[1])
+    banner = Image.new("RGB", (picture.shape[1], _height(lines) + GAP), "yellow")
+    ImageDraw.Draw(banner).text((GAP, GAP // 2), lines, "black", _font())
+    return np.concatenate([np.asarray(banner), picture])
+
+
 def draw_panels(
     image: np.ndarray,
     colorized: np.ndarray | None,
@@ -188,22 +204,6 @@ def draw_panels(
         note = "" if heat[..., k].any() else ", no heat"
         panels.append((f"{name}\n{percent(chance)}{note}", blend(gray, heat[..., k])))
     return panels
-
-
-def with_banner(picture: np.ndarray, text: str) -> np.ndarray:
-    """Puts a text in black on yellow over a picture, as wide as it is.
-
-    Args:
-        picture: (H, W, 3) uint8.
-        text: broken into lines where it must be.
-
-    Returns:
-        (H + height of the text, W, 3) uint8.
-    """
-    lines = _wrap(text, picture.shape[1])
-    banner = Image.new("RGB", (picture.shape[1], _height(lines) + GAP), "yellow")
-    ImageDraw.Draw(banner).text((GAP, GAP // 2), lines, "black", _font())
-    return np.concatenate([np.asarray(banner), picture])
 
 
 def percent(chance: float) -> str:

@@ -122,6 +122,61 @@ OPERATING_POINTS = schema.record(
 )
 
 
+_BROKEN_DOWN = {
+    "unit": schema.one_of(("image", "study", "patient")),
+    "aggregate": schema.maybe(schema.one_of(("mean", "max"))),
+    "split": schema.one_of(("train", "valid", "test")),
+    "data_fingerprint": schema.text(),
+    "threshold_from": schema.text(),
+    "predictions_sha256": schema.text(64, schema.SHA256, "a SHA-256 in hexadecimal digits"),
+    "n_resamples": _STEP,
+    "confidence_level": schema.number(0, 1),
+}
+_NULLABLE = schema.number(-1e30, 1e30, null=True)
+_ENDS = schema.list_of(_NULLABLE, 2, 2)
+_COMPARISON = schema.record(
+    {
+        **dict.fromkeys(("value", "rest", "difference", "pvalue", "adjusted"), _NULLABLE),
+        **dict.fromkeys(("interval", "difference_interval"), _ENDS),
+    }
+)
+_GROUP = schema.record(
+    {
+        **dict.fromkeys(("by", "group", "observation", "few"), schema.text()),
+        **dict.fromkeys(("images", "patients", "positive", "negative"), _STEP),
+        **dict.fromkeys(("slope", "intercept"), _NULLABLE),
+        **dict.fromkeys(("slope_interval", "intercept_interval"), _ENDS),
+        "measures": schema.mapping_of(
+            _COMPARISON, 4, ("auc", "sensitivity", "specificity", "calibration_gap")
+        ),
+    }
+)
+SUBGROUPS = schema.record(
+    {
+        **_BROKEN_DOWN,
+        "by": schema.list_of(schema.text(), 1000),
+        **dict.fromkeys(("least", "least_tested"), _STEP),
+        "thresholds": schema.mapping_of(_THRESHOLD, 10_000),
+        "groups": schema.list_of(_GROUP, 1_000_000),
+    }
+)
+_OF_UNITS = schema.record(
+    {
+        **dict.fromkeys(("positive", "negative", "unknown", "disagreeing"), _STEP),
+        "threshold": _THRESHOLD,
+        **dict.fromkeys(("auc", "kappa_at_half"), _ESTIMATE),
+    },
+    dict.fromkeys(("kappa", "sensitivity", "specificity", "ppv", "npv"), _ESTIMATE),
+)
+UNITS = schema.record(
+    {
+        **_BROKEN_DOWN,
+        **dict.fromkeys(("units", "images", "patients"), _STEP),
+        "observations": schema.mapping_of(_OF_UNITS, 10_000),
+    }
+)
+
+
 def cells(line: str) -> list[str]:
     """Returns the cells of a line of CSV; none where it is not one."""
     try:

@@ -23,7 +23,7 @@ from medcolor_tf.runs import contents
 from medcolor_tf.runs import folder as runs
 
 FORMAT_VERSION = 1
-# Values of :meth:`Decision.decide`, and what tables write for them.
+# Values of :meth:`Decision.classify`, and what tables write for them.
 POSITIVE, NEGATIVE, UNDECIDED = 1, 0, -1
 WORDS = {POSITIVE: "positive", NEGATIVE: "negative", UNDECIDED: ""}
 NO_CALIBRATION = "none"
@@ -139,23 +139,31 @@ class Decision:
         """Returns slope * logit + intercept of (..., L) logits, float64."""
         entries = self.observations.values()
         slope = np.array([entry.slope for entry in entries])
-        return slope * np.asarray(logits) + np.array([entry.intercept for entry in entries])
+        intercept = np.array([entry.intercept for entry in entries])
+        return slope * np.asarray(logits, np.float64) + intercept
 
     def calibrated(self, logits: ArrayLike) -> np.ndarray:
-        """Returns the calibrated probabilities of (..., L) logits, float64.
-
-        Where there is no calibration they are those that the model gives, to the last bit.
-        """
+        """Returns the calibrated probabilities of (..., L) logits, float64."""
         from scipy.special import expit
 
-        as_is = np.array([e.method == NO_CALIBRATION for e in self.observations.values()])
-        return np.where(as_is, expit(np.asarray(logits)), expit(self.calibrated_logits(logits)))
+        return expit(self.calibrated_logits(logits))
 
-    def decide(self, calibrated: ArrayLike) -> np.ndarray:
-        """Returns (..., L) int32 of calibrated probabilities: POSITIVE, NEGATIVE or UNDECIDED."""
-        chances = np.asarray(calibrated, np.float64)
-        bounds = np.array([np.nan if t is None else t for t in self.thresholds])
-        called = np.where(chances >= bounds, POSITIVE, NEGATIVE)
+    @property
+    def bounds(self) -> np.ndarray:
+        """(L,) float64 thresholds as calibrated logits, NaN where there is none.
+
+        Logits are compared, not probabilities: an overconfident model has many that float32 rounds
+        to 1. -inf: everything is positive; inf: nothing is.
+        """
+        from scipy.special import logit
+
+        bounds = np.array([np.nan if t is None else t for t in self.thresholds], np.float64)
+        return np.where(bounds > 1, np.inf, logit(np.minimum(bounds, 1)))
+
+    def classify(self, logits: ArrayLike) -> np.ndarray:
+        """Returns (..., L) int32 of the model's logits: POSITIVE, NEGATIVE or UNDECIDED."""
+        bounds = self.bounds
+        called = np.where(self.calibrated_logits(logits) >= bounds, POSITIVE, NEGATIVE)
         return np.where(np.isnan(bounds), UNDECIDED, called).astype(np.int32)
 
     @property
@@ -167,12 +175,11 @@ class Decision:
 
     def cells(self, logits: ArrayLike) -> list[list[str]]:
         """Returns, per image of (B, L) logits, calibrated probability and decision of each name."""
-        calibrated = self.calibrated(logits)
         return [
             [cell for chance, called in zip(*row, strict=True) for cell in (chance, WORDS[called])]
             for row in zip(
-                [[f"{chance:.7g}" for chance in row] for row in calibrated],
-                self.decide(calibrated).tolist(),
+                [[f"{chance:.7g}" for chance in row] for row in self.calibrated(logits)],
+                self.classify(logits).tolist(),
                 strict=True,
             )
         ]

@@ -18,6 +18,8 @@ predictions-SPLIT.csv     its labels and probabilities
 colorized-SPLIT.png       its first images and what T makes of them
 decision.json             calibration and threshold per observation; see runs/decision.py
 operating-points-SPLIT.json  what those give on a split
+subgroups-SPLIT.json, .csv   a split by group (evaluate --by)
+units-SPLIT.json, .csv    a split per study or patient (evaluate --unit)
 manifest.json             SHA-256 of every file that a command reads, and a copy of log.csv
 manifest-SPLIT.json       the same of the files of a split
 saved_model/              the exported model, unless --out says another place
@@ -42,6 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcolor_tf import __version__
+from medcolor_tf.catalog import RUN_EXPECTED
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256
 from medcolor_tf.locks import LOCK, only_writer
@@ -61,26 +64,38 @@ LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safet
 PREVIOUS, BACKBONE = "previous.safetensors", "backbone.keras"
 LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
 COLOR_TABLE, COLOR_TABLE_PICTURE = "color_table.csv", "color_table.png"
-TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
+SAVED_MODEL = "saved_model"
+# TensorBoard's files; a run of an earlier version has them in the folder "tensorboard".
+EVENTS = "events.out.tfevents.*"
 DECISION = "decision.json"
 # Which weights -> file.
 WEIGHTS = {"best": BEST, "last": LAST}
 # Of a split.
 EVALUATION, PREDICTIONS, PICTURES = "evaluation-{}.json", "predictions-{}.csv", "colorized-{}.png"
 OPERATING_POINTS = "operating-points-{}.json"
+SUBGROUPS, UNITS = "subgroups-{}.json", "units-{}.json"
 MANIFEST, MANIFEST_OF_SPLIT = "manifest.json", "manifest-{}.json"
 # What the manifest lists.
 LISTED = (
     *(CONFIG, MODEL, BACKBONE, LOG, LAST, PREVIOUS, BEST, COLORIZER, LR_FINDER, RESULT),
     *(COLOR_TABLE_PICTURE, COLOR_TABLE, DECISION),
 )
-_OF_SPLIT = re.compile(r"(?:evaluation|predictions|colorized|operating-points)-(\w+)\.\w+")
+_OF_SPLIT = re.compile(
+    r"(evaluation|predictions|colorized|operating-points|subgroups|units)-(\w+)\.\w+"
+)
 # What a JSON file has to hold.
 _CONTENTS = {
     CONFIG: contents.CONFIG,
     RESULT: contents.RESULT,
     LR_FINDER: contents.LR_FINDER,
     DECISION: contents.DECISION,
+}
+
+_CONTENTS_OF_SPLIT = {
+    "evaluation": contents.EVALUATION,
+    "operating-points": contents.OPERATING_POINTS,
+    "subgroups": contents.SUBGROUPS,
+    "units": contents.UNITS,
 }
 
 # What a log says of a run whose loss or weights were no longer finite.
@@ -142,6 +157,14 @@ class Run(CheckedFolder):
         """Returns the path of what the decision's thresholds give on a split."""
         return self.folder / OPERATING_POINTS.format(split)
 
+    def subgroups(self, split: str) -> Path:
+        """Returns the path of what a split gives by group."""
+        return self.folder / SUBGROUPS.format(split)
+
+    def units(self, split: str) -> Path:
+        """Returns the path of what a split gives per study or patient."""
+        return self.folder / UNITS.format(split)
+
     def read_result(self) -> dict:
         """Returns the content of result.json; the run is finished."""
         return self.read_json(RESULT)
@@ -173,13 +196,11 @@ class Run(CheckedFolder):
 
     def _manifest_path(self, name: str) -> Path:
         match = _OF_SPLIT.fullmatch(name)
-        return self.folder / (MANIFEST_OF_SPLIT.format(match[1]) if match else MANIFEST)
+        return self.folder / (MANIFEST_OF_SPLIT.format(match[2]) if match else MANIFEST)
 
     def _check_content(self, path: Path, content: dict) -> None:
         of_split = _OF_SPLIT.fullmatch(path.name)
-        points = of_split and path == self.operating_points(of_split[1])
-        of_split_check = contents.OPERATING_POINTS if points else contents.EVALUATION
-        check = of_split_check if of_split else _CONTENTS.get(path.name)
+        check = _CONTENTS_OF_SPLIT.get(of_split[1]) if of_split else _CONTENTS.get(path.name)
         if check is not None:
             check(content, str(path))
 
@@ -466,6 +487,13 @@ def weights_digests(folder: str | Path, which: str = "best") -> dict[str, str]:
     """
     files = [Path(folder) / name for name in (MODEL, WEIGHTS[which], BACKBONE)]
     return {file.name: file_sha256(file) for file in files if file.is_file()}
+
+
+def check_is_run(folder: str | Path) -> None:
+    """Raises InputError where a folder is no run: for commands, before their imports take time."""
+    run = Run(Path(folder))
+    if not run.lists(MODEL) and not (run.folder / MODEL).is_file():
+        raise InputError(f"{run.folder / MODEL}: {RUN_EXPECTED}")
 
 
 def load_predictor(folder: str | Path, which: str = "best", mixed_precision: bool = False):

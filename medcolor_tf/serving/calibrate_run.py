@@ -1,5 +1,6 @@
 """A finished run adapted to the films of a new place: its decision, and what it changed there."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from medcolor_tf.data.schema import SPLITS
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import adaptation
 from medcolor_tf.evaluation.adaptation import Adaptation, adapt
-from medcolor_tf.evaluation.decisions import spell_estimate
+from medcolor_tf.evaluation.decisions import spell_estimate, spell_threshold
 from medcolor_tf.evaluation.inference import Predictions, predict_split, predictor
 from medcolor_tf.evaluation.operating_points import Rule
+from medcolor_tf.progress import Progress
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import (
     Decision,
@@ -54,7 +56,11 @@ def calibrate_run(config, rule: Rule) -> str:
     with damage.named(*splits):
         for split in splits:
             check_input(spec, split, config.run_dir)
-        parts = [predict_split(predict, split, config.batch_size) for split in splits]
+        with Progress("predicting", sum(map(len, splits))) as progress:
+            parts = [
+                predict_split(predict, split, config.batch_size, progress.update)
+                for split in splits
+            ]
     for line in damage.describe(splits):
         print(line)
     predictions = _joined(parts)
@@ -149,12 +155,12 @@ def _entries(
     entries = {}
     for name in observations:
         if name in reasons:
-            entries[name] = ObservationDecision(None, reason=reasons[name], **counts[name])
+            refused = ObservationDecision(None, reason=reasons[name])
+            entries[name] = dataclasses.replace(refused, **counts[name])
             continue
         line, threshold = adapted[name].recalibration, adapted[name].threshold
-        entries[name] = ObservationDecision(
-            threshold, line.method, line.slope, line.intercept, **counts[name]
-        )
+        fitted = ObservationDecision(threshold, line.method, line.slope, line.intercept)
+        entries[name] = dataclasses.replace(fitted, **counts[name])
     return entries
 
 
@@ -173,7 +179,8 @@ def _text(decision: Decision, base: Decision | None, path: Path) -> str:
         else:
             lines.append(
                 f"{name}: {entry.method}, probability = sigmoid({entry.slope:.4g} * logit "
-                f"{entry.intercept:+.4g}); positive from {entry.threshold:.4g} on ({decision.rule})"
+                f"{entry.intercept:+.4g}); positive from {spell_threshold(entry.threshold)} on "
+                f"({decision.rule})"
             )
     for name, row in comparison["after"].items():
         low, _ = row["calibration_slope"]["interval"]

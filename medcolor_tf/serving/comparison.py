@@ -76,17 +76,19 @@ def compare_decisions(
 
     Returns:
         The largest difference of a calibrated probability over max(1, slope); infinite where one
-        decides otherwise, and not because the probability is at the threshold.
+        decides otherwise, and not because the logit is at the threshold.
     """
     steep = np.array([max(1.0, entry.slope) for entry in decision.observations.values()])
     with _images(spec, films) as reads:
-        expected = decision.calibrated(_logits(model, reads))
+        logits = _logits(model, reads)
         calibrated, called = (answer(reads, output) for output in (CALIBRATED, DECISIONS))
-    bounds = np.array([np.inf if bound is None else bound for bound in decision.thresholds])
-    near = np.abs(expected - bounds) <= tolerance * steep
-    if ((called != decision.decide(expected)) & ~near).any():
+    line = decision.calibrated_logits(logits)
+    # In float32, logits are off by a share of their size.
+    allowed = tolerance * steep * np.maximum(1, np.abs(logits))
+    near = np.abs(line - np.nan_to_num(decision.bounds)) <= allowed
+    if ((called != decision.classify(logits)) & ~near).any():
         return float("inf")
-    return float((np.abs(calibrated - expected) / steep).max())
+    return float((np.abs(calibrated - decision.calibrated(logits)) / steep).max())
 
 
 @contextmanager

@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import decisions
 from medcolor_tf.evaluation.decisions import DecisionOptions
-from medcolor_tf.evaluation.inference import Predict, Predictions, predict_split
+from medcolor_tf.evaluation.inference import Predict, Predictions, predict_split, sigmoid
 from medcolor_tf.evaluation.operating_points import parse_prevalence
 from medcolor_tf.files import file_sha256
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.private_paths import last_component
+from medcolor_tf.progress import Progress
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import (
     NO_DECISION,
@@ -93,7 +96,9 @@ class Decider:
                 "predictive values it could be about; give --operating_point too"
             )
 
-    def choose(self, predict: Predict, split: Split, batch_size: int, files: runs.Run) -> None:
+    def choose(
+        self, predict: Predict, split: Split, batch_size: int, files: runs.Run
+    ) -> Predictions:
         """Chooses a threshold per observation, without calibration, and writes the decision.
 
         Args:
@@ -102,15 +107,19 @@ class Decider:
             batch_size: images per batch.
             files: the folder for the file.
 
+        Returns:
+            The predictions on which it was chosen.
+
         Raises:
             InputError: no threshold can be chosen, or another decision is there.
         """
         rule = self._options.rule
         assert rule is not None
-        predictions = predict_split(predict, split, batch_size)
-        chosen = decisions.choose_thresholds(
-            split.observations, predictions.labels, predictions.probabilities, rule
-        )
+        with Progress(f"predicting {split.split}", len(split)) as progress:
+            predictions = predict_split(predict, split, batch_size, progress.update)
+        # In double precision: an overconfident model has many that float32 rounds to 1.
+        chances = sigmoid(predictions.logits.astype(np.float64))
+        chosen = decisions.choose_thresholds(split.observations, predictions.labels, chances, rule)
         if all(entry["threshold"] is None for entry in chosen.values()):
             reasons = "; ".join(f"{name}: {entry['reason']}" for name, entry in chosen.items())
             raise InputError(
@@ -127,6 +136,7 @@ class Decider:
             observations={name: ObservationDecision(**entry) for name, entry in chosen.items()},
         )
         self.path = save_decision(self.decision, files.folder, self._options.replace_decision)
+        return predictions
 
     def measure(self, split: Split, predictions: Predictions, files: runs.Run) -> str:
         """Writes ``operating-points-SPLIT.json``; returns it as text, "" without a decision.

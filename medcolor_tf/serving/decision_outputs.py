@@ -9,7 +9,8 @@ import numpy as np
 from medcolor_tf.runs.decision import UNDECIDED, Decision
 
 CALIBRATED, DECISIONS = "calibrated", "decisions"
-OUTPUTS = (CALIBRATED, DECISIONS)
+# A finite number that no logit reaches: not every runtime has infinities.
+_END = 3e38
 
 
 def decision_of(contract: Mapping) -> Decision | None:
@@ -36,14 +37,11 @@ def decision_outputs(logits: Any, decision: Decision | None) -> dict[str, Any]:
         np.array([getattr(entry, name) for entry in entries], np.float32)
         for name in ("slope", "intercept")
     )
-    calibrated = keras.ops.sigmoid(logits * slope + intercept)
-    called = keras.ops.cast(calibrated >= _bounds(decision), "int32")
-    has = np.array([bound is not None for bound in decision.thresholds], np.int32)
+    line = logits * slope + intercept
+    bounds = decision.bounds
+    has = (~np.isnan(bounds)).astype(np.int32)
+    finite = np.nan_to_num(bounds, nan=0.0, neginf=-_END, posinf=_END).astype(np.float32)
+    called = keras.ops.cast(line >= finite, "int32")
     # Undecided ones become UNDECIDED without a branch, which not every runtime has for integers.
-    return {CALIBRATED: calibrated, DECISIONS: called * has + UNDECIDED * (1 - has)}
-
-
-def _bounds(decision: Decision) -> np.ndarray:
-    """(L,) float32 thresholds; one just above 1, of which nothing is positive, stays above 1."""
-    bounds = np.array([2 if bound is None else bound for bound in decision.thresholds])
-    return np.where(bounds > 1, np.float32(2), bounds.astype(np.float32))
+    decisions = called * has + UNDECIDED * (1 - has)
+    return {CALIBRATED: keras.ops.sigmoid(line), DECISIONS: decisions}

@@ -15,7 +15,14 @@ from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.decisions import DecisionOptions
 from medcolor_tf.evaluation.evaluate import evaluate, first_pictures, predictions_csv
-from medcolor_tf.evaluation.inference import Predict, Predictions, predict_batch, predictor
+from medcolor_tf.evaluation.inference import (
+    Predict,
+    Predictions,
+    predict_batch,
+    predict_split,
+    predictor,
+)
+from medcolor_tf.evaluation.units import BreakdownOptions
 from medcolor_tf.evaluation.visualize import colorized_strip
 from medcolor_tf.files import writing
 from medcolor_tf.models import colorize_model
@@ -25,6 +32,7 @@ from medcolor_tf.private_paths import without_folders
 from medcolor_tf.progress import say
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import NO_DECISION
+from medcolor_tf.serving.breakdown import Breakdown
 from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider, check_input
 
 
@@ -56,11 +64,12 @@ def evaluate_and_decide(
     max_bad_records: int = 0,
     private_paths: bool = False,
     decisions: DecisionOptions | None = None,
+    breakdown: BreakdownOptions | None = None,
 ) -> tuple[dict, str]:
     """Evaluates a run and its decision.
 
     Writes ``evaluation-``, ``predictions-``, ``colorized-`` and, of a decision,
-    ``operating-points-SPLIT``.
+    ``operating-points-SPLIT``; by group ``subgroups-SPLIT``, per study or patient ``units-SPLIT``.
 
     Args:
         run_dir: the run's folder.
@@ -75,9 +84,10 @@ def evaluate_and_decide(
         max_bad_records: damaged records that may be left out.
         private_paths: record the last component of paths alone.
         decisions: thresholds to choose on validation, or the decision to measure; None: the run's.
+        breakdown: groups, and studies or patients, to evaluate by.
 
     Returns:
-        (content of ``evaluation-SPLIT.json``, what the decision gives as text, "" without one).
+        (content of ``evaluation-SPLIT.json``, what the decision and the breakdown give as text).
 
     Raises:
         InputError: no such run, a data set that does not fit it, or a decision of other weights.
@@ -87,7 +97,9 @@ def evaluate_and_decide(
     selection = Selection(spec.observations, uncertain_policy, max_bad_records=max_bad_records)
     opened = Split(data_dir, split, selection, spec.image_size, verify)
     splits = [opened]
-    if decisions.operating_point:
+    parts = Breakdown(breakdown or BreakdownOptions(), opened)
+    decider = Decider(run_dir, weights, step, decisions, spec.observations)
+    if decisions.operating_point or parts.needs_validation(decider.decision):
         splits.append(Split(data_dir, CHOSEN_ON, selection, spec.image_size, verify))
     private = data_dir if private_paths else ""
     origin = origin_of(run_dir, weights, step, mixed_precision, private)
@@ -95,14 +107,24 @@ def evaluate_and_decide(
     with damage.named(*splits):
         for one in splits:
             check_input(spec, one, origin["run_dir"])
-        decider = Decider(run_dir, weights, step, decisions, spec.observations)
-        for validation in splits[1:]:
-            decider.choose(predictor(classifier, batch_size), validation, batch_size, files)
+        validation = None
+        for one in splits[1:]:
+            choose = decider.choose if decisions.operating_point else _predict_only
+            predict = predictor(classifier, batch_size)
+            validation = one, choose(predict, one, batch_size, files)
         result, predictions = _evaluate_model(spec, classifier, opened, batch_size, origin, files)
-    text = decider.measure(opened, predictions, files)
+    texts = (
+        decider.measure(opened, predictions, files),
+        parts.measure(predictions, decider.decision, validation, files),
+    )
     for line in damage.describe(splits):
         print(line)
-    return result, text
+    return result, "\n".join(filter(None, texts))
+
+
+def _predict_only(predict: Predict, split: Split, batch_size: int, files: runs.Run) -> Predictions:
+    """Predicts validation images where no decision is chosen on them."""
+    return predict_split(predict, split, batch_size)
 
 
 def evaluate_model(

@@ -1,5 +1,6 @@
 """Image files to predict: listed from files, folders and tables, read as data_prep reads them."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,8 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 # What stands before a path that is not UTF-8.
 NOT_UTF8 = "bytes:"
 BATCHES_AHEAD = 2
+# Value of --study_column: an image's study is the folder that its file lies in.
+PARENT_FOLDER = "parent_folder"
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,13 @@ class InputImage:
         name: what the CSV calls it.
         files: one per channel.
         picture: name of its PNG, without the suffix; folders become part of it.
+        study: that it belongs to, "" where studies were not asked for.
     """
 
     name: str
     files: tuple[Path, ...]
     picture: str
+    study: str = ""
 
 
 def encode_name(name: str) -> str:
@@ -62,9 +67,12 @@ def decode_name(cell: str) -> str:
 
 
 def list_inputs(
-    inputs: Iterable[str], path_column: tuple[str, ...], channels: int
+    inputs: Iterable[str], path_column: tuple[str, ...], channels: int, study_column: str = ""
 ) -> list[InputImage]:
     """Lists the images of files, folders (searched through) and tables of paths.
+
+    With ``study_column`` each image has a study: the cell of that column of the tables, or, by
+    :data:`PARENT_FOLDER`, the folder that its file lies in.
 
     What is skipped in a folder is counted on standard error.
 
@@ -73,13 +81,20 @@ def list_inputs(
     with a path column per channel.
 
     Raises:
-        InputError: nothing there, no image in a folder, or a table without the column.
+        InputError: nothing there, no image in a folder, a table without the column, or an image
+            without a study.
     """
+    of_column = study_column if study_column != PARENT_FOLDER else ""
     images: list[InputImage] = []
     for text in inputs:
         path = Path(text)
         if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
-            images += _in_table(path, path_column, channels)
+            images += _in_table(path, path_column, channels, of_column)
+        elif of_column:
+            raise InputError(
+                f"--inputs={text}: has no column {study_column!r} (--study_column names it); "
+                f"expected a table, or --study_column={PARENT_FOLDER}"
+            )
         elif channels > 1:
             raise InputError(
                 f"--inputs={text}: the model takes {channels} channels; expected a CSV table with "
@@ -91,6 +106,8 @@ def list_inputs(
             images.append(InputImage(text, (path,), path.stem))
         else:
             raise InputError(f"--inputs={text}: no such file or folder")
+    if study_column == PARENT_FOLDER:
+        return [dataclasses.replace(image, study=str(image.files[0].parent)) for image in images]
     return images
 
 
@@ -110,22 +127,37 @@ def _in_folder(text: str) -> list[InputImage]:
     ]
 
 
-def _in_table(path: Path, columns: tuple[str, ...], channels: int) -> list[InputImage]:
+def _in_table(
+    path: Path, columns: tuple[str, ...], channels: int, study_column: str
+) -> list[InputImage]:
     if len(columns) != channels:
         raise InputError(
             f"--path_column={','.join(columns)}: {len(columns)} columns, expected {channels}, one "
             "per channel of the model"
         )
     table = read_table(path, columns, flag="--path_column")
+    studies = [""] * len(table)
+    if study_column:
+        studies = read_table(path, (study_column,), flag="--study_column").columns[study_column]
+        for row, study in enumerate(studies):
+            if not study:
+                raise InputError(
+                    f"{table.where(row)}: column {study_column!r} is empty; expected a study"
+                )
     return [
         InputImage(
             "|".join(cells),
             tuple(path.parent / cell for cell in cells),
             _picture_name(Path(cells[0])),
+            decode_name(study),
         )
-        for cells in (
-            tuple(map(decode_name, row))
-            for row in zip(*(table.columns[name] for name in columns), strict=True)
+        for study, cells in zip(
+            studies,
+            (
+                tuple(map(decode_name, row))
+                for row in zip(*(table.columns[name] for name in columns), strict=True)
+            ),
+            strict=True,
         )
     ]
 

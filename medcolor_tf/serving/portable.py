@@ -72,7 +72,7 @@ def write_onnx(spec: ModelSpec, model: keras.Model, folder: Path, contract: Mapp
     onnx.checker.check_model(converted)
     onnx.save(converted, str(path))
     session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return _answer(lambda images, output: session.run([output], {INPUT: images})[0])
+    return _answer(lambda images, output: np.asarray(session.run([output], {INPUT: images})[0]))
 
 
 def write_litert(spec: ModelSpec, model: keras.Model, folder: Path, contract: Mapping) -> Answer:

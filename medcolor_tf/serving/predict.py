@@ -27,6 +27,7 @@ from medcolor_tf.serving.inputs import (
 )
 from medcolor_tf.serving.partial import PartialRecord, PartialTable
 from medcolor_tf.serving.pictures import Colorized, Explained, Heat, Pictures
+from medcolor_tf.serving.study_rows import StudyRows
 
 PICTURE_COLUMNS = ("colorized", "explained")
 AFTER_OBSERVATIONS = ("warnings", *PICTURE_COLUMNS, "error")
@@ -67,8 +68,11 @@ def predict(config) -> tuple[int, int]:
         header.insert(-1, dicom_out.COLUMN)
         columns = (*columns, dicom_out.COLUMN)
     table = PartialTable(out, header, (header.index(name) for name in columns))
-    inputs = list_inputs(config.inputs, config.path_column, spec.input_channels)
+    inputs = list_inputs(
+        config.inputs, config.path_column, spec.input_channels, config.study_column
+    )
     inputs = _without_own_pictures(inputs, config, table)
+    studies = StudyRows(config, inputs, goes_on=table.recorded() is not None)
     drawings = _drawings(config, spec, classifier, inputs)
     dicom = None
     if config.dicom_out:
@@ -86,7 +90,11 @@ def predict(config) -> tuple[int, int]:
         raise InputError(f"{error}. {table.advice()}") from error
     finally:
         table.close()
+    # Before the table has its name, without which the same command writes this again.
+    said = studies.write(header, spec.observations, table.rows)
     table.finish()
+    if said:
+        print(said)
     _say_warnings(table.rows, header.index("warnings"))
     if dicom:
         dicom_out.say_unwritten(table.rows, header.index(dicom_out.COLUMN), config.dicom_out)

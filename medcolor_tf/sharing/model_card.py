@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from medcolor_tf.catalog import COLORIZERS
-from medcolor_tf.evaluation.decisions import spell_estimate
+from medcolor_tf.evaluation.decisions import spell_estimate, spell_threshold
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -176,7 +176,7 @@ def decision_facts(decision: Mapping, points: Mapping | None = None) -> list[tup
         if entry["threshold"] is None:
             facts.append((f"threshold, {name}", f"none: {entry['reason']}"))
             continue
-        words = [f"{entry['threshold']:.4g}"]
+        words = [spell_threshold(entry["threshold"])]
         if entry["method"] != "none":
             line = f"{entry['slope']:.4g} * logit {entry['intercept']:+.4g}"
             words.append(f"of sigmoid({line}), {entry['method']}")

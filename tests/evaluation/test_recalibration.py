@@ -85,6 +85,29 @@ def test_slope_and_intercept_are_those_of_logistic_regression():
     assert expit(logits[known] + line.intercept).mean() == pytest.approx(labels[known].mean())
 
 
+def test_intervals_are_statsmodels_clustered_ones():
+    labels, logits = drawn(300)
+    known = ~np.isnan(labels)
+    patients = np.arange(300) // 3
+    line = calibration_line(labels, logits, patients, 0.9)
+    family, groups = sm.families.Binomial(), {"groups": patients[known]}
+    design = sm.add_constant(logits[known])
+    fit = sm.GLM(labels[known], design, family=family).fit(cov_type="cluster", cov_kwds=groups)
+    np.testing.assert_allclose(line.slope_interval, fit.conf_int(0.1)[1], rtol=1e-6)
+    ones, offset = np.ones(known.sum()), logits[known]
+    model = sm.GLM(labels[known], ones, family=family, offset=offset)
+    fit = model.fit(cov_type="cluster", cov_kwds=groups)
+    np.testing.assert_allclose(line.intercept_interval, fit.conf_int(0.1)[0], rtol=1e-6)
+
+
+def test_overconfident_models_have_a_line_too():
+    labels, logits = drawn(300)
+    line, same = calibration_line(labels, 30 * logits, range(300)), drawn(300)[1]
+    expected = calibration_line(labels, same, range(300))
+    np.testing.assert_allclose(30 * line.slope_interval, expected.slope_interval, rtol=1e-4)
+    assert np.isfinite(line.intercept_interval).all()
+
+
 def test_images_of_one_patient_widen_the_interval():
     labels, logits = drawn(400)
     known = ~np.isnan(labels)
@@ -121,3 +144,11 @@ def test_a_recalibration_keeps_shapes_and_order():
     chances = Recalibration("platt", 0.5, 1.0)(logits)
     assert chances.shape == (3, 4)
     assert (np.diff(chances.ravel()) > 0).all()
+
+
+def test_classes_that_hardly_overlap_give_numbers_and_no_warning():
+    labels = np.repeat([0.0, 1.0], 30)
+    logits = np.concatenate([np.linspace(-3, 0.01, 30), np.linspace(-0.01, 3, 30)])
+    line = calibration_line(labels, logits, np.arange(60) // 2)
+    assert line.slope > 10
+    assert not np.isinf(line.slope_interval).any()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medcolor_tf.evaluation import mean_auc, roc_auc
+from medcolor_tf.evaluation import group_tables, groups, mean_auc, roc_auc, units
 from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.evaluation.decisions import assess
 from medcolor_tf.files import file_sha256
@@ -190,6 +190,7 @@ def write_everything(folder):
     one.labels[3:9, 0] = np.nan
     one.strategies(seeds=(0,), backbone_weights="none")
     write_color_table(one.folder / "all-0")
+    write_breakdown(one.folder / "all-0")
     one.decide("all-0", [0.5])
 
 
@@ -198,6 +199,45 @@ def write_color_table(folder):
     gray = np.linspace(0, 1, 256)
     colors = np.stack([1.25 * gray, gray, np.full(256, 0.5)], axis=1)
     (folder / "color_table.csv").write_text(ColorTable(np.arange(256), colors).to_csv())
+
+
+def write_breakdown(folder):
+    """What `evaluate --unit=patient --by=sex` leaves, of one observation."""
+    with open(folder / "predictions-test.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels, chances = (
+        np.array([[float(row[f"{kind} Edema"] or "nan")] for row in rows])
+        for kind in ("label", "probability")
+    )
+    patients = np.array([row["patient"] for row in rows])
+    sex = np.where(np.arange(len(rows)) % 2 == 0, "female", "male")
+    site = np.where(np.arange(len(rows)) < 10, "small", "=HYPERLINK()")
+    common = {
+        "unit": "patient",
+        "aggregate": "max",
+        "split": "test",
+        "data_fingerprint": "three",
+        "threshold_from": "thresholds by hand",
+        "predictions_sha256": file_sha256(folder / "predictions-test.csv"),
+        "n_resamples": 50,
+        "confidence_level": 0.95,
+    }
+    compared = groups.compare_groups(
+        ["Edema"], labels, chances, [0.5], {"sex": sex, "site": site}, patients, n_resamples=50
+    )
+    by = {"by": ["sex", "site"], "least": 10, "least_tested": 20, "thresholds": {"Edema": 0.5}}
+    rows_of_groups = group_tables.to_json(compared)
+    # So few patients are not tested; a report has to show tests all the same.
+    tested = {"rest": 0.8, "difference": -0.05, "difference_interval": [-0.09, -0.01]}
+    rows_of_groups[0]["measures"]["auc"] |= tested | {"pvalue": 0.0004, "adjusted": 0.0016}
+    rows_of_groups[0]["measures"]["sensitivity"] |= {"pvalue": 0.3, "adjusted": 0.4}
+    content = common | by | {"groups": rows_of_groups}
+    (folder / "subgroups-test.json").write_text(json.dumps(content))
+    together = units.aggregate(labels, chances, patients, patients, "max")
+    measured = units.assess(["Edema"], together, [0.5], n_resamples=50)
+    counts = {"units": len(together.unit), "images": len(rows), "patients": len(together.unit)}
+    content = common | counts | {"observations": measured}
+    (folder / "units-test.json").write_text(json.dumps(content))
 
 
 def _write_chexpert(runs):

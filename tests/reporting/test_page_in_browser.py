@@ -78,6 +78,9 @@ def test_wide_table_scrolls_in_its_own_region(open_in_chromium, report):
       const region = document.querySelector("#table-table1 .scroll");
       const caption = region.querySelector("caption > div");
       const before = caption.getBoundingClientRect();
+      const names = [...region.querySelectorAll("thead th:first-child, th[scope=row]:first-child")];
+      const lefts = () => names.map((name) => name.getBoundingClientRect().left);
+      const start = lefts();
       region.focus();
       region.scrollLeft = 150;
       await pause();
@@ -86,12 +89,15 @@ def test_wide_table_scrolls_in_its_own_region(open_in_chromium, report):
         wide: region.scrollWidth > region.clientWidth,
         focused: document.activeElement === region,
         caption: [before.left, before.right, after.left, after.right],
+        names: names.length,
+        stay: JSON.stringify(start) === JSON.stringify(lefts()),
       };
     """
     seen = open_in_chromium(report, 360, script=script)
     seen.assert_clean()
     assert seen.result["wide"]
     assert seen.result["focused"]
+    assert (seen.result["names"], seen.result["stay"]) == (4, True)
     left, right, *after = seen.result["caption"]
     assert 0 <= left < right <= 360
     assert after == [left, right]
@@ -153,3 +159,19 @@ def test_stacked_table_needs_no_scrolling_on_a_phone(open_in_chromium, report):
     assert seen.result["right"] <= 360
     assert seen.result["label"] == '"p"'
     assert open_in_chromium(report, 1280, script=script).result["label"] == "none"
+
+
+def test_contents_lead_to_every_part(open_in_chromium, report):
+    script = """
+      const nav = document.querySelector("nav");
+      nav.querySelector("details").open = true;
+      const links = [...nav.querySelectorAll("details a, .parts a")];
+      nav.querySelector("a[href='#table-folded']").click();
+      await pause();
+      const top = document.getElementById("table-folded").getBoundingClientRect().top;
+      return { shown: links.every((link) => link.offsetHeight > 0), count: links.length, top };
+    """
+    seen = open_in_chromium(report, 360, script=script)
+    seen.assert_clean()
+    assert (seen.result["shown"], seen.result["count"]) == (True, 5)
+    assert 0 <= seen.result["top"] < 800

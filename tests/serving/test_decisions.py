@@ -123,26 +123,28 @@ def test_what_a_decision_makes_of_logits(run_dir):
     calibrated = decision.calibrated(LOGITS)
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(2 * LOGITS.astype(float) - 1))))
     # The third is 0.599, the second 0.269.
-    assert decision.decide(calibrated)[:, 0].tolist() == [0, 0, 1, 1]
-    assert decision.decide(calibrated)[:, 1].tolist() == [-1] * 4
-    assert decision.decide(0.3 * np.ones((1, 2))).tolist() == [[1, -1]]
+    assert decision.classify(LOGITS)[:, 0].tolist() == [0, 0, 1, 1]
+    assert decision.classify(LOGITS)[:, 1].tolist() == [-1] * 4
     cells = decision.cells(LOGITS)
     assert decision.columns == [
         f"{k} {n}" for n in OBSERVATIONS for k in ("calibrated", "decision")
     ]
     assert [row[1::2] for row in cells[1:3]] == [["negative", ""], ["positive", ""]]
     assert float(cells[1][0]) == pytest.approx(calibrated[1, 0], rel=1e-6)
-    plain = made_decision(run_dir)
-    assert (plain.calibrated(LOGITS) == sigmoid(LOGITS)).all(), "to the last bit"
+    # Of probabilities that float32 cannot tell from 1, the logits still can.
+    sure = made_decision(run_dir, (1 - 1e-9, 0.0))
+    logits = np.array([[18, -99], [23, 99]], np.float32)
+    assert (sigmoid(logits)[:, 0] == 1).all()
+    assert sure.classify(logits).tolist() == [[0, 1], [1, 1]]
 
 
-@pytest.mark.parametrize("thresholds", [(0.3, None), (np.nextafter(1, 2), 0.0)])
+@pytest.mark.parametrize("thresholds", [(0.3, None), (np.nextafter(1, 2), 0.0), (1 - 1e-9, 1e-9)])
 def test_the_graph_decides_as_numpy_does(run_dir, thresholds):
     decision = made_decision(run_dir, thresholds, slope=1.5, intercept=0.25)
     outputs = decision_outputs(keras.ops.convert_to_tensor(LOGITS), decision)
     calibrated = decision.calibrated(LOGITS)
     np.testing.assert_allclose(outputs["calibrated"], calibrated, atol=1e-6)
-    np.testing.assert_array_equal(outputs["decisions"], decision.decide(calibrated))
+    np.testing.assert_array_equal(outputs["decisions"], decision.classify(LOGITS))
     assert decision_outputs(LOGITS, None) == {}
 
 
@@ -180,9 +182,11 @@ def test_predict_and_python_use_it(run_dir, tmp_path, capsys):
 
     loaded = mc.load_run(run_dir)
     model, observations, _ = loaded
-    assert loaded.decision == decision
+    there = loaded.decision
+    assert there == decision
+    assert there is not None
     raw = np.stack([pixels(32, 32, seed=i) for i in range(2)])[..., None]
-    assert loaded.decision.calibrated(model(raw)).shape == (2, len(observations))
+    assert there.calibrated(model(raw)).shape == (2, len(observations))
 
 
 def test_an_export_that_decides_otherwise_is_refused(run_dir):
@@ -193,7 +197,7 @@ def test_an_export_that_decides_otherwise_is_refused(run_dir):
         def outputs(reads, output="probabilities"):
             logits = model.predict_on_batch(np.stack([read.image for read in reads]))
             calibrated = decision.calibrated(logits)
-            called = decision.decide(calibrated)
+            called = decision.classify(logits)
             return calibrated if output == "calibrated" else flip(called)
 
         return outputs

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving import predict as predict_module
 from medcolor_tf.serving.inputs import decode_name, encode_name, list_inputs
+from medcolor_tf.serving.partial import PartialRecord
 from medcolor_tf.serving.predict import predict
 
 pytestmark = pytest.mark.slow
@@ -145,8 +144,8 @@ def test_rows_whose_picture_is_gone_are_computed_again(config, computed):
     assert (Path(config.colorized_dir) / "4.png").is_file()
 
 
-def test_a_killed_process_leaves_rows_that_the_same_command_takes(run_dir, tmp_path):
-    """SIGKILL in the middle, and again, of a real process."""
+def test_a_killed_process_leaves_rows_that_the_same_command_takes(forks, run_dir, tmp_path):
+    """SIGKILL in the middle of a process."""
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(40):
@@ -166,9 +165,7 @@ from medcolor_tf.predict import main
 main(sys.argv[1:])
 """
     partial = Path(f"{out}.partial")
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *command, f"--out={out}"], stderr=subprocess.DEVNULL
-    )
+    process = forks.start(["-c", program, *command, f"--out={out}"])
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if partial.is_file() and partial.read_bytes().count(b"\n") > 5:
@@ -323,3 +320,9 @@ def test_the_record_names_what_the_rows_are_of(config, computed):
     assert set(record["weights"]) == {runs.MODEL, runs.BEST, "backbone.keras"}
     assert record["options"]["batch_size"] == BATCH
     assert len(record["names"]) == len(record["states"]) == 10
+
+
+def test_rows_of_another_decision_are_told_apart():
+    of_one, of_none = (PartialRecord({}, {}, {}, ["a.png"], [""], digest) for digest in ("1", ""))
+    assert of_one.difference(of_one) == ""
+    assert of_one.difference(of_none) == "another decision (--decision)"

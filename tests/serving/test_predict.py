@@ -1,6 +1,7 @@
 """Prediction of files: the same numbers as the Keras model's, and nothing lost."""
 
 import csv
+import sys
 from pathlib import Path
 
 import keras
@@ -21,6 +22,7 @@ from medcolor_tf.predict import PredictConfig
 from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving.export import export
+from medcolor_tf.serving.partial import PartialTable
 from medcolor_tf.serving.pictures import Pictures
 from medcolor_tf.serving.predict import predict
 
@@ -238,3 +240,65 @@ def test_runs_that_are_not_there_are_named(tmp_path, run_dir):
         runs.load_classifier(tmp_path)
     with pytest.raises(InputError, match=r"last.safetensors: no such file; the run has not"):
         runs.load_classifier(run_dir, "last")
+
+
+def test_a_row_per_study_beside_the_images_rows(run_dir, tmp_path, capsys, monkeypatch):
+    images = tmp_path / "patient1"
+    for i, name in enumerate(("study1/a.png", "study1/b.png", "study2/a.png")):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes(encode(pixels(48, 40, seed=i), "PNG"))
+    (images / "study2" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    rows = ["path,exam", "study1/a.png,A", "study1/b.png,A", "study2/a.png,B", "study2/cut.png,B"]
+    (images / "list.csv").write_text("\n".join(rows) + "\n")
+
+    def run(inputs, out, *flags):
+        status = predict_main(
+            [f"--run_dir={run_dir}", f"--inputs={inputs}", f"--out={out}", *flags]
+        )
+        return status, capsys.readouterr()
+
+    def read(path):
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    status, said = run(images / "list.csv", tmp_path / "t.csv", "--study_column=exam")
+    assert status == 1
+    assert f"2 studies (mean of their images): {tmp_path / 't-studies.csv'}" in said.out
+    of_images, studies = read(tmp_path / "t.csv"), read(tmp_path / "t-studies.csv")
+    chances = [float(row["Edema"] or "nan") for row in of_images]
+    assert [(row["study"], row["images"], row["unread"]) for row in studies] == [
+        ("A", "2", "0"),
+        ("B", "2", "1"),
+    ]
+    assert float(studies[0]["Edema"]) == pytest.approx(np.mean(chances[:2]), rel=1e-6)
+    assert float(studies[1]["Edema"]) == pytest.approx(chances[2], rel=1e-6)
+    status, _ = run(images, tmp_path / "f.csv", "--study_column=parent_folder", "--aggregate=max")
+    assert status == 1
+    studies = read(tmp_path / "f-studies.csv")
+    assert [row["study"] for row in studies] == [str(images / f"study{n}") for n in (1, 2)]
+    assert float(studies[0]["Edema"]) == pytest.approx(max(chances[:2]), rel=1e-6)
+    # Killed after the studies were written and before the images' table had its name.
+    before = (tmp_path / "t-studies.csv").read_bytes()
+    (tmp_path / "t.csv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialTable, "finish", lambda self: sys.exit(9))
+        (tmp_path / "t-studies.csv").unlink()
+        with pytest.raises(SystemExit):
+            run(images / "list.csv", tmp_path / "t.csv", "--study_column=exam")
+    assert (tmp_path / "t-studies.csv").read_bytes() == before
+    assert run(images / "list.csv", tmp_path / "t.csv", "--study_column=exam")[0] == 1
+    assert (tmp_path / "t-studies.csv").read_bytes() == before
+    (tmp_path / "t.csv").unlink()
+    status, said = run(images / "list.csv", tmp_path / "t.csv", "--study_column=exam")
+    assert status == 2
+    assert "t-studies.csv exists; expected a new file" in said.err
+    (images / "list.csv").write_text("path,exam\nstudy1/a.png,\n")
+    for inputs, flag, message in (
+        (images, "--study_column=exam", "has no column 'exam' (--study_column names it)"),
+        (images / "list.csv", "--study_column=exam", "line 2: column 'exam' is empty"),
+        (images, "--aggregate=max", "--aggregate=max without --study_column"),
+    ):
+        status, said = run(inputs, tmp_path / "x.csv", flag)
+        assert status == 2
+        assert message in said.err
+        assert not (tmp_path / "x.csv").exists()

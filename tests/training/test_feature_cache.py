@@ -38,17 +38,10 @@ def backbone_file(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def square(tmp_path_factory, write_small_dataset):
-    folder = tmp_path_factory.mktemp("data") / "square"
-    write_small_dataset(folder, size=(SIDE, SIDE))
-    return str(folder)
-
-
 @pytest.fixture
-def config(square, backbone_file, tmp_path):
+def config(square_dataset, backbone_file, tmp_path):
     return TrainConfig(
-        data_dir=square,
+        data_dir=str(square_dataset),
         run_dir=str(tmp_path / "run"),
         strategy="baseline",
         backbone=backbone_file,
@@ -120,8 +113,8 @@ def test_resume_is_exact(config, tmp_path, monkeypatch, views):
         np.testing.assert_array_equal(two[key], one[key], err_msg=key)
 
 
-def test_positions_are_those_of_the_batches(square):
-    split = Split(square, "train")
+def test_positions_are_those_of_the_batches(square_dataset):
+    split = Split(square_dataset, "train")
     order = {
         image.tobytes(): i for i, (image, _) in enumerate(split.examples().as_numpy_iterator())
     }
@@ -131,8 +124,8 @@ def test_positions_are_those_of_the_batches(square):
     assert np.concatenate(list(epochs))[10:45].tolist() == expected
 
 
-def test_all_views_are_used_in_turn(square):
-    split = Split(square, "train")
+def test_all_views_are_used_in_turn(square_dataset):
+    split = Split(square_dataset, "train")
     views = np.arange(3.0)[:, None, None] * 100 + np.arange(24.0)[:, None]
     no_valid = np.empty(0)
     stored = feature_cache.FrozenFeatures(views, np.arange(24.0), no_valid, no_valid)

@@ -137,23 +137,13 @@ def test_the_finder_works_with_the_factors_and_leaves_them():
 # -- a run ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def square(tmp_path_factory, write_small_dataset):
-    folder = tmp_path_factory.mktemp("data") / "square"
-    write_small_dataset(folder, size=(32, 32))
-    return str(folder)
-
-
 @pytest.fixture
-def config(square, tmp_path):
-    inputs = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(6, 3, strides=4, activation="relu", name="conv")(inputs)
-    keras.Model(inputs, x, name="small").save(tmp_path / "small.keras")
+def config(square_dataset, one_layer_backbone_file, tmp_path):
     return TrainConfig(
-        data_dir=square,
+        data_dir=str(square_dataset),
         run_dir=str(tmp_path / "run"),
         strategy="baseline",
-        backbone=str(tmp_path / "small.keras"),
+        backbone=one_layer_backbone_file,
         batch_size=8,
         steps=5,
         checkpoint_every=2,
@@ -224,7 +214,7 @@ def test_a_run_says_and_records_its_rates(config, capsys):
     assert record["lr_multipliers"] == {"head": 4.0}
     for row in runs.Run(Path(config.run_dir)).read_log():
         assert float(row["learning_rate head"]) == pytest.approx(4 * float(row["learning_rate"]))
-    events = EventAccumulator(f"{config.run_dir}/{runs.TENSORBOARD}", {"tensors": 0})
+    events = EventAccumulator(config.run_dir, {"tensors": 0})
     events.Reload()
     assert "train/learning_rate_head" in events.Tags()["tensors"]
 

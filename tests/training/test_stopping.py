@@ -41,20 +41,11 @@ FROZEN: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def square_dataset(tmp_path_factory, write_small_dataset):
-    """Square images, whose features are computed once."""
-    folder = tmp_path_factory.mktemp("data") / "square"
-    write_small_dataset(folder, size=(32, 32))
-    return folder
-
-
-@pytest.fixture
-def config(square_dataset, tmp_path, backbone_file):
+def plain(data, folder, backbone):
     return TrainConfig(
-        data_dir=str(square_dataset),
-        run_dir=str(tmp_path / "run"),
-        backbone=backbone_file,
+        data_dir=str(data),
+        run_dir=str(folder / "run"),
+        backbone=backbone,
         batch_size=4,
         steps=12,
         checkpoint_every=5,
@@ -63,6 +54,19 @@ def config(square_dataset, tmp_path, backbone_file):
         log_every=3,
         **PLAIN,
     )
+
+
+@pytest.fixture
+def config(square_dataset, tmp_path, backbone_file):
+    return plain(square_dataset, tmp_path, backbone_file)
+
+
+@pytest.fixture(scope="module")
+def whole(square_dataset, tmp_path_factory, backbone_file):
+    """The content of the plain run when nothing stops it."""
+    config = plain(square_dataset, tmp_path_factory.mktemp("whole"), backbone_file)
+    train(config)
+    return content(config.run_dir)
 
 
 def signal_at(monkeypatch, step, signum):
@@ -92,10 +96,12 @@ def content(run_dir):
     ],
     ids=["plain", "device", "frozen features"],
 )
-def test_a_stopped_run_goes_on_as_if_nothing_had_been(config, tmp_path, changes, stops):
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(config, tmp_path, whole, changes, stops):
     config = dataclasses.replace(config, **changes)
-    whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
-    train(whole)
+    if changes:
+        other = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
+        train(other)
+        whole = content(other.run_dir)
     run = Run(Path(config.run_dir))
     for step, saved in stops:
         with pytest.MonkeyPatch.context() as patch:
@@ -105,7 +111,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(config, tmp_path, changes,
         assert run.last_step == saved
         assert not list(run.folder.glob(".*.tmp"))
     train(config)
-    assert content(config.run_dir) == content(whole.run_dir)
+    assert content(config.run_dir) == whole
 
 
 def test_an_interrupt_during_a_checkpoint_needs_no_other_one(config, monkeypatch):
@@ -148,9 +154,8 @@ def flags(config):
     ("count", "signum", "status"),
     [(1, signal.SIGTERM, 143), (1, signal.SIGINT, 130), (2, signal.SIGTERM, -signal.SIGTERM)],
 )
-def test_a_signal_ends_the_command_with_its_status(config, count, signum, status):
-    words = [sys.executable, "-c", COMMAND, str(count), str(int(signum)), *flags(config)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+def test_a_signal_ends_the_command_with_its_status(forks, config, count, signum, status):
+    done = forks.run(["-c", COMMAND, str(count), str(int(signum)), *flags(config)])
     assert done.returncode == status, done.stderr
     assert "finishing the step, then saving; a second signal stops at once" in done.stderr
     assert "Traceback" not in done.stderr
@@ -244,9 +249,7 @@ def test_weights_that_are_not_finite_behind_a_finite_loss_are_found_at_the_check
     assert not Path(config.run_dir, runs.LAST).exists()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(config, tmp_path, monkeypatch):
-    whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
-    train(whole)
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(config, whole, monkeypatch):
     real, written = os.fsync, []
 
     def fsync(descriptor):
@@ -263,7 +266,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(config, tmp_
     assert run.last_step == 5
     assert not list(run.folder.glob(".*.tmp"))
     train(config)
-    assert content(config.run_dir) == content(whole.run_dir)
+    assert content(config.run_dir) == whole
 
 
 def test_runs_that_are_killed_at_random_places_end_in_the_same_bytes(config, tmp_path):

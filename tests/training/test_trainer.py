@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from training_helpers import train_alone
 
 from medcolor_tf.errors import InputError
@@ -21,20 +22,24 @@ from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import strategies
+from medcolor_tf.training.inspection import Inspection
 from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
 from medcolor_tf.training.plan import TrainPlan
+from medcolor_tf.training.tensorboard import Log
 from medcolor_tf.training.trainer import Trainer, range_test, train
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def config(small_dataset, tmp_path, backbone_file):
+WITHOUT_COLORIZER: dict[str, Any] = {"strategy": "baseline_all", "colorizer": ""}
+
+
+def plain(data, folder, backbone):
     return TrainConfig(
-        data_dir=str(small_dataset),
-        run_dir=str(tmp_path / "run"),
+        data_dir=str(data),
+        run_dir=str(folder / "run"),
         colorizer="color_u",
-        backbone=backbone_file,
+        backbone=backbone,
         batch_size=8,
         steps=7,
         checkpoint_every=3,
@@ -43,21 +48,25 @@ def config(small_dataset, tmp_path, backbone_file):
     )
 
 
+@pytest.fixture
+def config(small_dataset, tmp_path, backbone_file):
+    return plain(small_dataset, tmp_path, backbone_file)
+
+
 @pytest.fixture(scope="module")
 def stage1(small_dataset, tmp_path_factory, backbone_file):
     """A finished color_module run."""
-    config = TrainConfig(
-        data_dir=str(small_dataset),
-        run_dir=str(tmp_path_factory.mktemp("stage1") / "run"),
-        colorizer="color_u",
-        backbone=backbone_file,
-        batch_size=8,
-        steps=4,
-        checkpoint_every=2,
-        max_lr="0.05",
-    )
+    config = plain(small_dataset, tmp_path_factory.mktemp("stage1"), backbone_file)
+    config = dataclasses.replace(config, steps=4, checkpoint_every=2)
     train(config)
     return config.run_dir
+
+
+@pytest.fixture(scope="module")
+def finished(small_dataset, tmp_path_factory, backbone_file):
+    """A finished run of plain options, for tests that read it: (config, result)."""
+    config = plain(small_dataset, tmp_path_factory.mktemp("finished"), backbone_file)
+    return config, train_alone(config)
 
 
 def build(config):
@@ -68,8 +77,8 @@ def arrays_of(run_dir, name=runs.LAST):
     return checkpoint.load(f"{run_dir}/{name}")[0]
 
 
-def test_a_run_leaves_its_folder_complete(config):
-    result = train_alone(config)
+def test_a_run_leaves_its_folder_complete(finished):
+    config, result = finished
     config_folder = Path(config.run_dir)
     run = runs.Run(config_folder)
     assert result["steps"] == 7
@@ -86,24 +95,66 @@ def test_a_run_leaves_its_folder_complete(config):
 
 def test_tensorboard_shows_what_was_promised(config):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
 
-    train(config)
-    events = EventAccumulator(f"{config.run_dir}/{runs.TENSORBOARD}", {"tensors": 0})
+    config = dataclasses.replace(config, evaluate=("test",), max_lr="auto")
+    result = train_alone(config, Inspection(graph=True, profiled=(2, 3)))
+    events = EventAccumulator(config.run_dir, {"tensors": 0})
     events.Reload()
-    tags = set(events.Tags()["tensors"])
+    names = ("Edema", "Cardiomegaly", "Pleural Effusion")
     assert {
-        "train/loss",
-        "train/learning_rate",
-        "train/momentum",
-        "train/images_per_second",
-        "valid/mean_auc",
-        "valid_auc/Edema",
-        "valid_auc/Cardiomegaly",
-        "valid_auc/Pleural Effusion",
-        "gray_and_colorized",
-    } <= tags
+        *("train/loss", "train/learning_rate", "train/momentum", "train/images_per_second"),
+        *("valid/mean_auc", "valid/loss", "test/mean_auc", "gray_and_colorized"),
+        *(f"{split}/auc {name}" for split in ("valid", "test") for name in names),
+        *(f"valid/{kind} Edema" for kind in ("sensitivity", "specificity", "threshold")),
+    } <= set(events.Tags()["tensors"])
     assert [event.step for event in events.Tensors("train/loss")] == [2, 4, 6]
-    assert any("hparams" in tag for tag in events.summary_metadata)
+    steps = [event.step for event in events.Tensors("valid/loss")]
+    assert steps == [3, 6, 7] == [event.step for event in events.Tensors("valid/Edema/pr_curves")]
+    # A curve's rows: true and false positives, true and false negatives, precision, recall.
+    curve = tf.make_ndarray(events.Tensors("valid/Edema/pr_curves")[-1].tensor_proto)
+    plan = TrainPlan.from_config(config)
+    labels = plan.valid.labels[:, 0]
+    assert curve[:4, 0].tolist() == [(labels == 1).sum(), (labels == 0).sum(), 0, 0]
+    # Options as they were used, not as they were given.
+    content = {tag: data.plugin_data.content for tag, data in events.summary_metadata.items()}
+    session = metadata.parse_session_start_info_plugin_data(content["_hparams_/session_start_info"])
+    assert session.hparams["max_lr"].number_value == pytest.approx(result["max_lr"])
+    assert session.hparams["image_size"].number_value == 32
+    experiment = metadata.parse_experiment_plugin_data(content["_hparams_/experiment"])
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    assert metrics == ["valid/mean_auc", "test/mean_auc"]
+    shown = tf.make_ndarray(events.Tensors("test/mean_auc")[0].tensor_proto)
+    assert float(shown) == pytest.approx(result["evaluations"][0]["mean_auc"])
+    parts = {
+        node.name.split("/")[1].split("_")[0] for node in events.Graph().node if "/" in node.name
+    }
+    assert {"colorizer", "backbone", "head"} <= parts
+    assert list(Path(config.run_dir, "plugins", "profile").rglob("*.xplane.pb"))
+
+
+def test_the_validation_loss_is_that_of_keras(config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plan, run = TrainPlan.from_config(config), runs.Run(Path(config.run_dir))
+    trainer = Trainer.build(plan, run)
+    trainer.log = Log(run.folder)
+    labels = plan.valid.labels
+    logits = np.linspace(-1, 1, labels.size).reshape(labels.shape)
+    trainer._log_validation(5, labels, logits)
+    trainer.log.close()
+    events = EventAccumulator(config.run_dir, {"tensors": 0})
+    events.Reload()
+    logged = float(tf.make_ndarray(events.Tensors("valid/loss")[0].tensor_proto))
+    known = np.isfinite(labels)
+    losses = np.logaddexp(0, logits) - np.where(known, labels, 0) * logits
+    assert logged == pytest.approx(losses[known].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ["x", "3:", "0:2", "5:3", "1:2:3"])
+def test_steps_to_profile_are_checked(text):
+    with pytest.raises(InputError, match=f"--profile_steps={text}: expected FIRST:LAST"):
+        Inspection.parse(False, text)
 
 
 class Killed(BaseException):
@@ -113,6 +164,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize(("killed_at", "max_lr"), [(4, "0.05"), (6, "auto")])
 def test_resume_is_exact(config, tmp_path, monkeypatch, killed_at, max_lr):
     config = dataclasses.replace(config, deterministic=True, max_lr=max_lr)
+    if max_lr == "auto":  # the rate is what matters there
+        config = dataclasses.replace(config, **WITHOUT_COLORIZER)
     whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
     train(whole)
 
@@ -142,7 +195,8 @@ def test_resume_is_exact(config, tmp_path, monkeypatch, killed_at, max_lr):
 
 
 def test_several_steps_an_execution_are_the_same_run(config, tmp_path):
-    config = dataclasses.replace(config, deterministic=True, checkpoint_every=4)  # 4 and 2 of 6
+    config = dataclasses.replace(config, **WITHOUT_COLORIZER, deterministic=True)
+    config = dataclasses.replace(config, checkpoint_every=4)  # 4 and 2 of 6
     several = dataclasses.replace(
         config, run_dir=str(tmp_path / "several"), steps_per_execution=3, log_every=1
     )
@@ -201,8 +255,8 @@ def test_a_whole_training_step_compiles_under_xla(config):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_the_same_command_on_a_finished_run_does_nothing(config, capsys):
-    first = train(config)
+def test_the_same_command_on_a_finished_run_does_nothing(finished, capsys):
+    config, first = finished
     before = arrays_of(config.run_dir)
     assert train(config) == first
     assert "already finished" in capsys.readouterr().out
@@ -210,11 +264,13 @@ def test_the_same_command_on_a_finished_run_does_nothing(config, capsys):
     assert all(np.array_equal(before[key], after[key]) for key in before)
 
 
-def test_a_run_folder_of_other_options_is_not_touched(config):
-    train(config)
+def test_a_run_folder_of_other_options_is_not_touched(finished):
+    config, _ = finished
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in Path(config.run_dir).iterdir())
     with pytest.raises(InputError, match=r"--batch_size=4 \(there: 8\)"):
         train(dataclasses.replace(config, batch_size=4))
-    assert (runs.Run(Path(config.run_dir))).finished
+    after = sorted((path.name, path.stat().st_mtime_ns) for path in Path(config.run_dir).iterdir())
+    assert after == before
 
 
 def test_a_folder_of_something_else_is_not_touched(config, tmp_path):
@@ -239,7 +295,7 @@ def moved(before, after, part):
 @pytest.mark.parametrize("frozen_bn", ["moving", "batch"])
 @pytest.mark.parametrize("strategy", list(strategies.STRATEGIES))
 def test_a_strategy_moves_what_it_says_and_nothing_else(
-    config, stage1, backbone_file, strategy, frozen_bn
+    config, stage1, strategy, frozen_bn, monkeypatch
 ):
     needs_source = strategies.STRATEGIES[strategy].colorizer == "source"
     config = dataclasses.replace(
@@ -250,8 +306,13 @@ def test_a_strategy_moves_what_it_says_and_nothing_else(
         colorizer="" if strategy != "color_module" else "color_u",
         init_from=stage1 if needs_source else "",
     )
-    trainer = build(config)
-    before = checkpoint.to_arrays(checkpoint.named_weights(trainer.classifier))
+    before, fit = {}, Trainer.fit
+
+    def from_here(trainer):
+        before.update(checkpoint.to_arrays(checkpoint.named_weights(trainer.classifier)))
+        fit(trainer)
+
+    monkeypatch.setattr(Trainer, "fit", from_here)
     train(config)
     after = arrays_of(config.run_dir)
     expected = strategies.STRATEGIES[strategy]
@@ -346,7 +407,7 @@ def test_the_lr_finder_leaves_no_trace(config):
 
 
 def test_auto_rate_is_found_once_and_kept(config):
-    config = dataclasses.replace(config, max_lr="auto")
+    config = dataclasses.replace(config, **WITHOUT_COLORIZER, max_lr="auto")
     result = train_alone(config)
     folder = Path(config.run_dir)
     assert result["max_lr"] == json.loads((folder / runs.LR_FINDER).read_text())["suggestion"]
@@ -354,6 +415,7 @@ def test_auto_rate_is_found_once_and_kept(config):
 
 
 def test_range_test_writes_its_curve_and_refuses_a_used_folder(config):
+    config = dataclasses.replace(config, **WITHOUT_COLORIZER)
     range_test(config)
     names = {path.name for path in Path(config.run_dir).iterdir()}
     assert names == {"lr_find.json", "lr_find.csv", "lr_find.png", LOCK}
@@ -374,8 +436,9 @@ def test_the_suggestion_is_a_tenth_of_the_rate_at_the_minimum():
 
 
 def test_a_diverging_run_says_so_and_keeps_its_checkpoint(config):
+    config = dataclasses.replace(config, **WITHOUT_COLORIZER, max_lr="1e30", steps=40)
     with pytest.raises(InputError, match=r"training diverged; start a new run with a lower"):
-        train(dataclasses.replace(config, max_lr="1e30", steps=40))
+        train(config)
 
 
 @pytest.mark.parametrize(
@@ -471,6 +534,7 @@ def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
 
 
 def test_few_images_train_for_at_least_min_steps(config):
+    config = dataclasses.replace(config, **WITHOUT_COLORIZER, checkpoint_every=9)
     settings = dataclasses.replace(config, steps=0, epochs=1.0, min_steps=5, train_fraction=0.5)
     assert train_alone(settings)["steps"] == 5
     other = dataclasses.replace(settings, run_dir=config.run_dir + "2", epochs=8.0)
@@ -483,9 +547,11 @@ def test_min_steps_contradicts_steps(config):
     assert not Path(config.run_dir).exists()
 
 
-def test_a_run_of_an_older_version_without_an_option_is_the_same_run(config):
+def test_a_run_of_an_older_version_without_an_option_is_the_same_run(finished, tmp_path):
     """config.json of a run that was made before an option existed lacks it."""
-    result = train_alone(config)
+    config, result = finished
+    copy = shutil.copytree(config.run_dir, tmp_path / "run")
+    config = dataclasses.replace(config, run_dir=str(copy))
     path = Path(config.run_dir) / runs.CONFIG
     record = read_json(path)
     for name in ("min_steps", "evaluate"):
