@@ -51,6 +51,7 @@ LONGEST_FIRST = (
     "test_end_to_end.py",
     "test_device_cache.py",
     "test_partial.py",
+    "test_serving_docs.py",
     "test_same_work.py",
 )
 
