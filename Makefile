@@ -10,7 +10,7 @@ STUDY := runs/phantom
 PREPARE := $(BIN)/python -m data_prep.build --flagfile=prep_phantom.flags --views=frontal \
 	--short_side=48 --phantom_images=300
 
-.PHONY: demo study check test test-torch static bench bench-quick lint clean
+.PHONY: demo study docs check test test-torch static bench bench-quick lint clean
 .PHONY: lock audit nightly nightly-tests nightly-lowest nightly-newest
 
 # The versions of requirements.lock, each checked by its hash: what CI tested is what is installed.
@@ -57,14 +57,21 @@ study: $(VENV)/.installed
 	$(BIN)/python -m medcolor_tf.report $(STUDY) --out=$(STUDY)/report
 	@echo "Open $(STUDY)/report/index.html in a browser."
 
-# `make check` is for every change, in less than 90 seconds; `make test` is everything.
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# The documentation as pages; --strict makes an error of every warning (a broken link, a page that no
+# menu names). The variable silences the theme's own announcement, which is no warning of ours.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html, or for the search: $(BIN)/python -m http.server --directory site"
 
-check: static
-	$(PYTEST) -m "not slow and not nightly"
+# `make check` is for every change, in less than 90 seconds; `make test` is everything. A third
+# process works there while the tests of several hosts wait for heartbeats that do not come.
+PYTEST := $(BIN)/python -m pytest --dist=loadfile --no-loadscope-reorder
 
-test: static
-	$(PYTEST)
+check: static docs
+	$(PYTEST) --numprocesses=2 -m "not slow and not nightly"
+
+test: static docs
+	$(PYTEST) --numprocesses=3
 
 static: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -6,7 +6,10 @@ import platform
 import time
 from pathlib import Path
 
-PACKAGES = ("tensorflow", "keras", "torch", "numpy", "pillow")
+PACKAGES = (
+    *("tensorflow", "keras", "torch", "numpy", "pillow"),
+    *("onnxruntime", "ai-edge-litert"),
+)
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "TF_ENABLE_ONEDNN_OPTS", "LD_PRELOAD")
 BUSY = 0.1
 

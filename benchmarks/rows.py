@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import data_prep, input_data
+from benchmarks import data_prep, input_data, serving
 from benchmarks.table import OURS, STOCK
-from medcolor_tf.catalog import COLORIZERS
+from medcolor_tf.catalog import COLORIZERS, EXPORT_FORMATS
 from medcolor_tf.errors import InputError
 
 STRATEGIES = ("color_module", "all", "baseline_all", "last_layer")
@@ -54,6 +54,8 @@ def all_rows(config) -> list[Row]:
         _preparation(config),
         _colorizers("training", config),
         _colorizers("inference", config),
+        _serving(1, config),
+        _serving(config.batch, config),
         *model_rows(config),
     ]
 
@@ -165,6 +167,24 @@ def _colorizers(work: str, config) -> Row:
     specs = {name: shared | {"colorizer": name} for name in COLORIZERS}
     note = f"T alone at {config.size} px, gray init; {PAPERS_FASTEST} in PyTorch's place"
     return Row(f"colorizer/{work}", config.batch, specs, (PAPERS_FASTEST,), note=note)
+
+
+def _serving(batch: int, config) -> Row:
+    """Exported models, beside what predict runs and PyTorch."""
+
+    def prepare(folder: Path) -> None:
+        serving.make(folder, config.size, "ResNet18")
+
+    shared = {"strategy": "", "backbone": "ResNet18", "size": config.size, "batch": batch}
+    shared |= {"bfloat16": False}
+    specs = {
+        OURS: {"module": "ours", "work": "step"},
+        **{name: {"module": "serving", "work": name} for name in EXPORT_FORMATS},
+        **_torch("step"),
+    }
+    specs = {name: shared | spec for name, spec in specs.items()}
+    note = f"inference of exported models, {batch} per request; {OURS} is what predict runs"
+    return Row(f"serving/batch{batch}", batch, specs, prepare=prepare, note=note)
 
 
 def _preparation(config) -> Row:

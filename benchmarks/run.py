@@ -18,10 +18,10 @@ from medcolor_tf.errors import InputError
 
 DESCRIPTION = """
 Measures this project beside PyTorch and beside stock Keras: training steps, inference,
-colorizers alone, augmentation, input pipeline and data preparation. Every variant is a process of
-its own; they work in turns, so that the machine's noise falls on all alike. Prints images/s, the
-ratio to the best PyTorch variant and to stock Keras in each round (median, and the range over
-rounds), processor time and peak memory; writes them to benchmarks/results.
+colorizers alone, exported models, augmentation, input pipeline and data preparation. Every variant
+is a process of its own; they work in turns, so that the machine's noise falls on all alike. Prints
+images/s, the ratio to the best PyTorch variant and to stock Keras in each round (median, and the
+range over rounds), processor time and peak memory; writes them to benchmarks/results.
 """
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,7 +34,7 @@ class BenchConfig:
         (),
         "Rows to measure, each named by its parts: color_module/ResNet18/float32, or fewer of "
         "them (ResNet18: all with it), inference, augmentation, input, preparation, colorizer (T "
-        "alone); not set: all.",
+        "alone), serving (exported models); not set: all.",
     )
     leave_out: tuple[str, ...] = option(
         (), "Variants to leave out, as DenseNet121:torch compile (row, colon, variant)."

@@ -9,13 +9,14 @@ import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from data_prep import options
 from data_prep.building import dry_run, duplicates, finish, groups, output, parallel
 from data_prep.building.duplicates import ContentDigests
 from data_prep.building.output import PlanRecord
-from data_prep.building.plan import KeyedIds, Plan, make_plan, read_key
+from data_prep.building.plan import KeyedIds, Plan, ShardTask, make_plan, read_key
 from data_prep.building.shards import (
     BUILD_FOLDER,
     ShardResult,
@@ -30,6 +31,7 @@ from data_prep.sources.source import Source
 from medcolor_tf import commandline
 from medcolor_tf.data.schema import DATASET_JSON, DatasetInfo
 from medcolor_tf.errors import InputError
+from medcolor_tf.parallel import cluster
 from medcolor_tf.progress import Progress
 
 SHOWN = 5
@@ -131,13 +133,12 @@ def run_build(
     results = {file: result for file in images if (result := _finished(plan, folder, file))}
     missing = images.keys() - results.keys()
     finish.check_rejects(rejects, results.values(), config.max_rejects)
-    workers = parallel.worker_count(config.workers, len(missing))
     done = sum(images[file] for file in results)
     if done:
         print(f"continuing: {len(results)} of {len(images)} shards are finished")
     progress = Progress("building", sum(images.values()), done=done)
     tasks = plan.tasks(folder, ids, missing, config.private_paths)
-    with progress, contextlib.closing(parallel.run_tasks(build_shard, tasks, workers)) as running:
+    with progress, _running(config, plan, folder, tasks, len(missing)) as running:
         try:
             for result in running:
                 results[result.file] = result
@@ -147,6 +148,27 @@ def run_build(
         except KeyboardInterrupt as interruption:
             running.throw(interruption)  # ends the workers
     return {file: results[file] for file in images}
+
+
+@contextlib.contextmanager
+def _running(
+    config: BuildConfig, plan: Plan, folder: Path, tasks: Iterator[ShardTask], count: int
+) -> Iterator[Generator[ShardResult, None, None]]:
+    """Yields what builds shards, in processes of this machine or on --cluster."""
+    with contextlib.ExitStack() as stack:
+        if config.cluster and count:
+            root = str(plan.source.root)
+            if not os.path.isabs(root):
+                raise InputError(
+                    f"--cluster: the images' folder is {root!r}; expected an absolute path "
+                    "(--data_root or --image_root), since workers have working folders of their own"
+                )
+            executor = stack.enter_context(cluster.connected(config.cluster, folder, (root,)))
+            running = parallel.run_on_cluster(build_shard, tasks, executor)
+        else:
+            workers = parallel.worker_count(config.workers, count)
+            running = parallel.run_tasks(build_shard, tasks, workers)
+        yield stack.enter_context(contextlib.closing(running))
 
 
 def _finished(plan: Plan, folder: Path, file: str) -> ShardResult | None:

@@ -1,6 +1,7 @@
 """The options of ``data_prep.build``, and which of them contradict each other."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 
 from data_prep.building import duplicates, groups
@@ -11,6 +12,7 @@ from medcolor_tf.commandline import option, parse_shard
 from medcolor_tf.data.labels import BLANK_POLICIES, PAPER_POLICY, parse_policy
 from medcolor_tf.data.schema import ENCODINGS
 from medcolor_tf.errors import InputError
+from medcolor_tf.parallel.cluster import CLUSTER_HELP
 from medcolor_tf.private_paths import PRIVATE_HELP
 
 
@@ -138,6 +140,9 @@ class BuildConfig(*reversed(OWN_OPTIONS)):
     jpeg_quality: int = option(95, "Quality of --encoding=jpeg, 1 to 100.", group="Records")
     records_per_shard: int = option(1024, "Images in a shard, at most.", group="Records")
     workers: int = option(0, "Processes; 0: one per core.", group="Work")
+    cluster: str = option(
+        "", f"{CLUSTER_HELP} Then --out and the images' folder are absolute paths.", group="Work"
+    )
     shard: str = option(
         "",
         "2/8: the second of eight parts, for several machines; data_prep.merge finishes.",
@@ -207,6 +212,11 @@ def check(config: BuildConfig) -> None:
         raise InputError(
             f"--shard={config.shard} needs --id_key_file=FILE, the same for all parts, so that "
             "they give a patient the same id; make one with `openssl rand -hex 32 > FILE`"
+        )
+    if config.cluster and not os.path.isabs(config.out):
+        raise InputError(
+            f"--out={config.out}: expected an absolute path with --cluster, whose workers have "
+            "working folders of their own"
         )
     if config.shard and config.write_key_table:
         raise InputError(

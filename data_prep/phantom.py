@@ -113,14 +113,26 @@ def draw_all(config: PhantomConfig) -> Iterator[tuple[str, tuple, np.ndarray]]:
     An image depends on the seed and its patient, study and view alone, so the first images of a
     larger data set are those of a smaller one, but for where valid begins.
     """
+    for split, row, pixels, _ in draw_with_places(config):
+        yield split, row, pixels
+
+
+def draw_with_places(
+    config: PhantomConfig,
+) -> Iterator[tuple[str, tuple, np.ndarray, dict[str, np.ndarray]]]:
+    """Yields what :func:`draw_all` does, and where each finding lies.
+
+    The places are masks (H, W) bool by finding, see :func:`data_prep.phantom_drawing.draw`; of
+    lateral views there are none.
+    """
     first_valid = config.images - max(1, round(VALID_SHARE * config.images))
     number = patient = 0
     while number < config.images:
         patient += 1
         split = "train" if number < first_valid else "valid"
         room = (first_valid if split == "train" else config.images) - number
-        for row, pixels in _draw_patient(config, patient, split, room):
-            yield split, row, pixels
+        for drawn in _draw_patient(config, patient, split, room):
+            yield split, *drawn
             number += 1
 
 
@@ -144,8 +156,9 @@ def _draw_patient(config: PhantomConfig, patient: int, split: str, room: int):
         fields = (path, "Female" if female else "Male", age, view.capitalize(), projection)
         strengths = {name: label.strength for name, label in labels.items()}
         rng_of_view = np.random.default_rng([config.seed, patient, study, number])
-        pixels = draw(rng_of_view, anatomy, strengths, view, size, devices)
-        yield (*fields, *_fourteen(labels, devices, split)), pixels
+        places: dict[str, np.ndarray] = {}
+        pixels = draw(rng_of_view, anatomy, strengths, view, size, devices, places)
+        yield (*fields, *_fourteen(labels, devices, split)), pixels, places
 
 
 def _draw_label(rng: np.random.Generator, name: str, split: str) -> DrawnLabel:

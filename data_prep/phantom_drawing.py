@@ -4,6 +4,9 @@ Gray levels are composed part by part, dense parts bright, in coordinates that a
 the image's size: u to the right and v down, the frame reaching about from -1 to 1. The patient's
 right side is on the left of the image, as on a radiograph. ``a`` is the distance from the
 midline. Smooth parts are drawn at half the resolution, edges of text and noise at full.
+
+Where a finding lies in a frontal view is kept as a mask while it is drawn ("places"), so that heat
+maps can be measured against it.
 """
 
 from collections.abc import Mapping
@@ -60,6 +63,7 @@ def draw(
     view: str,
     size: tuple[int, int],
     devices: bool = False,
+    places: dict[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Draws one image.
 
@@ -70,6 +74,9 @@ def draw(
         view: "frontal" or "lateral".
         size: (height, width) in pixels.
         devices: whether there are wires and a tube (frontal only).
+        places: takes a mask (height, width) bool of each finding that is there (frontal only):
+            where it shows at least half as much as where it shows most. Cardiomegaly's is the
+            heart. The image is the same with and without.
 
     Returns:
         (height, width) uint8.
@@ -77,14 +84,26 @@ def draw(
     height, width = size
     half = (height // 2, width // 2)
     u, v = _coordinates(rng, half)
-    paint = _frontal if view == "frontal" else _lateral
-    gray = paint(rng, anatomy, findings, u, v)
+    shares: dict[str, np.ndarray] = {}
+    if view == "frontal":
+        gray = _frontal(rng, anatomy, findings, u, v, shares)
+    else:
+        gray = _lateral(rng, anatomy, findings, u, v)
+    if places is not None:
+        places |= {name: _place(share, size) for name, share in shares.items()}
     image = Image.fromarray(np.clip(gray, 0, 1)).resize((width, height), Image.Resampling.BICUBIC)
     gray = np.array(image)
     if devices and view == "frontal":
         gray += _devices(rng, size)
     gray = _expose(rng, gray)
     return _mark(rng, gray, view)
+
+
+def _place(share: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns where a finding shows, (height, width) bool, of how much it shows at each place."""
+    image = Image.fromarray(share.astype(np.float32))
+    share = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+    return share >= share.max() / 2
 
 
 def _coordinates(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +142,8 @@ def _table(v: np.ndarray, *points: tuple[float, float]) -> np.ndarray:
     return np.interp(v, places, values).astype(np.float32)
 
 
-def _frontal(rng, anatomy: Anatomy, findings, u, v) -> np.ndarray:
+def _frontal(rng, anatomy: Anatomy, findings, u, v, shares: dict[str, np.ndarray]) -> np.ndarray:
+    """The view from the front; ``shares`` takes how much each finding shows at each place."""
     a = np.abs(u)
     body = _table(
         v,
@@ -133,7 +153,7 @@ def _frontal(rng, anatomy: Anatomy, findings, u, v) -> np.ndarray:
     gray = 0.02 + 0.60 * _soft(body - a, 0.02) * (0.62 + 0.38 * _soft(body - a, 0.22))
     cage = _cage(v, anatomy.width)
     chest = _soft(cage - a, 0.02)
-    lung, depth, bases = _lungs(rng, anatomy, findings, u, v, cage)
+    lung, depth, bases, lost = _lungs(rng, anatomy, findings, u, v, cage)
     below = _soft(v - np.where(u < 0, bases[0], bases[1]), 0.03)
     gray += 0.17 * below * _soft(cage + 0.06 - a, 0.08)
     air = rng.uniform(0.38, 0.46) * (0.6 + 0.4 * (1 - np.exp(-np.maximum(depth, 0) / 0.13)))
@@ -144,10 +164,15 @@ def _frontal(rng, anatomy: Anatomy, findings, u, v) -> np.ndarray:
     vessels = _vessels(rng, u, v, findings["Edema"])
     gray += (0.17 + 0.06 * findings["Edema"]) * vessels * lung
     gray += _breasts(anatomy, a, v)
-    opacity = _opacities(rng, findings, u, v) * lung
+    opacity = _opacities(rng, findings, u, v, shares) * lung
+    for name in shares:
+        shares[name] = shares[name] * lung
+    if findings["Atelectasis"]:  # the plates, or the space that the raised diaphragm has taken
+        plates = shares["Atelectasis"]
+        shares["Atelectasis"] = np.maximum(plates / plates.max(), lost)
     gray += opacity * (0.80 - gray)
-    gray = _mediastinum(anatomy, findings, gray, u, v)
-    gray = _effusions(rng, findings, gray, u, v, cage)
+    gray = _mediastinum(anatomy, findings, gray, u, v, shares)
+    gray = _effusions(rng, findings, gray, u, v, cage, shares)
     # Bones show less through dense parts.
     return gray + anatomy.bone * _bones(anatomy, u, v, chest) * (1.3 - 1.2 * gray)
 
@@ -159,20 +184,26 @@ def _cage(v: np.ndarray, width: float) -> np.ndarray:
 
 
 def _lungs(rng, anatomy: Anatomy, findings, u, v, cage):
-    """Returns the lungs' mask, depth from their border, and each side's diaphragm as v of u."""
+    """Returns the lungs' mask, depth from their border, each side's diaphragm as v of u, and the
+    mask of what a raised diaphragm has taken from a lung.
+    """
     raised = [0.0, 0.0]
     if findings["Atelectasis"]:  # a lung that has lost air pulls its diaphragm up
         raised[int(rng.integers(2))] = 0.20 * findings["Atelectasis"]
-    depths, bases = [], []
+    depths, bases, lost = [], [], np.zeros_like(u)
     for number, side in enumerate(SIDES):
         a = side * u
         top = anatomy.domes[number] - raised[number]
         # A dome that falls off to the side, into the costophrenic angle.
         base = top + 0.24 * np.square((a - 0.34) / 0.40) * np.where(a > 0.34, 1.0, 0.35)
         bases.append(base.astype(np.float32))
-        depths.append(np.minimum(np.minimum(cage - 0.02 - a, a - 0.12), base - v))
+        within = np.minimum(cage - 0.02 - a, a - 0.12)
+        depths.append(np.minimum(within, base - v))
+        if raised[number]:
+            healthy = np.minimum(within, base + raised[number] - v)
+            lost = _soft(healthy, 0.018) * _soft(v - base, 0.018)
     depth = np.maximum(*depths)
-    return _soft(depth, 0.018), depth, bases
+    return _soft(depth, 0.018), depth, bases, lost
 
 
 def _vessels(rng, u, v, edema: float) -> np.ndarray:
@@ -210,7 +241,7 @@ def _breasts(anatomy: Anatomy, a, v) -> np.ndarray:
     return anatomy.breasts * _soft(1 - radius, 0.06) * (v > -0.1) * _soft(v + 0.02, 0.15)
 
 
-def _mediastinum(anatomy: Anatomy, findings, gray, u, v) -> np.ndarray:
+def _mediastinum(anatomy: Anatomy, findings, gray, u, v, shares) -> np.ndarray:
     """Covers the middle: great vessels, aortic knob, hila, heart, windpipe."""
     width = _table(v, (-1.2, 0.22), (-0.75, 0.19), (-0.5, 0.13), (-0.2, 0.13), (0.1, 0.12))
     middle = _soft(width - np.abs(u - 0.015), 0.03)
@@ -221,6 +252,8 @@ def _mediastinum(anatomy: Anatomy, findings, gray, u, v) -> np.ndarray:
     tilted = u - centre - 0.30 * (v - 0.26)  # the apex points to the patient's left
     heart = 1 - np.sqrt((tilted / radius) ** 2 + ((v - 0.26) / (0.33 + 0.06 * large)) ** 2)
     heart = _soft(heart, 0.05)
+    if large:
+        shares["Cardiomegaly"] = heart
     # The pulmonary trunk and the left atrium's ear fill the notch between aortic knob and heart.
     trunk = _soft(1 - np.hypot((u - 0.08) / 0.17, (v + 0.04) / 0.25), 0.08)
     hila = 0.50 * _bump(np.abs(u) - 0.17, 0.07) * _bump(v + 0.03, 0.12)
@@ -256,8 +289,11 @@ def _band(phase: np.ndarray, half_width: float) -> np.ndarray:
     return 0.65 * _soft(half_width - distance, 0.06) + 0.35 * _bump(distance - half_width, 0.06)
 
 
-def _opacities(rng, findings, u, v) -> np.ndarray:
-    """Consolidation, edema and the plates of atelectasis, as the share of lung they hide."""
+def _opacities(rng, findings, u, v, shares: dict[str, np.ndarray]) -> np.ndarray:
+    """Consolidation, edema and the plates of atelectasis, as the share of lung they hide.
+
+    ``shares`` takes that of each.
+    """
     clear = np.ones_like(u)
     strength = findings["Consolidation"]
     if strength:
@@ -267,18 +303,23 @@ def _opacities(rng, findings, u, v) -> np.ndarray:
         radius = np.hypot((u - x) / rng.uniform(0.22, 0.3), (v - y) / rng.uniform(0.2, 0.28))
         patch = _soft(1.05 - radius + 0.22 * _clouds(rng, u.shape, 14), 0.30)
         mottle = 0.85 + 0.10 * _clouds(rng, u.shape, 30)
-        clear *= 1 - np.clip((0.15 + 0.75 * strength) * patch * mottle, 0, 0.95)
+        share = np.clip((0.15 + 0.75 * strength) * patch * mottle, 0, 0.95)
+        shares["Consolidation"] = share
+        clear *= 1 - share
     strength = findings["Edema"]
     if strength:
         wings = _bump(np.abs(u) - 0.26, 0.26) * _bump(v - 0.02, 0.38)
         haze = 0.9 + 0.16 * _clouds(rng, u.shape, 26) + 0.08 * _clouds(rng, u.shape, 60)
-        clear *= 1 - np.clip((0.05 + 0.65 * strength) * (wings + 0.12) * haze, 0, 0.95)
+        share = np.clip((0.05 + 0.65 * strength) * (wings + 0.12) * haze, 0, 0.95)
+        shares["Edema"] = share
+        clear *= 1 - share
     strength = findings["Atelectasis"]
     for _ in range(int(rng.integers(2, 4)) if strength else 0):
         side, slope = _side(rng), rng.normal(0, 0.22)
         x, y = side * rng.uniform(0.34, 0.50), rng.uniform(0.02, 0.30)
         across = v - y - slope * (u - x) - 0.25 * np.square(u - x)
         plate = _bump(across, rng.uniform(0.018, 0.030)) * _soft(0.24 - np.abs(u - x), 0.05)
+        shares["Atelectasis"] = np.maximum(shares.get("Atelectasis", 0), plate)
         clear *= 1 - (0.25 + 0.55 * strength) * plate
     return 1 - clear
 
@@ -287,7 +328,7 @@ def _side(rng) -> int:
     return 1 if rng.uniform() < 0.5 else -1
 
 
-def _effusions(rng, findings, gray, u, v, cage) -> np.ndarray:
+def _effusions(rng, findings, gray, u, v, cage, shares: dict[str, np.ndarray]) -> np.ndarray:
     """Fluid at the bottom of one or both sides, with a meniscus that climbs the chest wall."""
     strength = findings["Pleural Effusion"]
     if not strength:
@@ -299,6 +340,7 @@ def _effusions(rng, findings, gray, u, v, cage) -> np.ndarray:
         climb = 0.26 * np.exp(-np.maximum(cage - a, 0) / 0.10)
         fluid = _soft(v - level + climb, 0.035) * _soft(cage - 0.005 - a, 0.015)
         fluid *= _soft(a - 0.10, 0.03) * (0.75 + 0.2 * strength)
+        shares["Pleural Effusion"] = np.maximum(shares.get("Pleural Effusion", 0), fluid)
         gray = gray * (1 - fluid) + fluid * 0.76
     return gray
 
@@ -330,7 +372,7 @@ def _lateral(rng, anatomy: Anatomy, findings, u, v) -> np.ndarray:
     gray += anatomy.bone * 0.16 * _soft(0.075 - np.abs(u - centre), 0.015) * vertebra
     ribs = _band((v - 0.55 * u) / anatomy.rib_spacing + anatomy.rib_phase, 0.2)
     gray += anatomy.bone * 0.045 * ribs * lung
-    gray += 0.8 * _opacities(rng, findings, u, v) * lung * (0.78 - gray)
+    gray += 0.8 * _opacities(rng, findings, u, v, {}) * lung * (0.78 - gray)
     strength = findings["Pleural Effusion"]
     if strength:
         level = 0.42 - 0.25 * strength

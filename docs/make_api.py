@@ -17,7 +17,7 @@ GROUPS = {
         "RandomRotationZoom",
     ),
     "Evaluation": ("roc_auc", "mean_auc"),
-    "Runs": ("load_run", "load_colorizer", "load_colormap"),
+    "Runs": ("load_run", "load_classifier", "load_colorizer", "load_colormap"),
 }
 INTRODUCTION = """\
 # Public API

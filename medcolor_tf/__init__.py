@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         load_torch_colorizer,
     )
     from medcolor_tf.runs.load import load_run
+    from medcolor_tf.sharing.classifier_file import load_classifier
     from medcolor_tf.sharing.colorizer_file import load_colorizer
     from medcolor_tf.sharing.colormap import load_colormap
     from medcolor_tf.training.augment import RandomRotationZoom
@@ -43,6 +44,7 @@ __all__ = [
     "build_classifier",
     "build_colorizer",
     "find_lr",
+    "load_classifier",
     "load_colorizer",
     "load_colormap",
     "load_run",
@@ -64,6 +66,7 @@ _SOURCES = {
     "build_classifier": "medcolor_tf.models",
     "build_colorizer": "medcolor_tf.models",
     "find_lr": "medcolor_tf.training.lr_finder",
+    "load_classifier": "medcolor_tf.sharing.classifier_file",
     "load_colorizer": "medcolor_tf.sharing.colorizer_file",
     "load_colormap": "medcolor_tf.sharing.colormap",
     "load_run": "medcolor_tf.runs.load",

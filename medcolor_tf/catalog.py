@@ -26,6 +26,8 @@ RANGES = (FULL_RANGE, "used", "percentile")
 VERIFICATIONS = ("sample", "full")
 # How probabilities are calibrated to the films of a place.
 RECALIBRATIONS = ("platt", "temperature")
+# Of a run folder that is none.
+RUN_EXPECTED = "no such file; expected a run folder made by `python -m medcolor_tf.train`"
 # What a description may ask for: checked before memory is taken for it.
 MAX_SIDE, MAX_CHANNELS, MAX_OBSERVATIONS = 16_384, 256, 10_000
 
@@ -355,6 +357,13 @@ EXPORT_FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
 )
 
 
+# How a heat map is computed -> what its legend calls it.
+GRAD_CAM = "grad_cam"
+HEAT_MAPS: Mapping[str, str] = MappingProxyType(
+    {"multiscale": "gradient x activation at three depths", GRAD_CAM: "Grad-CAM"}
+)
+
+
 def resolve(address: str):
     """Returns the object at "module:name"; imports the module.
 
@@ -411,12 +420,25 @@ def check_packages(name: str) -> None:
         InputError: no such format, or packages that are missing; it says how to install them.
     """
     form = lookup(EXPORT_FORMATS, name, "format")
-    missing = [package for package in form.packages if importlib.util.find_spec(package) is None]
+    require_packages(f"--format={name}", form.packages, form.extra)
+
+
+def require_packages(flag: str, packages: Collection[str], extra: str) -> None:
+    """Checks that packages are installed; imports none.
+
+    Args:
+        flag: that needs them, for the message.
+        packages: as they are imported.
+        extra: of this project's that installs them.
+
+    Raises:
+        InputError: one is missing; it says how to install it.
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise InputError(
-            f"--format={name} needs {', '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed: "
-            f"pip install 'medcolor_tf[{form.extra}]'"
+            f"{flag} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            f"installed: pip install 'medcolor_tf[{extra}]'"
         )
 
 

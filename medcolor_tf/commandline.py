@@ -36,6 +36,8 @@ ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 # notebooks, data frames given to `fit`, models of scikit-learn, conversion from JAX. A command
 # without it starts in six tenths of the time. Our own imports of them come later and are as ever.
 NOT_NEEDED = ("IPython", "jax", "matplotlib", "pandas", "scipy", "sklearn")
+# Not empty where TensorFlow was imported and has not looked for devices yet.
+_LEFT_TO_FORKS: list[bool] = []
 # What disks and permissions refuse, where nobody has said more: a message, not a traceback.
 REFUSED = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -236,20 +238,28 @@ def silent_errors() -> Iterator[None]:
         os.close(silent)
 
 
-def import_tensorflow():
+def import_tensorflow(devices: bool = True):
     """Returns TensorFlow, imported without its lines on the terminal and without NOT_NEEDED.
 
     It writes some, on missing GPUs above all, before its own log level counts; so standard error
     is closed to it while it is imported and looks for devices. Exceptions come through.
+
+    Args:
+        devices: also look for devices now. A process whose forks compute leaves that to them, with
+            another call: what CUDA has begun does not survive a fork.
     """
-    if "tensorflow" not in sys.modules:
+    if "tensorflow" not in sys.modules or (devices and _LEFT_TO_FORKS):
         with silent_errors():
             on_tensorflow = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
             with _absent(NOT_NEEDED if on_tensorflow else ()):
                 config = importlib.import_module("tensorflow").config
-            config.list_physical_devices()
-            if not on_tensorflow:
-                config.set_visible_devices([], "GPU")  # it only reads data then, and would take all
+            if devices:
+                config.list_physical_devices()
+                if not on_tensorflow:  # it only reads data then, and would take all
+                    config.set_visible_devices([], "GPU")
+                _LEFT_TO_FORKS.clear()
+            else:
+                _LEFT_TO_FORKS.append(True)
     return sys.modules["tensorflow"]
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from medcolor_tf import commandline
 from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.commandline import option
+from medcolor_tf.data.schema import check_is_dataset
 from medcolor_tf.private_paths import PRIVATE_HELP
+from medcolor_tf.runs.folder import check_is_run
 
 DESCRIPTION = """
 Prints the exact area under the ROC curve of every observation and their mean, with the counts of
@@ -121,6 +123,8 @@ def _evaluate(config: EvaluateConfig) -> None:
     options, breakdown = DecisionOptions(**decisions), BreakdownOptions(**breakdown)
     options.check()
     breakdown.check()
+    check_is_run(config.run_dir)  # before the imports, which take their time
+    check_is_dataset(config.data_dir)
     commandline.import_tensorflow()
     from medcolor_tf.evaluation.evaluate import table
     from medcolor_tf.serving.evaluate_run import evaluate_and_decide

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from medcolor_tf import catalog, commandline
 from medcolor_tf.commandline import option
+from medcolor_tf.runs.folder import check_is_run
 
 DESCRIPTION = """
 Writes the model of a run in a form that needs this project no more, into a new folder, with
@@ -71,6 +72,7 @@ class ExportConfig:
 
 def _export(config: ExportConfig) -> None:
     catalog.check_packages(config.format)
+    check_is_run(config.run_dir)  # before the imports, which take their time
     commandline.import_tensorflow()
     from medcolor_tf.serving.export import export
 

@@ -3,6 +3,7 @@
 import sys
 
 from medcolor_tf import commandline
+from medcolor_tf.data.schema import check_is_dataset
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.runs.folder import LR_FINDER_PLOT
 
@@ -15,6 +16,8 @@ which each part's factor applies. Nothing is kept of the training itself.
 
 
 def _find_lr(config: TrainConfig) -> None:
+    config.check()  # before the imports, which take their time
+    check_is_dataset(config.data_dir)
     commandline.import_tensorflow()
     from medcolor_tf.training.trainer import range_test
 

@@ -3,8 +3,10 @@
 import sys
 from dataclasses import dataclass
 
-from medcolor_tf import commandline
+from medcolor_tf import catalog, commandline
+from medcolor_tf.catalog import HEAT_MAPS
 from medcolor_tf.commandline import option
+from medcolor_tf.runs.folder import check_is_run
 
 DESCRIPTION = """
 Writes the probability of every observation for image files, folders of them, or a CSV table of
@@ -26,10 +28,18 @@ Rows are on the disk as they come, in OUT.partial. After an interruption the sam
 there and makes the same file; rows of other weights, options or images are refused. A path that is
 not UTF-8 is written as "bytes:" and its percent-encoded bytes, and read so from a table.
 
-With --explain=FOLDER each image gets a PNG with the gray image, the colorized one, and a panel an
-observation with Grad-CAM over the gray image: the places that raised the observation's logit. The
+With --explain=FOLDER each image gets a PNG with the gray image, the colorized one, and a panel per
+observation with a heat map over the gray image: the places that raised the observation's logit. The
 hottest place of a panel has the colour of the observation's probability, so panels and pictures
 can be compared and an unlikely finding stays cool. What speaks against a finding is not shown.
+--heat_map=multiscale has 20 x 20 cells where grad_cam has 5 x 5 (160-pixel images, most backbones).
+
+With --dicom_out=FOLDER each DICOM input gets two DICOM files (the extra [dicom]): NAME.sc.dcm, a
+Secondary Capture with the pictures of --explain, and NAME.sr.dcm, a Structured Report (TID 1500)
+with the probabilities. They have the patient, the study and the references of the source: name,
+number and date of birth as they are there. Both say that they are not for diagnosis; neither says
+that a finding is present. The column dicom has the first file's path, or is empty and the column
+warnings says why (other kinds of files; no identifiers in the header).
 """
 
 
@@ -60,10 +70,22 @@ class PredictConfig:
         "", "Folder for PNGs: gray left, colorized right.", group="Pictures"
     )
     explain: str = option(
-        "", "Folder for Grad-CAM pictures (PNG), one per image.", group="Pictures"
+        "", "Folder for pictures with heat maps (PNG), one per image.", group="Pictures"
+    )
+    heat_map: str = option(
+        next(iter(HEAT_MAPS)),
+        "multiscale: where three depths of the backbone agree, with small cells; or grad_cam: the "
+        "last depth alone.",
+        tuple(HEAT_MAPS),
+        group="Pictures",
     )
     explain_observations: tuple[str, ...] = option(
         (), "Observations to explain, in this order; all of the run when not set.", group="Pictures"
+    )
+    dicom_out: str = option(
+        "",
+        "Folder for DICOM files: heat maps and a report of each DICOM input.",
+        group="Pictures",
     )
     weights: str = option(
         "best",
@@ -83,6 +105,9 @@ class PredictConfig:
 
 
 def _predict(config: PredictConfig) -> int:
+    if config.dicom_out:
+        catalog.require_packages("--dicom_out", ("pydicom", "highdicom"), "dicom")
+    check_is_run(config.run_dir)  # before the imports, which take their time
     commandline.import_tensorflow()
     from medcolor_tf.serving.predict import predict
 

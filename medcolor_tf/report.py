@@ -7,9 +7,10 @@ from medcolor_tf.reporting.config import ReportConfig
 
 DESCRIPTION = """
 Writes one self-contained HTML page (DIR/index.html), the same as Markdown (DIR/report.md), its
-tables as CSV and its figures as SVG and PNG: the paper's tables with its own values beside ours
-where a study is the paper's, tests between strategies, Figures 4 to 6, ROC and precision-recall
-curves, calibration, learning curves, and the command and options behind every value.
+tables as CSV and LaTeX (DIR/tables.tex) and its figures as SVG and PNG: the paper's tables with its
+own values beside ours where a study is the paper's, tests between strategies, Figures 4 to 6, ROC
+and precision-recall curves, calibration, operating points, learning curves, methods in sentences,
+what CLAIM and TRIPOD+AI ask, and the command and options behind every value.
 
   python -m medcolor_tf.report runs/phantom --out=report
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
+from medcolor_tf.data.schema import check_is_dataset
 from medcolor_tf.runs.config import TrainConfig
+from medcolor_tf.training.inspection import Inspection
 
 DESCRIPTION = """
 Trains a classifier C(E(T(x))) by one of the strategies:
@@ -34,6 +36,16 @@ class TrainCommand(TrainConfig):
         group="Run",
     )
 
+    log_graph: bool = option(
+        False, "Show the model's graph in TensorBoard (backend TensorFlow).", group="Run"
+    )
+    profile_steps: str = option(
+        "",
+        "FIRST:LAST steps of which TensorBoard shows a profile (with the package "
+        "tensorboard-plugin-profile; backend TensorFlow).",
+        group="Run",
+    )
+
     @property
     def run(self) -> TrainConfig:
         """The options that are recorded."""
@@ -44,6 +56,8 @@ class TrainCommand(TrainConfig):
 def _train(command: TrainCommand) -> None:
     config = command.run
     config.check()  # before the imports, which take their time
+    inspection = Inspection.parse(command.log_graph, command.profile_steps)
+    check_is_dataset(config.data_dir)
     commandline.import_tensorflow()
     if command.dry_run:
         from medcolor_tf.training.rehearsal import rehearse
@@ -53,7 +67,7 @@ def _train(command: TrainCommand) -> None:
     from medcolor_tf.evaluation.evaluate import table
     from medcolor_tf.training.trainer import train
 
-    result = train(config)
+    result = train(config, inspection)
     if result is None:  # one of several processes, the first of which reports
         return
     auc = result["best_valid_mean_auc"]

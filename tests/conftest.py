@@ -15,6 +15,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
 import pytest
+from forks import Forks
 
 from medcolor_tf.data import labels, schema
 
@@ -40,6 +41,7 @@ LONGEST_FIRST = (
     "test_export.py",
     "test_harness.py",
     "test_wheel.py",
+    "test_docs_start.py",
     "test_privacy.py",
     "test_replicas.py",
     "test_lr_multipliers.py",
@@ -63,6 +65,13 @@ def pytest_runtest_setup(item):
     """Skips the tests that are marked `torch` where PyTorch is not installed."""
     if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
         pytest.skip("PyTorch is not installed; make test-torch installs it and runs this")
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Starts commands as forks of one process that has imported TensorFlow and Keras."""
+    with Forks() as forks:
+        yield forks
 
 
 @pytest.fixture(scope="session")
@@ -183,6 +192,14 @@ def small_dataset(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def square_dataset(tmp_path_factory):
+    """As ``small_dataset``, of 32 x 32 pixels: features of such images can be computed once."""
+    folder = tmp_path_factory.mktemp("data") / "square"
+    write_dataset(folder, size=(32, 32))
+    return folder
+
+
 @pytest.fixture
 def golden():
     """Load a reference file: `golden("deconv")` gives a dict of arrays."""
@@ -234,6 +251,18 @@ def backbone_file(tmp_path_factory):
     x = keras.layers.ReLU(name="relu1")(x)
     x = keras.layers.Dropout(0.1, name="dropout")(x)
     x = keras.layers.Conv2D(12, 3, padding="same", name="conv2")(x)
+    path = tmp_path_factory.mktemp("backbone") / "small.keras"
+    keras.Model(inputs, x, name="small").save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def one_layer_backbone_file(tmp_path_factory):
+    """One convolution as a user's own .keras file: the least that trains."""
+    import keras
+
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(6, 3, strides=4, activation="relu", name="conv")(inputs)
     path = tmp_path_factory.mktemp("backbone") / "small.keras"
     keras.Model(inputs, x, name="small").save(path)
     return str(path)

@@ -31,6 +31,7 @@ LAYERS = (
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 COMMANDS = (
     *("train", "evaluate", "predict", "export", "experiment", "report", "find_lr", "colorizer"),
+    "demo",
     *("doctor", "calibrate"),
 )
 # Numbers from predictions: no run, no training, and processes come in as arguments.

@@ -284,7 +284,7 @@ def test_another_head_trains_resumes_and_is_loaded_again(config, another_head, c
         train(dataclasses.replace(config, features="once", run_dir=str(tmp_path / "other")))
 
 
-def test_heat_maps_of_another_head_are_refused(config, another_head, tmp_path, capsys):
+def test_grad_cam_of_another_head_is_refused(config, another_head, tmp_path, capsys):
     from PIL import Image
 
     from medcolor_tf.predict import main
@@ -296,9 +296,11 @@ def test_heat_maps_of_another_head_are_refused(config, another_head, tmp_path, c
         f"--inputs={tmp_path / 'image.png'}",
         f"--out={tmp_path / 'out.csv'}",
     ]
-    assert main([*words, f"--explain={tmp_path / 'heat'}"]) == 2
-    assert "--explain: Grad-CAM is computed of a run with --head=linear" in capsys.readouterr().err
-    assert main(words) == 0
+    explained = [*words, f"--explain={tmp_path / 'heat'}"]
+    assert main([*explained, "--heat_map=grad_cam"]) == 2
+    expected = "--heat_map=grad_cam: computed of a run with --head=linear"
+    assert expected in capsys.readouterr().err
+    assert main(explained) == 0  # by gradients, whatever the head
 
 
 def test_a_linear_head_is_not_written_down(config):

@@ -24,6 +24,7 @@ COMMANDS = (
     "medcolor_tf.export",
     "medcolor_tf.find_lr",
     "medcolor_tf.colorizer",
+    "medcolor_tf.demo",
     "medcolor_tf.doctor",
     "medcolor_tf.experiment",
     "medcolor_tf.report",
@@ -355,3 +356,33 @@ def test_what_no_command_needs_is_not_imported_with_tensorflow():
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "words"),
+    [
+        (
+            "train",
+            ["--data_dir={}/no", "--run_dir={}/r", "--steps=1"],
+            "no/dataset.json: no such file",
+        ),
+        (
+            "find_lr",
+            ["--data_dir={}/no", "--run_dir={}/r", "--steps=1"],
+            "no/dataset.json: no such file",
+        ),
+        ("evaluate", ["--run_dir={}/no", "--data_dir={}/d"], "no/model.json: no such file"),
+        ("predict", ["--run_dir={}/no", "--inputs={}", "--out={}/o"], "no/model.json: no such"),
+        ("export", ["--run_dir={}/no"], "no/model.json: no such file"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_told_before_tensorflow_is_imported(
+    module, flags, words, tmp_path, monkeypatch, capsys
+):
+    def imported(*arguments):
+        raise AssertionError("TensorFlow was imported")
+
+    monkeypatch.setattr(commandline, "import_tensorflow", imported)
+    command = importlib.import_module(f"medcolor_tf.{module}")
+    assert command.main([flag.format(tmp_path) for flag in flags]) == 2
+    assert words in capsys.readouterr().err

@@ -28,7 +28,7 @@ USER_FOLDER = "SECRETUSERFOLDER"
 NAMING_FOLDERS = {
     ("run", "config.json"),
     ("run", "evaluation-test.json"),
-    ("run", "tensorboard"),
+    ("run", "events.out"),
     ("report", "index.html"),
     ("report", "report.md"),
 }
@@ -244,7 +244,7 @@ def test_a_report_of_runs_with_folders_can_be_private(results, tmp_path):
 
 def test_names_of_given_folders_are_where_the_documentation_says(results):
     found = {
-        (kind, path.relative_to(results[kind]).parts[0])
+        (kind, path.relative_to(results[kind]).parts[0].split(".tfevents")[0])
         for kind in results
         for path in files_with(USER_FOLDER, results[kind])
     }

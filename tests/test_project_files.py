@@ -71,7 +71,7 @@ def test_the_versions_that_are_installed_are_locked_by_hash_and_in_the_allowed_r
 
 
 def test_every_runtime_dependency_has_both_ends():
-    for extra in ("", "dicom", "jax"):
+    for extra in ("", "dicom", "docs", "jax", "onnx", "litert"):
         for requirement in requirements(extra):
             ends = {specifier.operator for specifier in requirement.specifier}
             assert ends == {">=", "<"}, requirement

@@ -7,10 +7,10 @@ from medcolor_tf.runs.config import TrainConfig
 SILENT: Any = 0  # for ``verbose=``, which Keras declares as a str
 
 
-def train_alone(config: TrainConfig) -> dict:
+def train_alone(config: TrainConfig, *inspection: Any) -> dict:
     """Trains in this process alone, which therefore has a result: that of ``train``."""
     from medcolor_tf.training.trainer import train
 
-    result = train(config)
+    result = train(config, *inspection)
     assert result is not None
     return result

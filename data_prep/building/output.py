@@ -65,7 +65,9 @@ class PlanRecord:
             plan.recipe,
             parts,
             tuple((file, split, stop - start) for file, split, start, stop in plan.shards()),
-            commandline.command_line("data_prep.build", recorded(replace(config, shard=""))),
+            commandline.command_line(
+                "data_prep.build", recorded(replace(config, shard="", cluster=""))
+            ),
             plan.groups and {**asdict(plan.groups), "digest": plan.groups_digest()},
         )
 

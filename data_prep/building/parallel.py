@@ -1,4 +1,4 @@
-"""Runs one function over many tasks in worker processes, with a bounded queue of them."""
+"""Runs one function over many tasks, in processes or on a cluster, with a bounded queue of them."""
 
 import collections
 import concurrent.futures
@@ -7,9 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.parallel.cluster import ClusterExecutor, WorkerLostError
+
+# Of a cluster whose workers are still to come.
+UNKNOWN_SLOTS = 16
 
 
 def worker_count(workers: int, tasks: int) -> int:
@@ -57,15 +62,8 @@ def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Generator:
         workers, multiprocessing.get_context("spawn"), initializer=_start_worker
     )
     others = {child.pid for child in multiprocessing.active_children()}
-    pending: collections.deque = collections.deque()
-    tasks = iter(tasks)
     try:
-        for task in tasks:
-            pending.append(pool.submit(function, task))
-            if len(pending) >= 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from _in_order(pool, function, tasks, 2 * workers)
     except BrokenProcessPool:
         raise InputError(
             "a worker process died, killed from outside or for want of memory. What was finished "
@@ -78,3 +76,33 @@ def run_tasks(function: Callable, tasks: Iterable, workers: int) -> Generator:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_on_cluster(function: Callable, tasks: Iterable, executor: ClusterExecutor) -> Generator:
+    """Yields ``function(task)`` for every task, in their order, from the workers of a cluster.
+
+    What is queued is dropped when the iterator is closed; what is running ends by itself.
+
+    Raises:
+        InputError: a worker is unfit, or workers died at one task. Whatever ``function`` raises.
+    """
+    try:
+        yield from _in_order(executor, function, tasks, 2 * (executor.slots or UNKNOWN_SLOTS))
+    except WorkerLostError as error:
+        raise InputError(
+            f"--cluster: a shard could not be built, {error}. What was finished is kept and the "
+            "same command continues; workers that hold fewer tasks need less memory"
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _in_order(executor: Executor, function: Callable, tasks: Iterable, ahead: int) -> Generator:
+    """Yields results in the tasks' order, with so many of them submitted ahead."""
+    pending: collections.deque = collections.deque()
+    for task in tasks:
+        pending.append(executor.submit(function, task))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

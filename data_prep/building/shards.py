@@ -86,7 +86,7 @@ def build_shard(task: ShardTask) -> ShardResult:
         InputError: the shard cannot be written (disk full, no permission), or DICOM without
             pydicom.
     """
-    tf = import_tensorflow()
+    tf = import_tensorflow(devices=False)  # nothing is computed
     target = Path(task.folder) / task.file
     recipe = task.recipe
     labels = apply_policy(

@@ -103,6 +103,17 @@ class Shard:
     sha256: str
 
 
+def check_is_dataset(folder: str | os.PathLike) -> Path:
+    """Returns a data set's description; InputError where there is none."""
+    path = Path(folder) / DATASET_JSON
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; expected a data set made by `python -m data_prep.build` "
+            "(an unfinished build has none: run the same command again)"
+        )
+    return path
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What ``dataset.json`` holds.
@@ -182,12 +193,7 @@ class DatasetInfo:
         Raises:
             InputError: no such folder or file, not this format, or another version of it.
         """
-        path = Path(folder) / DATASET_JSON
-        if not path.is_file():
-            raise InputError(
-                f"{path}: no such file; expected a data set made by `python -m data_prep.build` "
-                "(an unfinished build has none: run the same command again)"
-            )
+        path = check_is_dataset(folder)
         try:
             content = read_json(path)
             version = content.get("format_version", FORMAT_VERSION)

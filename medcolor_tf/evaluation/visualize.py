@@ -1,11 +1,12 @@
-"""Pictures: T's output in colours, and Grad-CAM, the places of an image that spoke for a finding.
+"""Pictures: T's output in colours, and heat maps, the places of an image that spoke for a finding.
 
 Grad-CAM (Selvaraju et al., ICCV 2017) is taken from E's last feature map A. Its channel weights are
 the mean over places of dlogit/dA; with a head of global average pooling and one Dense layer (kernel
 W) that is W / (h·w) everywhere, so the map needs no gradient and no particular Keras backend (the
-paper shows that Grad-CAM is CAM for such a head).
+paper shows that Grad-CAM is CAM for such a head). Finer maps are made by
+:mod:`medcolor_tf.evaluation.heat_maps`.
 
-How it is coloured is ours. Grad-CAM says where, not how much: drawn with each panel's own maximum
+How heat is coloured is ours. A map says where, not how much: drawn with each panel's own maximum
 as full heat, a finding of 1 % glows like one of 99 %. One scale of logits for all panels is no
 way out, because ReLU drops what speaks against a finding. So a panel's map is scaled to make its
 hottest place as hot as the observation is probable: panels, and pictures, can be compared, nothing
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from medcolor_tf.catalog import GRAD_CAM, HEAT_MAPS
+
 SHORT_SIDE = 320  # of a panel, at least: captions of small images have to be legible
 COLUMNS = 7  # panels per row: the gray image, the colorized one and the paper's five observations
 FONT_SIZE, LINE, GAP = 16, 22, 8
@@ -29,7 +32,7 @@ OPACITY, FADE = 0.5, 0.3
 # Inferno's dark end would darken the lungs as air does; heat starts where it has a colour.
 FIRST_COLOR = 0.25
 LEGEND = (
-    "Heat (Grad-CAM): places that raised the model's output for the finding. In each panel the "
+    "Heat ({}): places that raised the model's output for the finding. In each panel the "
     "hottest place has the colour of the finding's probability:"
 )
 FOOTNOTE = "Map of {} x {} cells, interpolated. No segmentation, not for diagnosis."
@@ -137,6 +140,7 @@ def draw_explanation(
     heat: np.ndarray,
     probabilities: Sequence[float],
     observations: Sequence[str],
+    kind: str = GRAD_CAM,
 ) -> np.ndarray:
     """Draws an image, its colorized version and a panel per observation, with captions and legend.
 
@@ -146,22 +150,60 @@ def draw_explanation(
         heat: (h, w, K) float32 in [0, 1], of :func:`to_heat`.
         probabilities: K numbers in [0, 1].
         observations: K names.
+        kind: of the heat, a name of :data:`medcolor_tf.catalog.HEAT_MAPS`, for the legend.
 
     Returns:
         (height, width, 3) uint8.
+    """
+    panels = draw_panels(image, colorized, heat, probabilities, observations)
+    rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
+    parts = [_row(row) for row in rows]
+    parts.append(_legend(parts[0].shape[1], heat.shape[:2], HEAT_MAPS[kind]))
+    width = parts[0].shape[1]
+    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0))) for p in parts])
+
+
+def with_banner(picture: np.ndarray, text: str) -> np.ndarray:
+    """Puts a text in black on yellow over a picture, as wide as it is.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        text: broken into lines where it must be.
+
+    Returns:
+        (H + height of the text, W, 3) uint8.
+    """
+    lines = _wrap(text, picture.shape[1])
+    banner = Image.new("RGB", (picture.shape[1], _height(lines) + GAP), "yellow")
+    ImageDraw.Draw(banner).text((GAP, GAP // 2), lines, "black", _font())
+    return np.concatenate([np.asarray(banner), picture])
+
+
+def draw_panels(
+    image: np.ndarray,
+    colorized: np.ndarray | None,
+    heat: np.ndarray | None,
+    probabilities: Sequence[float],
+    observations: Sequence[str],
+) -> list[tuple[str, np.ndarray]]:
+    """Returns the panels of :func:`draw_explanation` one by one, each with its caption.
+
+    Args:
+        heat: None: the image and its colorized version alone.
+
+    Returns:
+        (caption, (H, W, 3) uint8) per panel.
     """
     gray = _enlarge(gray_picture(image[None])[0])
     panels = [("image" if image.shape[-1] == 1 else "image, first channel", gray)]
     if colorized is not None:
         panels.append(("colorized", _enlarge(to_picture(colorized[None])[0])))
+    if heat is None:
+        return panels
     for k, (name, chance) in enumerate(zip(observations, probabilities, strict=True)):
         note = "" if heat[..., k].any() else ", no heat"
         panels.append((f"{name}\n{percent(chance)}{note}", blend(gray, heat[..., k])))
-    rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
-    parts = [_row(row) for row in rows]
-    parts.append(_legend(parts[0].shape[1], heat.shape[:2]))
-    width = parts[0].shape[1]
-    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0))) for p in parts])
+    return panels
 
 
 def percent(chance: float) -> str:
@@ -195,9 +237,10 @@ def _row(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _legend(width: int, cells: tuple[int, int]) -> np.ndarray:
+def _legend(width: int, cells: tuple[int, int], kind: str) -> np.ndarray:
     """Draws what the colours mean, with a bar of heat 0 to 1 over middle gray."""
-    above, below = (_wrap(text, width) for text in (LEGEND, FOOTNOTE.format(*cells)))
+    texts = LEGEND.format(kind), FOOTNOTE.format(*cells)
+    above, below = (_wrap(text, width) for text in texts)
     top = GAP + _height(above)
     middle = top + GAP + LINE
     canvas = Image.new("RGB", (width, middle + _height(below) + GAP))

@@ -10,7 +10,7 @@ import keras
 
 from medcolor_tf import catalog
 from medcolor_tf import schema_check as schema
-from medcolor_tf.catalog import COLORIZERS, DEFAULT_HEAD, FULL_RANGE
+from medcolor_tf.catalog import COLORIZERS, DEFAULT_HEAD, FULL_RANGE, RUN_EXPECTED
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import read_json
 from medcolor_tf.models.classifier import build_classifier
@@ -151,9 +151,7 @@ class ModelSpec:
         """
         path = Path(path)
         if not path.is_file():
-            raise InputError(
-                f"{path}: no such file; expected a run folder made by `python -m medcolor_tf.train`"
-            )
+            raise InputError(f"{path}: {RUN_EXPECTED}")
         spec = cls.from_dict(read_json(path), str(path))
         if spec.backbone == BACKBONE_FILE:
             spec = dataclasses.replace(spec, backbone=str(path.parent / BACKBONE_FILE))

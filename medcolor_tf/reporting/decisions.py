@@ -107,7 +107,15 @@ def _decided(row: Mapping[str, Any], content: Mapping[str, Any]) -> list[Cell | 
     if row["threshold"] is None:
         return [content["rule"], *([UNDEFINED] * (1 + len(SHARES)))]
     shares = (_share(row[name]) for name in SHARES)
-    return [content["rule"], spell_threshold(row["threshold"]), *shares]
+    return [content["rule"], _threshold(row["threshold"]), *shares]
+
+
+def _threshold(value: float) -> Cell:
+    """In percent; one that four digits would call 100 as what is missing to it."""
+    text = spell_threshold(value)
+    near = text.startswith("1 - ")
+    percent = f"100 - {100 * (1 - value):.2g}" if near else f"{100 * value:.4g}"
+    return Cell(percent, csv=text)
 
 
 def _calibration(row: Mapping[str, Any]) -> list[Cell | str]:

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.locks import LOCK
-from medcolor_tf.reporting import breakdown_tables, decisions, figures, output, tables
+from medcolor_tf.reporting import (
+    breakdown_tables,
+    checklist,
+    decisions,
+    figures,
+    output,
+    tables,
+)
 from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
 from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section, Table
+from medcolor_tf.reporting.methods import Facts
 from medcolor_tf.reporting.settings import full_label, percent
 
 if TYPE_CHECKING:
@@ -82,6 +90,7 @@ def build_report(collected: Collected, n_resamples: int) -> Report:
         contents = (*_introduction(group), *(part for make in RESULTS for part in make(group)))
         sections.append(Section(f"{group.data}: {names}", f"data-{group.number}", contents))
     sections += collected.tuning
+    sections += [checklist.section(Facts(group)) for group in groups]
     for group in groups:
         contents = (*tables.every_run(group), *_commands(group))
         sections.append(Section(f"Runs on {group.data}", f"appendix-{group.number}", contents))
@@ -151,13 +160,10 @@ def _cautions(group: EvaluationSet) -> Iterator[str]:
 
 def _introduction(group: EvaluationSet) -> Iterator[str]:
     first = group.runs.iloc[0]
-    evaluation, policy = first["evaluation"], json.loads(first["policy"])
-    if not isinstance(policy, str):
-        words = {"ones": "positive", "zeros": "negative", "ignore": "left out"}
-        policy = ", ".join(f"{name} {words[value]}" for name, value in policy.items())
+    evaluation = first["evaluation"]
     yield (
         f"{evaluation['images']:,} {evaluation['split']} images of {evaluation['patients']:,} "
-        f"patients. Uncertain labels: {policy}."
+        f"patients. Uncertain labels: {Facts(group).policy}."
     )
     if len(group.fractions) > 1:
         yield (

@@ -62,7 +62,8 @@ def read_run(folder: Path, split: str) -> dict[str, Any] | MissingRun:
     and these. data_fingerprint, observations, split and policy: what runs that may be compared
     share. data, source: name and kind ("chexpert", "table", ...) of the data set of the evaluation.
     mean_auc and "auc NAME" of each observation: on that split, NaN where undefined. predictions: a
-    function that reads them once. folder; config, result and evaluation: contents of JSON files.
+    function that reads them once. folder; config, model, result and evaluation: contents
+    of JSON files.
     """
     try:
         run = Run(folder)
@@ -104,6 +105,7 @@ def _columns(folder: Path, config: Mapping, split: str) -> dict[str, Any]:
         "predictions": functools.cache(partial(read_predictions, predictions, observations)),
         "folder": folder,
         "config": config,
+        "model": model,
         "result": result,
         "evaluation": evaluation,
     }

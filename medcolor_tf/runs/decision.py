@@ -23,7 +23,7 @@ from medcolor_tf.runs import contents
 from medcolor_tf.runs import folder as runs
 
 FORMAT_VERSION = 1
-# Values of :meth:`Decision.decide`, and what tables write for them.
+# Values of :meth:`Decision.classify`, and what tables write for them.
 POSITIVE, NEGATIVE, UNDECIDED = 1, 0, -1
 WORDS = {POSITIVE: "positive", NEGATIVE: "negative", UNDECIDED: ""}
 NO_CALIBRATION = "none"
@@ -160,7 +160,7 @@ class Decision:
         bounds = np.array([np.nan if t is None else t for t in self.thresholds], np.float64)
         return np.where(bounds > 1, np.inf, logit(np.minimum(bounds, 1)))
 
-    def decide(self, logits: ArrayLike) -> np.ndarray:
+    def classify(self, logits: ArrayLike) -> np.ndarray:
         """Returns (..., L) int32 of the model's logits: POSITIVE, NEGATIVE or UNDECIDED."""
         bounds = self.bounds
         called = np.where(self.calibrated_logits(logits) >= bounds, POSITIVE, NEGATIVE)
@@ -179,7 +179,7 @@ class Decision:
             [cell for chance, called in zip(*row, strict=True) for cell in (chance, WORDS[called])]
             for row in zip(
                 [[f"{chance:.7g}" for chance in row] for row in self.calibrated(logits)],
-                self.decide(logits).tolist(),
+                self.classify(logits).tolist(),
                 strict=True,
             )
         ]

@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcolor_tf import __version__
+from medcolor_tf.catalog import RUN_EXPECTED
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256
 from medcolor_tf.locks import LOCK, only_writer
@@ -63,7 +64,9 @@ LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safet
 PREVIOUS, BACKBONE = "previous.safetensors", "backbone.keras"
 LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
 COLOR_TABLE, COLOR_TABLE_PICTURE = "color_table.csv", "color_table.png"
-TENSORBOARD, SAVED_MODEL = "tensorboard", "saved_model"
+SAVED_MODEL = "saved_model"
+# TensorBoard's files; a run of an earlier version has them in the folder "tensorboard".
+EVENTS = "events.out.tfevents.*"
 DECISION = "decision.json"
 # Which weights -> file.
 WEIGHTS = {"best": BEST, "last": LAST}
@@ -484,6 +487,13 @@ def weights_digests(folder: str | Path, which: str = "best") -> dict[str, str]:
     """
     files = [Path(folder) / name for name in (MODEL, WEIGHTS[which], BACKBONE)]
     return {file.name: file_sha256(file) for file in files if file.is_file()}
+
+
+def check_is_run(folder: str | Path) -> None:
+    """Raises InputError where a folder is no run: for commands, before their imports take time."""
+    run = Run(Path(folder))
+    if not run.lists(MODEL) and not (run.folder / MODEL).is_file():
+        raise InputError(f"{run.folder / MODEL}: {RUN_EXPECTED}")
 
 
 def load_predictor(folder: str | Path, which: str = "best", mixed_precision: bool = False):

@@ -199,14 +199,19 @@ def read_batches(
         waiting = []
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]
-            waiting.append([pool.submit(_read, item, spec) for item in batch])
+            waiting.append([pool.submit(read_input, item, spec) for item in batch])
             if len(waiting) > BATCHES_AHEAD:
                 yield [future.result() for future in waiting.pop(0)]
         for batch in waiting:
             yield [future.result() for future in batch]
 
 
-def _read(item: InputImage, spec: ModelSpec) -> ReadImage:
+def read_input(item: InputImage, spec: ModelSpec) -> ReadImage:
+    """Reads one image; see :func:`read_batches`.
+
+    Raises:
+        InputError: a package that its format needs is not installed.
+    """
     try:
         readings = [
             examine_image(file, spec.short_side, spec.bits, spec.range) for file in item.files

@@ -21,7 +21,7 @@ PARTIAL, RECORD = ".partial", ".partial.json"
 # Options that decide what a row is. In another batch a probability may have another last digit.
 OPTIONS = (
     *("weights", "batch_size", "mixed_precision", "path_column"),
-    *("colorized_dir", "explain", "explain_observations"),
+    *("colorized_dir", "explain", "explain_observations", "heat_map", "dicom_out"),
 )
 
 

@@ -71,7 +71,7 @@ def write_onnx(spec: ModelSpec, model: keras.Model, folder: Path, contract: Mapp
     onnx.helper.set_model_props(converted, {METADATA: json.dumps(contract, sort_keys=True)})
     onnx.checker.check_model(converted)
     onnx.save(converted, str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return _answer(lambda images, output: session.run([output], {INPUT: images})[0])
 
 

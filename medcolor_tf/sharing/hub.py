@@ -1,4 +1,4 @@
-"""Colorizers on the Hugging Face hub, addressed as hf://owner/name or hf://owner/name@revision."""
+"""Colorizers and classifiers on the Hugging Face hub, addressed as hf://owner/name or hf://owner/name@revision."""
 
 import hashlib
 import re
@@ -44,14 +44,15 @@ def is_address(text: str) -> bool:
     return text.startswith(PREFIX)
 
 
-def download(text: str) -> tuple[Path, str]:
-    """Fetches a colorizer's weights, or finds them in the hub's cache, and checks them.
+def download(text: str, file: str = WEIGHTS) -> tuple[Path, str]:
+    """Fetches a file, by default a colorizer's weights, or finds it in the hub's cache; checks it.
 
     The hub's cache names a file by its digest, with which the content is compared. An address
     without a commit may mean other weights tomorrow: which commit it meant today is said.
 
     Args:
         text: the address.
+        file: its name in the repository.
 
     Returns:
         (local file, the address with the commit that the file is of, where that is known).
@@ -64,14 +65,12 @@ def download(text: str) -> tuple[Path, str]:
     import huggingface_hub
 
     try:
-        path = huggingface_hub.hf_hub_download(
-            address.repository, WEIGHTS, revision=address.revision
-        )
+        path = huggingface_hub.hf_hub_download(address.repository, file, revision=address.revision)
     except Exception as error:  # the hub, its HTTP client and the file system each have their own
         raise InputError(
-            f"{text}: {WEIGHTS} could not be downloaded from the Hugging Face hub "
+            f"{text}: {file} could not be downloaded from the Hugging Face hub "
             f"({_reason(error)})\n"
-            f"Download {address.url}/resolve/{address.revision or 'main'}/{WEIGHTS} on a machine "
+            f"Download {address.url}/resolve/{address.revision or 'main'}/{file} on a machine "
             "with a network and give that file's path instead"
         ) from error
     commit = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
@@ -102,13 +101,14 @@ def _check_content(path: Path, text: str) -> None:
         )
 
 
-def publish(text: str, files: Mapping[str, bytes], private: bool) -> str:
+def publish(text: str, files: Mapping[str, bytes], private: bool, what: str = "Colorizer") -> str:
     """Uploads files in one commit to a model repository, which is made where there is none.
 
     Args:
         text: the address, without a revision.
         files: name in the repository -> content.
         private: whether nobody else may see it.
+        what: is published, for the commit's message.
 
     Returns:
         The address with the new commit.
@@ -123,7 +123,7 @@ def publish(text: str, files: Mapping[str, bytes], private: bool) -> str:
             f"@{address.revision} out"
         )
     try:
-        commit = _publish(address, files, private)
+        commit = _publish(address, files, private, f"{what} made with medcolor_tf")
     except InputError:
         raise
     except Exception as error:
@@ -134,7 +134,7 @@ def publish(text: str, files: Mapping[str, bytes], private: bool) -> str:
     return f"{text}@{commit}"
 
 
-def _publish(address: Address, files: Mapping[str, bytes], private: bool) -> str:
+def _publish(address: Address, files: Mapping[str, bytes], private: bool, message: str) -> str:
     import huggingface_hub as hub
 
     if not hub.get_token():
@@ -154,7 +154,6 @@ def _publish(address: Address, files: Mapping[str, bytes], private: bool) -> str
         hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
         for name, content in files.items()
     ]
-    message = "Colorizer made with medcolor_tf"
     return api.create_commit(address.repository, operations, commit_message=message).oid
 
 

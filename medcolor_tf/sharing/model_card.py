@@ -55,30 +55,35 @@ def make(card: Mapping, repository: str, license_id: str = "") -> ModelCard:
     from huggingface_hub import ModelCard, ModelCardData
 
     source = card["data"]["source"]
-    results = _results(card)
+    of_test = results(card)
     metadata = ModelCardData(
         language="en",
         license=license_id or "unknown",
         library_name="keras",
         tags=list(TAGS),
         datasets=[source] if source in DATA_SETS else None,
-        metrics=[METRIC] if results else None,
+        metrics=[METRIC] if of_test else None,
         # The name belongs to the results' entry; alone it is no field of the hub.
-        model_name=repository.partition("/")[2] if results else None,
-        eval_results=results or None,
+        model_name=repository.partition("/")[2] if of_test else None,
+        eval_results=of_test or None,
     )
-    rows = [(name, value) for name, value in _facts(card) if value]
     content = TEMPLATE.format(
         metadata=metadata.to_yaml(),
         colorizer=card["colorizer"],
         origin=_origin(card["colorizer"]),
         no_license="" if license_id else NO_LICENSE,
         repository=repository,
-        table="\n".join(
-            ["| | |", "|---|---|", *(f"| {name} | {_escaped(value)} |" for name, value in rows)]
-        ),
+        table=table(card),
     )
     return ModelCard(content)
+
+
+def table(card: Mapping) -> str:
+    """Returns what the card knows as a Markdown table."""
+    rows = [(name, value) for name, value in facts(card) if value]
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {name} | {escaped(value)} |" for name, value in rows)]
+    )
 
 
 def _origin(colorizer: str) -> str:
@@ -89,13 +94,13 @@ def _origin(colorizer: str) -> str:
     return "architecture is medcolor_tf's own, the method"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text of a card as Markdown that reads the same in a cell of a table."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*\[\]|~$#])", r"\\\1", text)
 
 
-def _results(card: Mapping) -> list[EvalResult]:
+def results(card: Mapping) -> list[EvalResult]:
     """Returns the test AUC as the hub's results: the mean, and one per observation."""
     from huggingface_hub import EvalResult
 
@@ -123,7 +128,8 @@ def _results(card: Mapping) -> list[EvalResult]:
     ]
 
 
-def _facts(card: Mapping) -> list[tuple[str, str | None]]:
+def facts(card: Mapping) -> list[tuple[str, str | None]]:
+    """Returns the card's lines, (name, value); None where it is unknown."""
     data, training, test = card["data"], card["training"], card["test"]
     channels = card["input_channels"]
     return [

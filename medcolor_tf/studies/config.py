@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from medcolor_tf.catalog import NO_COLORIZER, STRATEGIES
 from medcolor_tf.commandline import option
 from medcolor_tf.data import schema
+from medcolor_tf.parallel.cluster import CLUSTER_HELP
 from medcolor_tf.runs.config import SharedOptions
 
 # What can be transferred, and the runs whose T it can start from.
@@ -102,7 +103,10 @@ class StudyConfig(SharedOptions):
     evaluate: str = option(
         "test", "Split on which every run is evaluated.", schema.SPLITS, group="Study"
     )
-    jobs: int = option(0, "Runs at a time; 0: one, or one a GPU of --gpus.", group="Study")
+    jobs: int = option(
+        0, "Runs at a time; 0: one, one per GPU of --gpus, or what --cluster takes.", group="Study"
+    )
+    cluster: str = option("", f"{CLUSTER_HELP} --jobs is then the most at a time.", group="Study")
     gpus: tuple[str, ...] = option(
         (), "Numbers of the GPUs, one run each; not set: all for each.", group="Study"
     )

@@ -256,6 +256,11 @@ def check(config: StudyConfig) -> None:
     """Raises InputError for what cannot be run, before anything is."""
     config.check()
     commandline.parse_shard(config.shard)
+    if config.cluster and config.gpus:
+        raise InputError(
+            f"--gpus={','.join(config.gpus)}: the workers of --cluster have their own "
+            "(CUDA_VISIBLE_DEVICES and --resources GPU=1, see docs/studies.md)"
+        )
     for flag, allowed in (
         ("strategies", STRATEGIES),
         ("target_strategies", STRATEGIES),

@@ -3,11 +3,8 @@
 import functools
 import os
 import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from medcolor_tf import interrupts
@@ -29,7 +26,9 @@ from medcolor_tf.private_paths import (
 )
 from medcolor_tf.runs.folder import DIVERGED, Run
 from medcolor_tf.studies import candidates, grid, tuning
+from medcolor_tf.studies import workers as study_workers
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
+from medcolor_tf.studies.workers import NOT_BEGUN, THREADS, RunEnd, RunTask, Workers
 
 
 def run_study(config: StudyConfig) -> int:
@@ -59,11 +58,14 @@ def run_study(config: StudyConfig) -> int:
         return 0
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder, config.shard) as lock:
+    with (
+        _only_one(folder, config.shard) as lock,
+        study_workers.started(config, lock) as workers,
+    ):
         for place in (folder, folder / grid.FAILURES):
             remove_leftovers(place)
         if candidates.axes(config):
-            chosen = tuning.tune(config, functools.partial(_run_trials, config, lock))
+            chosen = tuning.tune(config, functools.partial(_run_trials, config, workers))
             if chosen is None:
                 print("the tuning is not finished; the same command goes on")
                 return 1
@@ -73,7 +75,7 @@ def run_study(config: StudyConfig) -> int:
         _save_plan(folder, config, planned)
         mine = grid.shard_of(planned, config.shard)
         # Another process may have finished runs while this one waited.
-        return _Schedule(config, mine, _states(planned, config), lock).work()
+        return _Schedule(config, mine, _states(planned, config), workers).work()
 
 
 def _states(planned: list[PlannedRun], config: StudyConfig) -> dict[str, str]:
@@ -93,7 +95,9 @@ def _plan_of_finished_tuning(config: StudyConfig) -> list[PlannedRun]:
     return grid.plan(config, chosen)
 
 
-def _run_trials(config: StudyConfig, lock: int, trials: list[PlannedRun], title: str) -> bool:
+def _run_trials(
+    config: StudyConfig, workers: Workers, trials: list[PlannedRun], title: str
+) -> bool:
     """Brings trials to their end; False where one failed, other than by diverging."""
     left = _unfinished(config, trials)
     if left and config.shard:
@@ -103,7 +107,7 @@ def _run_trials(config: StudyConfig, lock: int, trials: list[PlannedRun], title:
         )
     if left:
         states = {run.name: "new" for run in left}
-        return _Schedule(config, left, states, lock, title).work() == 0
+        return _Schedule(config, left, states, workers, title).work() == 0
     return True
 
 
@@ -164,7 +168,7 @@ class _Schedule:
         config: the study.
         planned: the runs to do, each after its source.
         states: name -> state, of all runs of the study.
-        lock: file descriptor that the child processes keep open.
+        workers: that do the runs.
         title: of the runs, in what is printed.
     """
 
@@ -173,39 +177,36 @@ class _Schedule:
         config: StudyConfig,
         planned: list[PlannedRun],
         states: dict,
-        lock: int,
+        workers: Workers,
         title: str = "",
     ):
-        self.config, self.lock, self.states = config, lock, dict(states)
+        self.config, self.workers, self.states = config, workers, dict(states)
         self.title = title or f"study {config.name}"
         self.waiting = [run for run in planned if states[run.name] != "finished"]
         self.total, self.done = len(planned), len(planned) - len(self.waiting)
-        self.jobs = config.jobs or max(1, len(config.gpus))
+        self.jobs = workers.jobs
         self.free_gpus = list(config.gpus)
         self.failed: list[str] = []
-        self.processes: set[subprocess.Popen] = set()
         self.stop = StopRequest()
 
     def work(self) -> int:
         """Returns the exit status when nothing is left to do; Interrupted after a signal."""
-        print(
-            f"{self.title}: {self.total} runs, {self.done} finished before; {self.jobs} at a time",
-            flush=True,
-        )
-        running: dict[Future, PlannedRun] = {}
+        before = f"{self.title}: {self.total} runs, {self.done} finished before"
+        print(before + ("" if self.config.cluster else f"; {self.jobs} at a time"), flush=True)
+        running: dict[Future[RunEnd], tuple[PlannedRun, str | None]] = {}
         words = "the runs at work save and end, no other one is started"
-        with (
-            interrupts.deferred(words, self._pass_on) as self.stop,
-            ThreadPoolExecutor(self.jobs) as pool,
-        ):
+        with interrupts.deferred(words, self.workers.stop) as self.stop:
             while self.waiting or running:
                 while len(running) < self.jobs and not self.stop.signum and (run := self._next()):
                     gpu = self.free_gpus.pop(0) if self.free_gpus else None
-                    running[pool.submit(self._run, run, gpu)] = run
+                    running[self._start(run, gpu)] = run, gpu
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    self._report(running.pop(future), *future.result())
+                    run, gpu = running.pop(future)
+                    if gpu is not None:
+                        self.free_gpus.append(gpu)
+                    self._report(run, future.result())
         if self.stop.signum:
             raise Interrupted(
                 self.stop.signum,
@@ -225,46 +226,26 @@ class _Schedule:
                 return run
         return None
 
-    def _pass_on(self, signum: int) -> None:
-        """Sends the runs at work the signal that this process got."""
-        for process in list(self.processes):
-            process.send_signal(signum)
-
-    def _run(self, run: PlannedRun, gpu: str | None) -> tuple[int, float]:
-        """Runs one command to its end; returns (exit status, seconds)."""
-        start = time.perf_counter()
+    def _start(self, run: PlannedRun, gpu: str | None) -> Future[RunEnd]:
+        """Hands a run to the workers, with a log that can be written."""
         log = _log_path(self.config, run.name)
-        command = [sys.executable, *shlex.split(run.command)[1:]]
         with writing(log):
             log.parent.mkdir(parents=True, exist_ok=True)
-            file = log.open("ab")
-        with (
-            file,
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=_environment(self.jobs, gpu),
-                pass_fds=(self.lock,),
-                process_group=0,  # Ctrl-C is for this process, which passes it on, once
-            ) as process,
-        ):
-            self.processes.add(process)
-            if self.stop.signum:  # it came while the run was being started
-                process.send_signal(self.stop.signum)
-            status = process.wait()
-            self.processes.discard(process)
+            log.open("ab").close()
+        words = tuple(shlex.split(run.command)[1:])
+        environment = _environment(self.jobs, gpu)
+        return self.workers.submit(
+            RunTask(words, os.getcwd(), str(log), run.config.run_dir, environment)
+        )
+
+    def _report(self, run: PlannedRun, end: RunEnd) -> None:
+        status, seconds, log = end.status, end.seconds, _log_path(self.config, run.name)
         if self.config.private_paths:
             text = log.read_text(encoding="utf-8", errors="replace")
             write_atomically(log, text_without_folders(text, _paths(self.config, run)))
-        if gpu is not None:
-            self.free_gpus.append(gpu)
-        return status, time.perf_counter() - start
-
-    def _report(self, run: PlannedRun, status: int, seconds: float) -> None:
         if status and self.stop.signum:
-            print(f"interrupted: {run.name}", flush=True)
+            if end != NOT_BEGUN:
+                print(f"interrupted: {run.name}", flush=True)
             return
         failure = _failure_path(self.config, run.name)
         self.states[run.name] = "failed" if status else "finished"
@@ -276,8 +257,7 @@ class _Schedule:
             shown = "undefined" if auc is None else f"{auc:.4f}"
             print(f"{head}: {split} mean AUC {shown} ({seconds:.0f} s)", flush=True)
             return
-        log = _log_path(self.config, run.name)
-        reason = _last_line(log)
+        reason = f"{end.reason}; " * bool(end.reason) + _last_line(log)
         about = {"command": run.command, "exit_status": status, "reason": reason, "log": str(log)}
         if self.config.private_paths:
             about |= {"command": command_without_folders(run.command), "log": log.name}
@@ -300,19 +280,18 @@ def _outcome(run: PlannedRun) -> tuple[str, float | None]:
 
 def _environment(jobs: int, gpu: str | None) -> dict[str, str]:
     """Runs at the same time share the processor; each gets its part of it."""
-    environment = dict(os.environ)
-    if jobs > 1:
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
-        environment.setdefault("TF_NUM_INTRAOP_THREADS", threads)
+    environment = {}
+    if jobs > 1 and THREADS not in os.environ:
+        environment[THREADS] = str(max(1, (os.cpu_count() or 1) // jobs))
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
 
 
 def _only_one(folder: Path, shard: str):
-    """The study's lock, which the child processes inherit.
+    """The study's lock, which runs of this machine inherit.
 
-    So a study that was killed stays locked until its last child is gone, and the same command,
+    So a study that was killed stays locked until its last run is gone, and the same command,
     given again at once, waits for that one instead of training in the same folder.
     """
     path = folder / f".lock-{shard.replace('/', '-of-') or 'all'}"

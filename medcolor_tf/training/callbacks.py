@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -137,6 +138,52 @@ class Progress(AfterSteps):
         """Ends the bar's line, for what is said next; twice is once."""
         if bar := getattr(self, "_bar", None):
             bar.close()
+
+
+class Profile(AfterSteps):
+    """Profiles some steps; TensorBoard shows them with the package tensorboard-plugin-profile.
+
+    Args:
+        first, interval, sums: see :class:`AfterSteps`.
+        folder: of TensorBoard's files.
+        steps: (first, last) step of the run, counted from 1; () for none. With several steps an
+            execution, whole executions.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        interval: int,
+        sums: LossSums | None,
+        folder: Path,
+        steps: tuple[int, ...],
+    ):
+        super().__init__(first, interval, sums)
+        self.folder, self.steps, self._is_running = folder, steps, False
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Starts before the first of the steps."""
+        super().on_train_batch_begin(batch, logs)
+        first, last = self.steps
+        if not self._is_running and first <= self._execution_start + 1 <= last:
+            import tensorflow as tf
+
+            tf.profiler.experimental.start(str(self.folder))
+            self._is_running = True
+
+    def after(self, step, batch, loss):
+        """Ends after the last of the steps."""
+        if step >= self.steps[1]:
+            self.on_train_end()
+
+    def on_train_end(self, logs=None):
+        """Ends and writes the profile."""
+        if self._is_running:
+            import tensorflow as tf
+
+            tf.profiler.experimental.stop()
+            self._is_running = False
+            progress.say(f"profile: {self.folder}/plugins/profile")
 
 
 class AtCheckpoint(keras.callbacks.Callback):

@@ -43,6 +43,7 @@ from medcolor_tf.serving.evaluate_run import (
 from medcolor_tf.sharing import colormap, pretrained
 from medcolor_tf.training import callbacks, device_cache, feature_cache, strategies
 from medcolor_tf.training.build import initial_classifier, training_model
+from medcolor_tf.training.inspection import NO_INSPECTION, Inspection
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.optimizer import follow
 from medcolor_tf.training.plan import TrainPlan
@@ -53,11 +54,12 @@ from medcolor_tf.training.tensorboard import Log
 SHOWN_IDS = 64
 
 
-def train(config: TrainConfig) -> dict | None:
+def train(config: TrainConfig, inspection: Inspection = NO_INSPECTION) -> dict | None:
     """Trains, or goes on with, the run that ``config`` describes.
 
     Args:
         config: options; :meth:`TrainConfig.check` is called here.
+        inspection: what TensorBoard is to show of how the model computes.
 
     Returns:
         The content of ``result.json`` (steps, best step, best validation AUC, ...) and, under
@@ -68,6 +70,7 @@ def train(config: TrainConfig) -> dict | None:
         InputError: contradictory options, unfit data or weights, or a run folder of another run.
     """
     config.check()
+    inspection.check()
     if config.deterministic:
         runtime.make_deterministic()
     with (
@@ -85,6 +88,7 @@ def train(config: TrainConfig) -> dict | None:
             loaded = resume.load_state(run)
             processes.check_same({"the checkpoint of step": loaded[0].step if loaded else 0})
             trainer = Trainer.build(plan, run, processes, loaded)
+            trainer.inspection = inspection
             trainer.claim_folder(record)
             with processes.distribution():
                 trainer.restore(loaded)
@@ -137,6 +141,7 @@ class Trainer:
         frozen_features: where only C trains and its input is computed once, else None.
         device_images: where training images are in the accelerator's memory, else None.
         log: TensorBoard, in the process that writes.
+        inspection: what TensorBoard is to show of how the model computes.
         loss: of an interval between checkpoints in whose middle training starts, else None.
         stop: whether a signal has come.
         open: what is closed when training ends, however it does.
@@ -154,6 +159,7 @@ class Trainer:
     frozen_features: feature_cache.FrozenFeatures | None = None
     device_images: device_cache.DeviceImageCache | None = None
     log: Log | None = None
+    inspection: Inspection = NO_INSPECTION
     loss: LossSums | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -261,15 +267,35 @@ class Trainer:
         self._describe()
         self._cache_data()
         if self.processes.is_main_process:
-            self.log = Log(self.run.folder / runs.TENSORBOARD)
+            self.log = Log(self.run.folder)
             if self.step == 0:
-                self.log.hyper_parameters(recorded(config))
+                self.log.hyper_parameters(self._options_used(), config.evaluate)
+            if self.inspection.graph:
+                side = self.spec.image_size
+                self.log.graph(self.classifier, (None, side, side, self.spec.input_channels))
         stoppable = interrupts.deferred("finishing the step, then saving")
         with contextlib.ExitStack() as self.open, stoppable as self.stop:
             for first, last, interval in plan.segments(self.step):
                 self._fit_segment(first, (last - first) // interval, interval)
-        if self.log:
-            self.log.close()
+
+    def _options_used(self) -> dict[str, Any]:
+        """The options of the run, with what stands for those that were not set."""
+        plan = self.plan
+        options = dataclasses.asdict(recorded(plan.config))
+        for name, value in options.items():
+            if isinstance(value, tuple):
+                options[name] = ",".join(value)
+        return options | {
+            "max_lr": self.max_lr,
+            "lr_multipliers": ",".join(f"{k}={v:g}" for k, v in plan.config.lr_factors.items()),
+            "steps": plan.total_steps,
+            "checkpoint_every": plan.checkpoint_interval,
+            "image_size": plan.spec.image_size,
+            "observations": ",".join(plan.spec.observations),
+            "colorizer": plan.spec.colorizer,
+            "colorizer_init": plan.spec.colorizer_init,
+            "train_images": len(plan.train),
+        }
 
     @functools.cached_property
     def schedule(self) -> callbacks.Schedule:
@@ -337,7 +363,8 @@ class Trainer:
         )
         progress = callbacks.Progress(*segment, total, size, schedule, self._diverged)
         self.open.callback(progress.close)  # a run that ends in an error too
-        return [curve, at_checkpoint, progress, stop]
+        profile = callbacks.Profile(*segment, self.run.folder, self.inspection.profiled)
+        return [curve, at_checkpoint, progress, *([profile] if profile.steps else []), stop]
 
     def _agreed(self, step: int, loss: Any) -> int:
         """Returns the signal at which all processes end after this step, 0 to go on."""
@@ -379,9 +406,11 @@ class Trainer:
 
     def _checkpoint(self, step: int, loss: float) -> None:
         """Validates in all processes and saves in one."""
-        auc = roc_auc(*self._validate())
+        labels, logits = self._validate()
         if self.processes.is_main_process:
+            auc = roc_auc(labels, logits)
             self.save_checkpoint(step, loss, auc)
+            self._log_validation(step, labels, logits)
         self.processes.all_gather(None)  # nobody waits for the file inside a collective operation
 
     def _validate(self) -> tuple[np.ndarray, np.ndarray]:
@@ -430,10 +459,13 @@ class Trainer:
             self.log.pictures(step, *first_pictures(self._colorize, self.plan.valid))
             if self.spec.is_gray_map:
                 self.log.color_table(step, self._color_table().to_picture())
-        scalars = {"valid/mean_auc": row["valid_mean_auc"], "train/interval_loss": loss}
-        self.log.scalars(step, scalars)
-        self.log.scalars(step, {f"valid_auc/{k}": v for k, v in per_observation.items()})
+        self.log.scalars(step, {"train/interval_loss": loss})
         return self.run.log_with(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
+
+    def _log_validation(self, step: int, labels: np.ndarray, logits: np.ndarray) -> None:
+        assert self.log is not None, "only the process that writes logs"
+        loss = keras.ops.convert_to_numpy(self.model.loss(labels, logits.astype(np.float32)))
+        self.log.validation(step, self.spec.observations, labels, logits, float(loss))
 
     def _suggested_rate(self) -> float:
         """Peak rate of --max_lr=auto: the one found before, or a new range test's."""
@@ -489,7 +521,7 @@ class Trainer:
             config.mixed_precision,
             config.data_dir if config.private_paths else "",
         )
-        return [
+        evaluations = [
             evaluate_model(
                 self.spec,
                 self.classifier,
@@ -502,6 +534,11 @@ class Trainer:
             )
             for split in self.plan.evaluated
         ]
+        if self.log:
+            for evaluation in evaluations:
+                self.log.evaluation(metadata["step"], evaluation)
+            self.log.close()
+        return evaluations
 
 
 def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:

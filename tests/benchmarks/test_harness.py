@@ -1,11 +1,9 @@
 """The harness of the benchmarks: its table, its workers' failures, and one row from end to end."""
 
 import ast
-import json
-import subprocess
+import importlib
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +13,9 @@ from benchmarks.table import OURS, STOCK, ratio, table_lines
 from benchmarks.variant import Variant
 from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
+from medcolor_tf.parallel.runtime import precision
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def measured(name, *rates, processor=2.0, peak=2**30):
@@ -333,12 +331,25 @@ def test_every_row_names_functions_that_are_there():
             assert spec["work"] in defined
 
 
-@pytest.mark.parametrize("name", ["color_module/ResNet18/float32", "inference/bfloat16"])
-def test_a_step_of_ours_and_of_stock_keras_runs(name):
-    row = rows.choose(rows.all_rows(run.BenchConfig(size=32, densenet_size=32, batch=2)), (name,))[
-        0
-    ]
+def do_here(spec, steps, **more):
+    """Does a row's work in this process, and puts Keras' policy back."""
+    with precision(spec.get("bfloat16", False)):
+        work = getattr(importlib.import_module(f"benchmarks.{spec['module']}"), spec["work"])
+        work(spec | more)(steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "in_a_worker"),
+    [("color_module/ResNet18/float32", OURS), ("inference/bfloat16", STOCK)],
+)
+def test_a_step_of_ours_and_of_stock_keras_runs(name, in_a_worker):
+    """One of the two in a process of its own, as the benchmark does."""
+    config = run.BenchConfig(size=32, densenet_size=32, batch=2)
+    row = rows.choose(rows.all_rows(config), (name,))[0]
     for variant in (OURS, STOCK):
+        if variant != in_a_worker:
+            do_here(row.specs[variant], 1)
+            continue
         worker = Variant(variant, row.specs[variant], 300)
         assert worker.ready, worker.problem
         assert worker.measure(1)
@@ -348,19 +359,10 @@ def test_a_step_of_ours_and_of_stock_keras_runs(name):
 def test_augmentation_and_input_run(tmp_path):
     config = run.BenchConfig(image_side=32, images=8, distinct=2, batch=4)
     by_name = {row.name: row for row in rows.all_rows(config)}
-    specs = [by_name["augmentation"].specs[name] for name in (OURS, STOCK)]
+    for name in (OURS, STOCK):
+        do_here(by_name["augmentation"].specs[name], 3)
     prepare = by_name["input/files"].prepare
     assert prepare is not None
     prepare(tmp_path)  # "memory" reads the same folder
     for kind in ("files", "memory"):
-        specs.append(by_name[f"input/{kind}"].specs[OURS] | {"folder": str(tmp_path)})
-    # In one process, which imports the framework once; a worker has one of its own for each.
-    script = (
-        "import importlib, json, sys\n"
-        "for spec in json.loads(sys.argv[1]):\n"
-        "    module = importlib.import_module('benchmarks.' + spec['module'])\n"
-        "    getattr(module, spec['work'])(spec)(3)\n"
-    )
-    words = [sys.executable, "-c", script, json.dumps(specs)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+        do_here(by_name[f"input/{kind}"].specs[OURS], 3, folder=str(tmp_path))

@@ -207,7 +207,8 @@ def files(folder: Path):
         ignored = (
             set(parts) & set(IGNORED_PARTS)
             or path.name.endswith(IGNORED_SUFFIXES)
-            or path.name.startswith("manifest")  # digests of files that hold this machine's folders
+            # Digests of files that hold this machine's folders; events hold times.
+            or path.name.startswith(("manifest", "events.out"))
         )
         if path.is_file() and not ignored:
             yield path

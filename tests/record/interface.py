@@ -15,7 +15,13 @@ from unittest import mock
 COMMANDS = (
     *("medcolor_tf.train", "medcolor_tf.evaluate", "medcolor_tf.predict", "medcolor_tf.export"),
     *("medcolor_tf.experiment", "medcolor_tf.report", "medcolor_tf.find_lr"),
-    *("medcolor_tf.colorizer", "data_prep.build", "data_prep.merge", "data_prep.verify"),
+    *(
+        "medcolor_tf.colorizer",
+        "medcolor_tf.demo",
+        "data_prep.build",
+        "data_prep.merge",
+        "data_prep.verify",
+    ),
     "data_prep.phantom",
 )
 PUBLIC = {

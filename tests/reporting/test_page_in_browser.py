@@ -153,3 +153,19 @@ def test_stacked_table_needs_no_scrolling_on_a_phone(open_in_chromium, report):
     assert seen.result["right"] <= 360
     assert seen.result["label"] == '"p"'
     assert open_in_chromium(report, 1280, script=script).result["label"] == "none"
+
+
+def test_contents_lead_to_every_part(open_in_chromium, report):
+    script = """
+      const nav = document.querySelector("nav");
+      nav.querySelector("details").open = true;
+      const links = [...nav.querySelectorAll("details a, .parts a")];
+      nav.querySelector("a[href='#table-folded']").click();
+      await pause();
+      const top = document.getElementById("table-folded").getBoundingClientRect().top;
+      return { shown: links.every((link) => link.offsetHeight > 0), count: links.length, top };
+    """
+    seen = open_in_chromium(report, 360, script=script)
+    seen.assert_clean()
+    assert (seen.result["shown"], seen.result["count"]) == (True, 5)
+    assert 0 <= seen.result["top"] < 800

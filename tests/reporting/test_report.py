@@ -94,7 +94,11 @@ def evaluation_sets(everything):
 def test_tables_are_those_of_version_0_1(everything):
     """expected/ holds what version 0.1 wrote for the same runs (50 resamples), their folder named
     FOLDER; figures were drawn, which changes no table."""
-    named = {f"{table.name}.csv": to_csv(table) for table in contents(report_of(everything), Table)}
+    named = {
+        f"{table.name}.csv": to_csv(table)
+        for table in contents(report_of(everything), Table)
+        if not table.name.startswith("checklist-")  # younger than 0.1
+    }
     assert sorted(named) == sorted(path.name for path in EXPECTED.iterdir())
     for name, csv_text in named.items():
         expected = (EXPECTED / name).read_bytes().decode()
@@ -155,6 +159,7 @@ def test_shares_are_in_percent_and_the_csv_file_of_calibration_says_that_its_are
 def test_the_colours_of_gray_values_are_told_in_words_too(evaluation_sets):
     drawn = next(group for group in evaluation_sets if group.data == "phantom")
     (figure,) = figures.gray_to_color(drawn)
+    assert isinstance(figure, Figure)
     assert "PixelShuffle All: black becomes 0.00 0.00 0.50" in figure.alt
     assert "white becomes 1.25 1.00 0.50" in figure.alt
     assert not [make for group in evaluation_sets[:2] for make in figures.gray_to_color(group)]

@@ -123,8 +123,8 @@ def test_what_a_decision_makes_of_logits(run_dir):
     calibrated = decision.calibrated(LOGITS)
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(2 * LOGITS.astype(float) - 1))))
     # The third is 0.599, the second 0.269.
-    assert decision.decide(LOGITS)[:, 0].tolist() == [0, 0, 1, 1]
-    assert decision.decide(LOGITS)[:, 1].tolist() == [-1] * 4
+    assert decision.classify(LOGITS)[:, 0].tolist() == [0, 0, 1, 1]
+    assert decision.classify(LOGITS)[:, 1].tolist() == [-1] * 4
     cells = decision.cells(LOGITS)
     assert decision.columns == [
         f"{k} {n}" for n in OBSERVATIONS for k in ("calibrated", "decision")
@@ -135,7 +135,7 @@ def test_what_a_decision_makes_of_logits(run_dir):
     sure = made_decision(run_dir, (1 - 1e-9, 0.0))
     logits = np.array([[18, -99], [23, 99]], np.float32)
     assert (sigmoid(logits)[:, 0] == 1).all()
-    assert sure.decide(logits).tolist() == [[0, 1], [1, 1]]
+    assert sure.classify(logits).tolist() == [[0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("thresholds", [(0.3, None), (np.nextafter(1, 2), 0.0), (1 - 1e-9, 1e-9)])
@@ -144,7 +144,7 @@ def test_the_graph_decides_as_numpy_does(run_dir, thresholds):
     outputs = decision_outputs(keras.ops.convert_to_tensor(LOGITS), decision)
     calibrated = decision.calibrated(LOGITS)
     np.testing.assert_allclose(outputs["calibrated"], calibrated, atol=1e-6)
-    np.testing.assert_array_equal(outputs["decisions"], decision.decide(LOGITS))
+    np.testing.assert_array_equal(outputs["decisions"], decision.classify(LOGITS))
     assert decision_outputs(LOGITS, None) == {}
 
 
@@ -195,7 +195,7 @@ def test_an_export_that_decides_otherwise_is_refused(run_dir):
         def outputs(reads, output="probabilities"):
             logits = model.predict_on_batch(np.stack([read.image for read in reads]))
             calibrated = decision.calibrated(logits)
-            called = decision.decide(logits)
+            called = decision.classify(logits)
             return calibrated if output == "calibrated" else flip(called)
 
         return outputs

@@ -19,12 +19,13 @@ from medcolor_tf.catalog import EXPORT_FORMATS
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.export import ExportConfig
-from medcolor_tf.files import file_sha256
+from medcolor_tf.files import file_sha256, read_json
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.predict import PredictConfig
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import load_decision, save_decision
 from medcolor_tf.serving import export as export_module
+from medcolor_tf.serving import film
 from medcolor_tf.serving.export import CONTRACT, export
 from medcolor_tf.serving.inputs import InputImage, ReadImage
 from medcolor_tf.serving.predict import predict
@@ -69,7 +70,7 @@ def test_the_signatures_equal_the_keras_model(run_dir, signatures):
     decision = load_decision(run_dir)
     assert decision is not None
     calibrated = decision.calibrated(logits)
-    assert set(decision.decide(logits)[:, 0]) == {0, 1}
+    assert set(decision.classify(logits)[:, 0]) == {0, 1}
     files = [encode(image[..., 0], "PNG") for image in images]
     inputs = {"serving_default": images, "uint16": images.astype(np.uint16) * 257}
     inputs |= {"encoded": files, "prepared": images, "colorized": images}
@@ -84,7 +85,7 @@ def test_the_signatures_equal_the_keras_model(run_dir, signatures):
         np.testing.assert_allclose(answer["probabilities"], sigmoid(logits), atol=1e-5)
         assert np.ptp(answer["probabilities"].numpy()) > 0.05
         np.testing.assert_allclose(answer["calibrated"], calibrated, atol=2e-5)
-        np.testing.assert_array_equal(answer["decisions"], decision.decide(logits))
+        np.testing.assert_array_equal(answer["decisions"], decision.classify(logits))
         # TensorFlow Serving's row format: a row of every output per image.
         assert all(len(output) == 3 for output in answer.values()), name
     np.testing.assert_allclose(answer["colorized"], colorized, atol=1e-5)
@@ -331,7 +332,10 @@ def test_the_contract_is_beside_the_description(exported, run_dir):
     contract = json.loads((exported / EXTRA / CONTRACT).read_text())
     assert contract["format"] == "savedmodel"
     assert contract["input"]["signature"] == contract["input"]["name"] == "prepared"
-    assert set(contract["outputs"]) == {"probabilities", "observations"}
+    outputs = {"probabilities", "observations", "calibrated", "decisions"}
+    assert set(contract["outputs"]) == outputs
+    assert contract["decision"]["observations"]["Edema"]["threshold"] == 0.755
+    assert read_json(exported / EXTRA / runs.MODEL)["decision"] == contract["decision"]
     assert contract["checked"]["largest_difference"] <= 1e-5
     assert contract["weights"]["sha256"][runs.BEST] == file_sha256(run_dir / runs.BEST)
     files = {p.relative_to(exported).as_posix() for p in exported.rglob("*") if p.is_file()}
@@ -375,3 +379,15 @@ def test_the_comparison_sees_another_resampling(run_dir, exported, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "resize", resize)
     assert export_module.compare(answer, model, spec) > tolerance
+
+
+def test_the_page_shows_an_export_as_its_run_but_for_the_heat(run_dir, exported, tmp_path):
+    (tmp_path / "film.png").write_bytes(encode(pixels(40, 36), "PNG"))
+    answers = [
+        model.answer(tmp_path / "film.png")
+        for model in (film.load_exported_model(str(exported)), film.load_run_model(str(run_dir)))
+    ]
+    for ours, theirs in zip(*(answer.findings for answer in answers), strict=True):
+        assert ours.probability == pytest.approx(theirs.probability, abs=1e-5)
+    assert [caption for caption, _ in answers[0].panels] == ["image", "colorized"]
+    assert len(answers[1].panels) == 4

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from medcolor_tf.export import ExportConfig
 from medcolor_tf.export import main as export_main
 from medcolor_tf.files import file_sha256
 from medcolor_tf.models import classify_and_colorize
+from medcolor_tf.models.layers import ops
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving import export as export_module
 from medcolor_tf.serving import portable
@@ -79,7 +81,7 @@ def faithful(model):
     return lambda reads: sigmoid(model.predict_on_batch(np.stack([r.image for r in reads]))[0])
 
 
-def answers(form, folder, images):
+def answers(form, folder, images) -> dict[str, Any]:
     """Outputs by name, of a runtime that knows nothing of this project."""
     if form == "onnx":
         import onnxruntime
@@ -183,7 +185,7 @@ def test_validation_images_of_the_runs_data_set_are_compared(
     spec, _, _ = runs.load_classifier(run_dir)
     films = export_module.films_of_run(run_dir, spec)
     assert len(films) == 12
-    assert {read.image.shape for read in films} == {(32, 32, 1)}
+    assert {np.shape(read.image) for read in films} == {(32, 32, 1)}
     config["data_fingerprint"] = "another"
     assert export_module.films_of_run(run_dir, spec) == []
     config["flags"] = {"data_dir": str(tmp_path / "gone")}
@@ -228,8 +230,7 @@ def test_an_operation_that_a_runtime_lacks_is_refused(tmp_path, run_dir):
     needs("litert")
     spec, _, _ = runs.load_classifier(run_dir)
     images = keras.Input((None, None, 2))
-    x = keras.ops.cast(keras.ops.sum(images, axis=(1, 2)), "float32")
-    logits = keras.ops.erfinv(x)
-    model = keras.Model(images, [logits, keras.ops.repeat(images, 3, axis=-1)[..., :3]])
+    x = ops.cast(ops.sum(images, axis=(1, 2)), "float32")
+    model = keras.Model(images, [ops.erfinv(x), ops.repeat(images, 3, axis=-1)[..., :3]])
     with pytest.raises(InputError, match=r"--format=litert: the model cannot be converted"):
         portable.write_litert(spec, model, tmp_path / "new", {})

@@ -22,6 +22,7 @@ from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving import predict as predict_module
 from medcolor_tf.serving.inputs import decode_name, encode_name, list_inputs
+from medcolor_tf.serving.partial import PartialRecord
 from medcolor_tf.serving.predict import predict
 
 pytestmark = pytest.mark.slow
@@ -66,11 +67,11 @@ def computed(monkeypatch):
     """The batches that were computed, as lists of names; a number there cuts the work off."""
     answer, seen = predict_module._answer, []
 
-    def record(model, batch, spec, drawings):
+    def record(model, batch, *others):
         if seen and seen[0] == len(seen) - 1:
             raise CutError
         seen.append([Path(read.item.name).name for read in batch])
-        return answer(model, batch, spec, drawings)
+        return answer(model, batch, *others)
 
     monkeypatch.setattr(predict_module, "_answer", record)
     return seen
@@ -323,3 +324,9 @@ def test_the_record_names_what_the_rows_are_of(config, computed):
     assert set(record["weights"]) == {runs.MODEL, runs.BEST, "backbone.keras"}
     assert record["options"]["batch_size"] == BATCH
     assert len(record["names"]) == len(record["states"]) == 10
+
+
+def test_rows_of_another_decision_are_told_apart():
+    of_one, of_none = (PartialRecord({}, {}, {}, ["a.png"], [""], digest) for digest in ("1", ""))
+    assert of_one.difference(of_one) == ""
+    assert of_one.difference(of_none) == "another decision (--decision)"

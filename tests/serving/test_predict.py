@@ -11,8 +11,10 @@ import tensorflow as tf
 from PIL import Image
 from serving_helpers import encode, make_run, pixels
 
+from medcolor_tf.catalog import HEAT_MAPS
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import visualize
+from medcolor_tf.evaluation.heat_maps import MultiscaleMaps
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.export import ExportConfig
 from medcolor_tf.models import classify_and_colorize
@@ -21,7 +23,8 @@ from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving.export import export
 from medcolor_tf.serving.partial import PartialTable
-from medcolor_tf.serving.predict import Pictures, predict
+from medcolor_tf.serving.pictures import Pictures
+from medcolor_tf.serving.predict import predict
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +117,8 @@ def test_predictions_do_not_depend_on_the_batch(run_dir, tmp_path):
     assert len(set(texts[0])) == 5
 
 
-def test_explain_draws_grad_cam_of_every_image_that_can_be_read(run_dir, tmp_path):
+@pytest.mark.parametrize("kind", HEAT_MAPS)
+def test_explain_draws_heat_of_every_image_that_can_be_read(run_dir, tmp_path, kind):
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
     for i, name in enumerate(("a.png", "b.png", "sub/a.png")):
@@ -122,7 +126,7 @@ def test_explain_draws_grad_cam_of_every_image_that_can_be_read(run_dir, tmp_pat
     (images / "bad.png").write_bytes(b"no image")
     out, folder = tmp_path / "out.csv", tmp_path / "new" / "explained"
     command = [f"--run_dir={run_dir}", f"--inputs={images}", f"--out={out}", "--batch_size=2"]
-    assert predict_main([*command, f"--explain={folder}"]) == 1
+    assert predict_main([*command, f"--explain={folder}", f"--heat_map={kind}"]) == 1
     with open(out, newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[-3:] == ["colorized", "explained", "error"]
@@ -135,12 +139,15 @@ def test_explain_draws_grad_cam_of_every_image_that_can_be_read(run_dir, tmp_pat
     image = pixels(32, 32, seed=2)[None, ..., None]
     model = classify_and_colorize(classifier, features=True)
     logits, colorized, features = model.predict_on_batch(image)
-    maps = visualize.grad_cam(features, classifier.get_layer("head").kernel.numpy())
+    if kind == "grad_cam":
+        maps = visualize.grad_cam(features, classifier.get_layer("head").kernel.numpy())
+    else:
+        maps = MultiscaleMaps(classifier, 32, [0, 1])(colorized)
     heat = visualize.to_heat(maps, sigmoid(logits))
     assert heat.max() > 0
     observations = ("Edema", "Pleural Effusion")
     expected = visualize.draw_explanation(
-        image[0], colorized[0], heat[0], sigmoid(logits)[0], observations
+        image[0], colorized[0], heat[0], sigmoid(logits)[0], observations, kind
     )
     found = np.asarray(Image.open(rows[3]["explained"])).astype(int)
     # One probability may round to its neighbour when the batch is another.

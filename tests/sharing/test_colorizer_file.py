@@ -9,6 +9,7 @@ import huggingface_hub
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import medcolor_tf as mc
 from medcolor_tf import colorizer, evaluate
@@ -392,3 +393,96 @@ def test_contradictions_and_refusals(file, monkeypatch, capsys, words, message):
     on_the_hub(monkeypatch, FakeApi(failure=PermissionError("403\nno\nRequest 7")))
     assert colorizer.main([file if word == "FILE" else word for word in words]) == 2
     assert message in capsys.readouterr().err
+
+
+# The whole classifier
+
+
+class Hub:
+    """What was uploaded, given back as huggingface_hub's cache has it."""
+
+    def __init__(self, files, folder):
+        self.files, self.folder = files, folder / "snapshots" / COMMIT
+
+    def __call__(self, repository, name, revision):
+        assert (repository, revision) in (("me/model", None), ("me/model", COMMIT))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_bytes(self.files[name])
+        return str(self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def published(run_dir, tmp_path_factory):
+    """(FakeApi after `publish --what=model`, folder of the Space, what was printed)."""
+    space = tmp_path_factory.mktemp("space") / "new"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        api = on_the_hub(monkeypatch, FakeApi())
+        words = ["publish", run_dir, "hf://me/model", "--what=model", f"--space={space}"]
+        assert colorizer.main(words) == 0
+    return api, space
+
+
+def test_a_published_classifier_is_loaded_back(published, run_dir, tmp_path, monkeypatch):
+    api, _ = published
+    hub = Hub(api.files, tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1)).astype(np.uint8)
+    loaded, expected = mc.load_classifier("hf://me/model"), mc.load_run(run_dir)
+    assert loaded.observations == expected.observations
+    np.testing.assert_array_equal(loaded.model(images), expected.model(images))
+
+    api_files = dict(api.files)
+    damaged = bytearray(api_files["best.safetensors"])
+    damaged[-1] ^= 1
+    hub.files = api_files | {"best.safetensors": bytes(damaged)}
+    with pytest.raises(InputError, match=r"best\.safetensors: "):
+        mc.load_classifier("hf://me/model")
+
+
+def test_the_card_of_a_classifier(published, run_dir, tmp_path, capsys):
+    api, _ = published
+    readme = api.files["README.md"].decode()
+    metadata = huggingface_hub.ModelCard(readme).data
+    assert metadata["library_name"] == "keras"
+    assert metadata["pipeline_tag"] == "image-classification"
+    assert 'mc.load_classifier("hf://me/model")' in readme
+    assert "not a medical device" in readme
+    assert "## Limits" in readme
+    assert "(phantom.jpg)" in readme
+    assert api.files["phantom.jpg"].startswith(b"\xff\xd8")
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    Image.fromarray(np.full((40, 36), 99, np.uint8)).save(tmp_path / "film.png")
+    code = code.replace("hf://me/model", run_dir).replace("film.jpg", str(tmp_path / "film.png"))
+    exec(compile(code, "README.md", "exec"), {})
+    assert "'Pleural Effusion': " in capsys.readouterr().out
+    for content in api.files.values():
+        assert b"secret" not in content
+        assert str(tmp_path.parent).encode() not in content
+
+
+def test_a_space_runs_the_page_on_it(published):
+    _, space = published
+    app = (space / "app.py").read_text()
+    compile(app, "app.py", "exec")
+    assert f"--run_dir=hf://me/model@{COMMIT}" in app
+    head = (space / "README.md").read_text().split("---\n")[1]
+    assert "sdk: gradio" in head
+    assert "app_file: app.py" in head
+    assert (space / "requirements.txt").read_text().startswith("medcolor_tf[demo,dicom]==")
+
+
+def test_classifiers_that_cannot_be_published(run_dir, file, tmp_path, monkeypatch, capsys):
+    api = on_the_hub(monkeypatch, FakeApi())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "app.py").write_text("mine")
+    full = f"--space={tmp_path / 'full'}"
+    for words, message in (
+        ([file, "hf://me/model", "--what=model"], "publishes a run folder"),
+        ([run_dir, "hf://me/model", "--what=model", full], "not empty; expected a new folder"),
+        ([run_dir, "hf://me/model", full], "--space goes with publish --what=model"),
+        ([run_dir, "me/model", "--what=model"], "expected hf://owner/name"),
+    ):
+        assert colorizer.main(["publish", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not api.files
+    assert (tmp_path / "full" / "app.py").read_text() == "mine"

@@ -118,7 +118,7 @@ def test_a_color_map_starts_the_next_stage(run_dir, run_of):
 def test_tensorboard_shows_the_table(run_dir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(f"{run_dir}/{runs.TENSORBOARD}", size_guidance={"tensors": 0})
+    events = EventAccumulator(str(run_dir), size_guidance={"tensors": 0})
     events.Reload()
     pictures = events.Tensors("gray_to_color")
     assert [event.step for event in pictures] == [2, 4]

@@ -19,7 +19,7 @@ from medcolor_tf.errors import InputError
 from medcolor_tf.experiment import main
 from medcolor_tf.interrupts import Interrupted, exit_status
 from medcolor_tf.runs.config import TrainConfig
-from medcolor_tf.studies import grid, runner
+from medcolor_tf.studies import grid, runner, workers
 from medcolor_tf.studies.grid import PlannedRun, StudyConfig
 
 pytestmark = pytest.mark.slow
@@ -245,6 +245,8 @@ with open(os.environ["FAKE_CALLS"], "a") as file:
 if config.init_from:
     assert os.path.isfile(config.init_from + "/result.json"), "started before its source"
 time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
+if config.strategy in os.environ.get("FAKE_KILLED", "").split(","):
+    os.kill(os.getpid(), 9)
 if config.strategy in os.environ.get("FAKE_FAILS", "").split(","):
     sys.exit("error: the disk is full")
 os.makedirs(config.run_dir, exist_ok=True)
@@ -262,6 +264,7 @@ for name, content in (
 @pytest.fixture
 def fake_train(tmp_path, monkeypatch):
     """Stands for the train command; returns a function that lists the runs it was called for."""
+    monkeypatch.setattr(workers, "preload", None)  # it needs no TensorFlow
     script, calls = tmp_path / "fake_train.py", tmp_path / "calls.txt"
     script.write_text(FAKE_TRAIN)
     real = PlannedRun.command.fget
@@ -309,6 +312,19 @@ def test_a_failed_run_stops_only_what_starts_from_it(
     assert len(fake_train()) == 5
 
 
+def test_a_killed_run_is_told_and_costs_itself_alone(
+    data, tmp_path, fake_train, monkeypatch, capsys
+):
+    monkeypatch.setenv("FAKE_KILLED", "baseline")
+    settings = config(data, tmp_path, seeds=("0",), strategies=("baseline", "baseline_all"))
+    assert runner.run_study(settings) == 1
+    assert len(fake_train()) == 2
+    failure = tmp_path / "study/failures/first-baseline-ResNet18-f1-s0.json"
+    assert json.loads(failure.read_text())["exit_status"] == -signal.SIGKILL
+    assert json.loads(failure.read_text())["reason"].startswith("killed by SIGKILL")
+    assert "FAILED with exit status -9: killed by SIGKILL" in capsys.readouterr().out
+
+
 def test_a_run_of_other_options_is_never_taken_for_this_one(data, tmp_path, fake_train):
     settings = config(data, tmp_path, seeds=("0",))
     runner.run_study(settings)
@@ -344,7 +360,8 @@ def test_after_a_kill_the_same_command_waits_for_the_orphan_and_goes_on(
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import test_study as t\n"
-        "from medcolor_tf.studies import grid, runner\n"
+        "from medcolor_tf.studies import grid, runner, workers\n"
+        "workers.preload = None\n"
         "real = grid.PlannedRun.command.fget\n"
         "grid.PlannedRun.command = property(lambda run:"
         " real(run).replace('-m medcolor_tf.train', sys.argv[2]))\n"

@@ -7,8 +7,8 @@ import itertools
 import json
 import math
 import os
-import shlex
 import types
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.studies import grid, runner, tuning
 from medcolor_tf.studies.candidates import candidates
 from medcolor_tf.studies.config import StudyConfig
+from medcolor_tf.studies.workers import LocalWorkers, RunEnd
 
 
 @pytest.fixture(scope="module")
@@ -180,14 +181,14 @@ def fake_train(monkeypatch):
         write_json(folder / "result.json", result)
         return ""
 
-    def run(schedule, run, gpu):
-        error = train(commandline.parse(TrainConfig, shlex.split(run.command)[3:]))
-        log = runner._log_path(schedule.config, run.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(f"{error}\n")
-        return (2 if error else 0), 0.0
+    def submit(self, task):
+        error = train(commandline.parse(TrainConfig, task.words[2:]))
+        Path(task.log).write_text(f"{error}\n")
+        ended = Future()
+        ended.set_result(RunEnd(2 if error else 0, 0.0))
+        return ended
 
-    monkeypatch.setattr(runner._Schedule, "_run", run)
+    monkeypatch.setattr(LocalWorkers, "submit", submit)
     return types.SimpleNamespace(calls=calls, failing=failing)
 
 

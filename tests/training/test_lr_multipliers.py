@@ -224,7 +224,7 @@ def test_a_run_says_and_records_its_rates(config, capsys):
     assert record["lr_multipliers"] == {"head": 4.0}
     for row in runs.Run(Path(config.run_dir)).read_log():
         assert float(row["learning_rate head"]) == pytest.approx(4 * float(row["learning_rate"]))
-    events = EventAccumulator(f"{config.run_dir}/{runs.TENSORBOARD}", {"tensors": 0})
+    events = EventAccumulator(config.run_dir, {"tensors": 0})
     events.Reload()
     assert "train/learning_rate_head" in events.Tags()["tensors"]
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from training_helpers import train_alone
 
 from medcolor_tf.errors import InputError
@@ -21,8 +22,10 @@ from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import strategies
+from medcolor_tf.training.inspection import Inspection
 from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
 from medcolor_tf.training.plan import TrainPlan
+from medcolor_tf.training.tensorboard import Log
 from medcolor_tf.training.trainer import Trainer, range_test, train
 
 pytestmark = pytest.mark.slow
@@ -86,24 +89,66 @@ def test_a_run_leaves_its_folder_complete(config):
 
 def test_tensorboard_shows_what_was_promised(config):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
 
-    train(config)
-    events = EventAccumulator(f"{config.run_dir}/{runs.TENSORBOARD}", {"tensors": 0})
+    config = dataclasses.replace(config, evaluate=("test",), max_lr="auto")
+    result = train_alone(config, Inspection(graph=True, profiled=(2, 3)))
+    events = EventAccumulator(config.run_dir, {"tensors": 0})
     events.Reload()
-    tags = set(events.Tags()["tensors"])
+    names = ("Edema", "Cardiomegaly", "Pleural Effusion")
     assert {
-        "train/loss",
-        "train/learning_rate",
-        "train/momentum",
-        "train/images_per_second",
-        "valid/mean_auc",
-        "valid_auc/Edema",
-        "valid_auc/Cardiomegaly",
-        "valid_auc/Pleural Effusion",
-        "gray_and_colorized",
-    } <= tags
+        *("train/loss", "train/learning_rate", "train/momentum", "train/images_per_second"),
+        *("valid/mean_auc", "valid/loss", "test/mean_auc", "gray_and_colorized"),
+        *(f"{split}/auc {name}" for split in ("valid", "test") for name in names),
+        *(f"valid/{kind} Edema" for kind in ("sensitivity", "specificity", "threshold")),
+    } <= set(events.Tags()["tensors"])
     assert [event.step for event in events.Tensors("train/loss")] == [2, 4, 6]
-    assert any("hparams" in tag for tag in events.summary_metadata)
+    steps = [event.step for event in events.Tensors("valid/loss")]
+    assert steps == [3, 6, 7] == [event.step for event in events.Tensors("valid/Edema/pr_curves")]
+    # A curve's rows: true and false positives, true and false negatives, precision, recall.
+    curve = tf.make_ndarray(events.Tensors("valid/Edema/pr_curves")[-1].tensor_proto)
+    plan = TrainPlan.from_config(config)
+    labels = plan.valid.labels[:, 0]
+    assert curve[:4, 0].tolist() == [(labels == 1).sum(), (labels == 0).sum(), 0, 0]
+    # Options as they were used, not as they were given.
+    content = {tag: data.plugin_data.content for tag, data in events.summary_metadata.items()}
+    session = metadata.parse_session_start_info_plugin_data(content["_hparams_/session_start_info"])
+    assert session.hparams["max_lr"].number_value == pytest.approx(result["max_lr"])
+    assert session.hparams["image_size"].number_value == 32
+    experiment = metadata.parse_experiment_plugin_data(content["_hparams_/experiment"])
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    assert metrics == ["valid/mean_auc", "test/mean_auc"]
+    shown = tf.make_ndarray(events.Tensors("test/mean_auc")[0].tensor_proto)
+    assert float(shown) == pytest.approx(result["evaluations"][0]["mean_auc"])
+    parts = {
+        node.name.split("/")[1].split("_")[0] for node in events.Graph().node if "/" in node.name
+    }
+    assert {"colorizer", "backbone", "head"} <= parts
+    assert list(Path(config.run_dir, "plugins", "profile").rglob("*.xplane.pb"))
+
+
+def test_the_validation_loss_is_that_of_keras(config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plan, run = TrainPlan.from_config(config), runs.Run(Path(config.run_dir))
+    trainer = Trainer.build(plan, run)
+    trainer.log = Log(run.folder)
+    labels = plan.valid.labels
+    logits = np.linspace(-1, 1, labels.size).reshape(labels.shape)
+    trainer._log_validation(5, labels, logits)
+    trainer.log.close()
+    events = EventAccumulator(config.run_dir, {"tensors": 0})
+    events.Reload()
+    logged = float(tf.make_ndarray(events.Tensors("valid/loss")[0].tensor_proto))
+    known = np.isfinite(labels)
+    losses = np.logaddexp(0, logits) - np.where(known, labels, 0) * logits
+    assert logged == pytest.approx(losses[known].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ["x", "3:", "0:2", "5:3", "1:2:3"])
+def test_steps_to_profile_are_checked(text):
+    with pytest.raises(InputError, match=f"--profile_steps={text}: expected FIRST:LAST"):
+        Inspection.parse(False, text)
 
 
 class Killed(BaseException):
