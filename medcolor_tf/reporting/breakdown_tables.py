@@ -150,8 +150,9 @@ def _measured(found: Mapping | None, name: str) -> Cell:
 
 def _test_rows(rows: list[Mapping]) -> Iterator[tuple[Cell | str, ...]]:
     for row in rows:
-        for name, found in row["measures"].items():
-            if found["pvalue"] is None:
+        for name in MEASURES:
+            found = row["measures"].get(name)
+            if found is None or found["pvalue"] is None:
                 continue
             low, high = (_number(end, "+") for end in found["difference_interval"])
             yield (

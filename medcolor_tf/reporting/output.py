@@ -26,9 +26,12 @@ PAGE = "index.html"
 _INVALID = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 # What spreadsheets take for a formula's beginning, and our own cells that begin so: "-", "+1.2",
-# "-0.3 to 0.4", "- to -", "-1.0 ± 0.2".
+# "-0.3 to 0.4", "- to -", "-1.0 ± 0.2", "+0.1 (-0.2 to +0.4)".
 _FORMULA = ("=", "+", "-", "@")
-_SIGNED = re.compile(r"-( to -)?|[+-]\d[\d,.]*( (to|±) [+-]?\d[\d,.]*)?( %)?( \(\d+ undefined\))?")
+_SIGNED = re.compile(
+    r"-( to -)?|[+-]\d[\d,.]*( (to|±) [+-]?\d[\d,.]*)?( %)?"
+    r"( \((\d+ undefined|[+-]?\d[\d,.]* to [+-]?\d[\d,.]*)\))?"
+)
 
 
 def write(report: Report, folder: str | Path) -> Path:

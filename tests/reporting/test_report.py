@@ -126,6 +126,8 @@ def test_groups_and_units_of_a_run(tmp_path):
     assert [row[-2:] for row in texts(tests)] == [["< 0.001", "0.002"], ["0.300", "0.400"]]
     assert texts(tests)[0][3:5] == ["-5.0", "-9.0 to -1.0"]
     assert "'=HYPERLINK" in to_csv(by_group), "no formula for a spreadsheet"
+    gap = female["measures"]["calibration_gap"]
+    assert f",{gap['value']:+.3f} ({gap['interval'][0]:+.3f} to" in to_csv(by_group)
     (per_unit,) = breakdown_tables.per_unit(group)
     assert isinstance(per_unit, Table)
     found = json.loads((runs.folder / "one" / "units-test.json").read_text())
