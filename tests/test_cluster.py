@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def end(children):
         child.wait()
 
 
-def dask_client(file):
+def dask_client(file) -> Any:
     from distributed import Client
 
     return Client(scheduler_file=str(file), set_as_default=False)

@@ -196,7 +196,9 @@ def connected(
         raise InputError(
             "--cluster: dask.distributed is not installed; pip install 'medcolor_tf[cluster]'"
         ) from None
-    where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+    where: dict[str, Any] = (
+        {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+    )
     if "scheduler_file" in where and not os.path.isfile(address):
         raise InputError(f"--cluster={address}: no such file; expected a scheduler's own")
     try:
