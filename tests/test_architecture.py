@@ -17,7 +17,7 @@ LAYERS = (
     ("schema_check",),
     ("catalog", "files", "help_text", "interrupts", "progress"),
     ("locks", "private_paths"),
-    ("registration",),
+    ("registration", "keras_ops"),
     ("commandline",),
     ("parallel",),
     ("models",),
@@ -248,3 +248,17 @@ def test_the_run_folder_alone_knows_its_file_names():
         if any(text.startswith(FILE_NAMES) and len(text) < 40 for text in texts):
             knowing.add(inner(name))
     assert knowing == {"runs.folder"}
+
+
+def test_keras_operations_come_from_one_module():
+    """As a type checker finds the types of ``keras.ops``, they depend on the order of files."""
+    users = set()
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                taken = node.module == "keras" and any(a.name == "ops" for a in node.names)
+            else:
+                taken = isinstance(node, ast.Attribute) and ast.unparse(node) == "keras.ops"
+            if taken:
+                users.add(inner(name))
+    assert users == {"keras_ops"}

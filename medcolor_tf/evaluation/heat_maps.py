@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.keras_ops import ops
 
 DEPTHS = 3  # E's last feature map and the two finer scales before it
 # Images per pass: gradients need every activation behind the finest depth at once.
@@ -125,7 +126,7 @@ class MultiscaleMaps:
 
 
 def _float32(tensor) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
+    return np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32")))
 
 
 def to_unit_peak(maps: np.ndarray) -> np.ndarray:

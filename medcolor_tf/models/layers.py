@@ -5,12 +5,12 @@ from typing import Any, TypeAlias
 
 import keras
 
+from medcolor_tf.keras_ops import ops
+
 # A backend's tensor, or a KerasTensor while a model is built; Keras has no type for both.
 Tensor: TypeAlias = Any
 Shape: TypeAlias = tuple[int | None, ...]
 PerChannel: TypeAlias = float | list[float] | tuple[float, ...]
-# Keras is not annotated: of a function a type checker sees the union over all of its backends.
-ops: Any = keras.ops
 
 register = keras.saving.register_keras_serializable(package="medcolor_tf")
 

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 
 import keras
 
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.models.fast.batch_norm import batch_normalization
-from medcolor_tf.models.layers import Tensor, ops, register
+from medcolor_tf.models.layers import Tensor, register
 
 LEAKY_SLOPE = 0.01  # PyTorch's default; Keras' is 0.3
 BN_EPSILON = 1e-5  # PyTorch's default; Keras' is 1e-3

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.models.layers import ops
+from medcolor_tf.keras_ops import ops
 
 # (our layer's name, PyTorch's module) of the colorizers and the backbones. First match wins.
 Names: TypeAlias = tuple[tuple[str, str], ...]

@@ -17,8 +17,7 @@ import keras
 import numpy as np
 
 from medcolor_tf.errors import InputError
-
-ops: Any = keras.ops  # Keras does not say what its operations return
+from medcolor_tf.keras_ops import ops
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.runs.decision import UNDECIDED, Decision
 
 CALIBRATED, DECISIONS = "calibrated", "decisions"
@@ -41,7 +41,7 @@ def decision_outputs(logits: Any, decision: Decision | None) -> dict[str, Any]:
     bounds = decision.bounds
     has = (~np.isnan(bounds)).astype(np.int32)
     finite = np.nan_to_num(bounds, nan=0.0, neginf=-_END, posinf=_END).astype(np.float32)
-    called = keras.ops.cast(line >= finite, "int32")
+    called = ops.cast(line >= finite, "int32")
     # Undecided ones become UNDECIDED without a branch, which not every runtime has for integers.
     decisions = called * has + UNDECIDED * (1 - has)
-    return {CALIBRATED: keras.ops.sigmoid(line), DECISIONS: decisions}
+    return {CALIBRATED: ops.sigmoid(line), DECISIONS: decisions}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import keras
 import numpy as np
 from PIL import Image
 
@@ -14,6 +13,7 @@ from medcolor_tf.catalog import DEFAULT_HEAD, GRAD_CAM
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import heat_maps, visualize
 from medcolor_tf.files import replacing
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.models.spec import ModelSpec
 
 
@@ -118,7 +118,7 @@ class Heat:
                 f"has --head={spec.head}"
             )
         kernel = classifier.get_layer("head").kernel
-        self._kernel = np.asarray(keras.ops.convert_to_numpy(kernel))[:, chosen]
+        self._kernel = np.asarray(ops.convert_to_numpy(kernel))[:, chosen]
 
     def of(self, chances: np.ndarray, colorized: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Returns the heat (B, h, w, K) float32 in [0, 1] of the chosen observations.

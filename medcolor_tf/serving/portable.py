@@ -16,6 +16,7 @@ import numpy as np
 
 from medcolor_tf import commandline
 from medcolor_tf.errors import InputError
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.runs.decision import Decision
 from medcolor_tf.serving.comparison import PROBABILITIES, Answer
@@ -40,7 +41,7 @@ def portable_model(
     """
     images = keras.Input(_shape(spec), dtype=f"uint{spec.bits}", name=INPUT)
     logits, colorized = model(images)
-    probabilities = keras.ops.sigmoid(logits)
+    probabilities = ops.sigmoid(logits)
     outputs = dict(zip(OUTPUTS, (probabilities, logits, colorized), strict=True))
     outputs |= decision_outputs(logits, decision)
     return keras.Model(images, outputs, name="exported")

@@ -10,11 +10,10 @@ TensorFlow's own projective transform, which has no XLA kernel (`python -m bench
 """
 
 import math
-from typing import Any
 
 import keras
-from keras import ops
 
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.parallel import replicas
 from medcolor_tf.parallel.runtime import compiled
 
@@ -34,8 +33,7 @@ def resample(images, matrices, fill_mode: str = "reflect"):
     Returns:
         (B, H, W, C), dtype of ``images``.
     """
-    shape: Any = ops.shape(images)  # a tuple, where Keras says None
-    batch, height, width, channels = shape
+    batch, height, width, channels = ops.shape(images)
     x = ops.reshape(ops.arange(width, dtype="float32"), (1, 1, -1))
     y = ops.reshape(ops.arange(height, dtype="float32"), (1, -1, 1))
     # Element by element, not as a product of matrices: with the rest it becomes one loop.

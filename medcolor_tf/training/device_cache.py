@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from medcolor_tf.data import image_cache as host_cache
 from medcolor_tf.data.packed_images import PackedImages
 from medcolor_tf.data.pipeline import Split
 from medcolor_tf.errors import InputError
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.parallel import runtime
 
 

@@ -1,8 +1,8 @@
 """Losses on logits that leave unknown labels out."""
 
 import keras
-from keras import ops
 
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.parallel import replicas
 
 

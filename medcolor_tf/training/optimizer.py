@@ -12,7 +12,8 @@ import operator
 
 import keras
 import numpy as np
-from keras import ops
+
+from medcolor_tf.keras_ops import ops
 
 
 @keras.saving.register_keras_serializable(package="medcolor_tf")

@@ -23,6 +23,7 @@ from medcolor_tf.evaluation.evaluate import first_pictures
 from medcolor_tf.evaluation.inference import Predict, predict_split, predictor
 from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
 from medcolor_tf.interrupts import StopRequest
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel import multihost, replicas, runtime
 from medcolor_tf.parallel.multihost import ALONE, Processes
@@ -464,7 +465,7 @@ class Trainer:
 
     def _log_validation(self, step: int, labels: np.ndarray, logits: np.ndarray) -> None:
         assert self.log is not None, "only the process that writes logs"
-        loss = keras.ops.convert_to_numpy(self.model.loss(labels, logits.astype(np.float32)))
+        loss = ops.convert_to_numpy(self.model.loss(labels, logits.astype(np.float32)))
         self.log.validation(step, self.spec.observations, labels, logits, float(loss))
 
     def _suggested_rate(self) -> float:

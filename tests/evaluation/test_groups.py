@@ -17,7 +17,7 @@ from medcolor_tf.evaluation.groups import compare_groups
 from medcolor_tf.evaluation.recalibration import calibration_line
 from medcolor_tf.evaluation.statistics import delong_interval
 
-OPTIONS = {"n_resamples": 600, "seed": 1}
+OPTIONS: dict[str, Any] = {"n_resamples": 600, "seed": 1}
 
 
 def drawn(images=900, worse=1.5, seed=0, per_patient=1):

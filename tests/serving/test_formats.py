@@ -19,8 +19,8 @@ from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.export import ExportConfig
 from medcolor_tf.export import main as export_main
 from medcolor_tf.files import file_sha256
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.models import classify_and_colorize
-from medcolor_tf.models.layers import ops
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.serving import export as export_module
 from medcolor_tf.serving import portable

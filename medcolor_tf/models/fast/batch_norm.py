@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from medcolor_tf.models.layers import Tensor, ops, register
+from medcolor_tf.keras_ops import ops
+from medcolor_tf.models.layers import Tensor, register
 from medcolor_tf.parallel import replicas, runtime
 
 # Where the kernel takes over: what cuDNN accepts, and what the tests compare.

@@ -11,10 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from medcolor_tf.keras_ops import ops
 from medcolor_tf.models.fast.batch_norm import moving_affine
 from medcolor_tf.models.fast.replace import is_graph
 from medcolor_tf.models.fast.stem import StemConv2D
-from medcolor_tf.models.layers import ops
 
 _CONVOLUTIONS = (keras.layers.Conv2D, StemConv2D, keras.layers.DepthwiseConv2D)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import keras
 
-from medcolor_tf.models.layers import Tensor, ops, register
+from medcolor_tf.keras_ops import ops
+from medcolor_tf.models.layers import Tensor, register
 
 MAX_CHANNELS = 4
 
