@@ -149,7 +149,12 @@ def write_atomically(path: str | Path, content: str | bytes, mode: int = 0o666) 
 
 def write_json(path: str | Path, content) -> None:
     """Writes JSON; a power cut leaves the old file or the new one."""
-    write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_atomically(path, json_text(content))
+
+
+def json_text(content) -> str:
+    """Returns the text of a JSON file: sorted names, two spaces per level, a newline at the end."""
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def read_json(path: str | Path, most_bytes: int | None = None) -> dict:

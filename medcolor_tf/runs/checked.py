@@ -1,12 +1,11 @@
 """A folder whose files are compared with their manifest when they are read; imports no Keras."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.files import read_json
+from medcolor_tf.files import json_text, read_json
 from medcolor_tf.runs.manifest import Manifest, write_files
 
 
@@ -89,5 +88,5 @@ class CheckedFolder:
 
 def _encoded(content: bytes | str | Path | dict) -> bytes | Path:
     if isinstance(content, dict):
-        content = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        content = json_text(content)
     return content.encode() if isinstance(content, str) else content
