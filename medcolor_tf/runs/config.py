@@ -237,10 +237,18 @@ class SharedOptions:
         Args:
             strategy: whose parts.
         """
-        text = self.lr_multipliers or catalog.RECIPES[self.recipe].lr_multipliers.get(strategy, "")
-        factors = parse_multipliers(text)
+        factors = self.stated_multipliers(strategy)
         trains = STRATEGIES[strategy].trains
         return {p: factors[p] for p in PARTS if p in trains and factors.get(p, 1.0) != 1.0}
+
+    def stated_multipliers(self, strategy: str) -> dict[str, float]:
+        """Returns the factors of --lr_multipliers or, where that is not set, those of --recipe.
+
+        Args:
+            strategy: that the recipe is asked for; parts that it does not train are among them.
+        """
+        text = self.lr_multipliers or catalog.RECIPES[self.recipe].lr_multipliers.get(strategy, "")
+        return parse_multipliers(text)
 
     def device_count(self) -> int | None:
         """Returns --devices as a number, 1 where not set, None for all; InputError for neither."""

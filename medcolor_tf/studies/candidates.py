@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from medcolor_tf import catalog, commandline
+from medcolor_tf import commandline
 from medcolor_tf.catalog import PARTS, STRATEGIES
 from medcolor_tf.errors import InputError
 from medcolor_tf.runs.config import SharedOptions, parse_multipliers
@@ -155,10 +155,9 @@ def candidates(config: StudyConfig, strategy: str) -> tuple[list[Candidate], int
         options = {a.option: _typed(a.option, value) for a, value in pairs if not a.part}
         factors = {axis.part: value for axis, value in pairs if axis.part}
         if factors:
-            recipe = catalog.RECIPES[options.get("recipe", config.recipe)]
-            text = config.lr_multipliers or recipe.lr_multipliers.get(strategy, "")
-            others = {part: f"{factor:g}" for part, factor in parse_multipliers(text).items()}
-            merged = others | factors
+            tried = dataclasses.replace(config, recipe=options.get("recipe", config.recipe))
+            others = tried.stated_multipliers(strategy)
+            merged = {part: f"{factor:g}" for part, factor in others.items()} | factors
             options["lr_multipliers"] = ",".join(f"{p}={merged[p]}" for p in PARTS if p in merged)
         values = tuple((axis.name, value) for axis, value in pairs)
         found.append(Candidate(values, tuple(options.items())))
