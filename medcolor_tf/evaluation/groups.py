@@ -24,7 +24,7 @@ from medcolor_tf.evaluation.statistics import benjamini_hochberg
 LAST = ("other", "several", "unknown")
 # Patients with a positive, and with a negative image, below which nothing is computed of a group,
 # and below which nothing is tested: of fewer, one test in ten finds a difference where there is
-# none (measured; at least 20: one in 13 to 20).
+# none (measured; at least 20: one in 12 to 20).
 LEAST, LEAST_TESTED = 10, 20
 N_RESAMPLES = 2000
 CONFIDENCE_LEVEL = 0.95
