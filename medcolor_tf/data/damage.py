@@ -10,12 +10,13 @@ all records of the shard from there on are bad.
 """
 
 import contextlib
+import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tensorflow as tf
@@ -179,7 +180,8 @@ def _search(
     bad, good, offset = [], [], 0
     reader = tf_record_random_reader(str(path))
     for number in range(shard.records):
-        length = _length(path, offset)
+        with path.open("rb") as file:
+            length = record_length(file, offset)
         if length is None:
             reason = f"the length of record {number} is damaged, so the rest of the shard is lost"
             rest = range(number, shard.records)
@@ -209,15 +211,19 @@ def _fault(reader, offset: int, info: schema.DatasetInfo) -> str:
         return "no example of the data set's format: cannot be parsed"
 
 
-def _length(path: Path, offset: int) -> int | None:
-    """Returns the length of the record at an offset; None where it is damaged or not there."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        header = file.read(HEADER_BYTES)
+def record_length(file: BinaryIO, offset: int) -> int | None:
+    """Returns the length of a record, its data's bytes; None where it is damaged or not there.
+
+    Args:
+        file: the shard; what is read next from it is the data.
+        offset: of the record's header in it, in bytes.
+    """
+    file.seek(offset)
+    header = file.read(HEADER_BYTES)
     if len(header) < HEADER_BYTES:
         return None
     length, checksum = struct.unpack("<QI", header)
-    whole = offset + HEADER_BYTES + length + FOOTER_BYTES <= path.stat().st_size
+    whole = offset + HEADER_BYTES + length + FOOTER_BYTES <= os.fstat(file.fileno()).st_size
     return length if whole and _masked_crc(header[:8]) == checksum else None
 
 

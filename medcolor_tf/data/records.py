@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data import schema
-from medcolor_tf.data.damage import Damage, bad_record, find_damage
+from medcolor_tf.data.damage import Damage, bad_record, find_damage, record_length
 from medcolor_tf.data.image_ops import decode_image
 from medcolor_tf.data.labels import UNCERTAIN
 from medcolor_tf.errors import InputError
@@ -20,8 +20,6 @@ SHARDS_OPEN = 16
 READ_BUFFER_BYTES = 8 * 2**20
 # Of the shards of a split, so many bytes are compared with their SHA-256 when it is opened.
 SAMPLED_BYTES = 64 * 2**20
-# In a TFRecord file: length and its checksum before a record, checksum after it.
-LENGTH_BYTES, CHECKSUM_BYTES = 8, 4
 
 
 class RecordReader:
@@ -297,10 +295,9 @@ def _compare_first_records(
 def _first_example(path: Path) -> dict[str, list]:
     """The features of a shard's first record, {} where it is none."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if length > path.stat().st_size - LENGTH_BYTES - 2 * CHECKSUM_BYTES:
+        length = record_length(file, 0)
+        if length is None:
             return {}
-        file.seek(CHECKSUM_BYTES, 1)
         data = file.read(length)
     try:
         features = tf.train.Example.FromString(data).features.feature

@@ -91,6 +91,15 @@ def same(one, two):
     )
 
 
+def test_a_damaged_length_of_a_first_record_shows_at_once(data, monkeypatch):
+    """The checksum of the length: the length is right, and TensorFlow would not read on."""
+    monkeypatch.setattr("medcolor_tf.data.records._sample", lambda shards: ())
+    Split(data, "train")
+    flip(data, FIRST, 0, 8)
+    with pytest.raises(InputError, match=rf"{FIRST}: its first record has index \[\] and"):
+        Split(data, "train")
+
+
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_bad_record_is_named_or_left_out(data, kind, monkeypatch):
     harm, numbers, reason = DAMAGES[kind]
