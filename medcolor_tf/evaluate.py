@@ -133,6 +133,7 @@ def _evaluate(config: EvaluateConfig) -> None:
     print(table(result))
     if more:
         print(more)
+    print(f"written to {config.out or config.run_dir}, files that end in -{config.split}")
 
 
 def main(argv=None) -> int:

@@ -75,7 +75,10 @@ def run_study(config: StudyConfig) -> int:
         _save_plan(folder, config, planned)
         mine = grid.shard_of(planned, config.shard)
         # Another process may have finished runs while this one waited.
-        return _Schedule(config, mine, _states(planned, config), workers).work()
+        status = _Schedule(config, mine, _states(planned, config), workers).work()
+    if status == 0:
+        print(f"next: python -m medcolor_tf.report {folder} --out={folder / 'report'}")
+    return status
 
 
 def _states(planned: list[PlannedRun], config: StudyConfig) -> dict[str, str]:

@@ -26,6 +26,8 @@ from medcolor_tf.files import cannot_write
 # Thresholds of a precision-recall curve.
 CURVE_POINTS = 101
 MEAN_AUC = "{}/mean_auc"
+# Options that the HPARAMS tab shows first; the others can be ticked.
+FIRST_OPTIONS = ("strategy", "colorizer", "backbone", "max_lr", "lr_multipliers", "train_fraction")
 
 
 class Log:
@@ -141,7 +143,7 @@ class Log:
             values: name -> option as it is used.
             splits: that are evaluated, beside the validation images.
         """
-        from tensorboard.plugins.hparams import api
+        from tensorboard.plugins.hparams import api, api_pb2, plugin_data_pb2
 
         shown = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
@@ -149,9 +151,23 @@ class Log:
         }
         names = dict.fromkeys(("valid", *splits))
         metrics = [api.Metric(MEAN_AUC.format(s), display_name=f"{s} mean AUC") for s in names]
+        experiment = api.hparams_config_pb([api.HParam(name) for name in shown], metrics)
+        # TensorBoard sorts options by their names, those that differ first: what it finds out where
+        # it is told nothing of metrics.
+        plugin_data = experiment.value[0].metadata.plugin_data
+        content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
+        for info in content.experiment.hparam_infos:
+            kind = type(shown[info.name])
+            info.differs = info.name in FIRST_OPTIONS
+            info.type = {
+                bool: api_pb2.DATA_TYPE_BOOL,
+                int: api_pb2.DATA_TYPE_FLOAT64,
+                float: api_pb2.DATA_TYPE_FLOAT64,
+            }.get(kind, api_pb2.DATA_TYPE_STRING)
+        plugin_data.content = content.SerializeToString()
         with self._writing(0):
-            api.hparams_config([api.HParam(name) for name in shown], metrics)
-            api.hparams(shown)
+            tf.summary.experimental.write_raw_pb(experiment.SerializeToString(), 0)
+            api.hparams(shown, trial_id=self._folder.name)
 
     def graph(self, model: keras.Model, shape: Sequence[int | None]) -> None:
         """Writes the graph of a model.

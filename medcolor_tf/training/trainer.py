@@ -292,6 +292,7 @@ class Trainer:
             "steps": plan.total_steps,
             "checkpoint_every": plan.checkpoint_interval,
             "image_size": plan.spec.image_size,
+            "backbone": Path(plan.spec.backbone).name,
             "observations": ",".join(plan.spec.observations),
             "colorizer": plan.spec.colorizer,
             "colorizer_init": plan.spec.colorizer_init,
