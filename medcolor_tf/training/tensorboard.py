@@ -6,6 +6,7 @@ TensorFlow only, like the event format; the models it shows may run on any backe
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -145,6 +146,8 @@ class Log:
         """
         from tensorboard.plugins.hparams import api, api_pb2, plugin_data_pb2
 
+        types: Any = api_pb2  # protobuf makes the names of such modules when they are imported
+        messages: Any = plugin_data_pb2
         shown = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in values.items()
@@ -155,15 +158,15 @@ class Log:
         # TensorBoard sorts options by their names, those that differ first: what it finds out where
         # it is told nothing of metrics.
         plugin_data = experiment.value[0].metadata.plugin_data
-        content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
+        content = messages.HParamsPluginData.FromString(plugin_data.content)
         for info in content.experiment.hparam_infos:
             kind = type(shown[info.name])
             info.differs = info.name in FIRST_OPTIONS
             info.type = {
-                bool: api_pb2.DATA_TYPE_BOOL,
-                int: api_pb2.DATA_TYPE_FLOAT64,
-                float: api_pb2.DATA_TYPE_FLOAT64,
-            }.get(kind, api_pb2.DATA_TYPE_STRING)
+                bool: types.DATA_TYPE_BOOL,
+                int: types.DATA_TYPE_FLOAT64,
+                float: types.DATA_TYPE_FLOAT64,
+            }.get(kind, types.DATA_TYPE_STRING)
         plugin_data.content = content.SerializeToString()
         with self._writing(0):
             tf.summary.experimental.write_raw_pb(experiment.SerializeToString(), 0)
