@@ -23,7 +23,7 @@ import tensorflow as tf
 from tensorflow.python.lib.io.tf_record import tf_record_random_reader  # public in TensorFlow 1
 
 from medcolor_tf.data import schema
-from medcolor_tf.data.image_ops import decode_image
+from medcolor_tf.data.image_ops import decode_image, without_autograph
 from medcolor_tf.errors import InputError
 from medcolor_tf.progress import progressing
 
@@ -155,6 +155,7 @@ def record_places(splits: Sequence[Any]) -> dict[str, list]:
     }
 
 
+@without_autograph
 def _is_whole(path: Path, shard: schema.Shard, info: schema.DatasetInfo) -> bool:
     """Tells whether all records of a shard are good."""
     records = tf.data.TFRecordDataset(str(path))

@@ -5,9 +5,11 @@ import os
 
 import tensorflow as tf
 
+from medcolor_tf.data.image_ops import without_autograph
 from medcolor_tf.data.pipeline import Selection, Split
 
 
+@without_autograph
 def make_dataset(
     folder: str | os.PathLike,
     split: str,

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from medcolor_tf.data.damage import WrongSizeError
-from medcolor_tf.data.image_ops import crop_start
+from medcolor_tf.data.image_ops import crop_start, without_autograph
 from medcolor_tf.data.pipeline import Split, crop_offset
 from medcolor_tf.errors import InputError
 from medcolor_tf.progress import progressing
@@ -104,6 +104,7 @@ class PackedImages:
                     start += filled
                     filled, block = 0, self._empty(min(height, self.rows - start))
 
+    @without_autograph
     def batches(self, stream) -> tf.data.Dataset:
         """The order and the crops of :meth:`Split.training_batches`, without a pixel.
 

@@ -19,7 +19,7 @@ from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data import schema, subsets
 from medcolor_tf.data.damage import SHOWN, Damage, find_damage
 from medcolor_tf.data.image_cache import RamCache
-from medcolor_tf.data.image_ops import resize_pixels, square_crop
+from medcolor_tf.data.image_ops import resize_pixels, square_crop, without_autograph
 from medcolor_tf.data.labels import apply_policy, count_raw_labels, parse_policy
 from medcolor_tf.data.records import (
     RecordReader,
@@ -139,10 +139,12 @@ class Split:
         """
         return self._in_order(part).batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
+    @without_autograph
     def examples(self) -> tf.data.Dataset:
         """As :meth:`batches`, one image at a time."""
         return self._in_order().map(lambda image, label, *ids: (image, label))
 
+    @without_autograph
     def _in_order(self, part=WHOLE) -> tf.data.Dataset:
         """Every image once, centre crop; made once: tracing it takes longer than a small split."""
         if part not in self._in_order_examples:
@@ -154,6 +156,7 @@ class Split:
         return self._in_order_examples[part]
 
     @cached_property
+    @without_autograph
     def sizes(self) -> np.ndarray:
         """(N, 2) int64, heights and widths as stored; the records are read for it, not decoded."""
         spec = {"size": tf.io.FixedLenFeature([2], tf.int64)}
@@ -183,6 +186,7 @@ class Split:
         self._cached_records = None
         self._in_order_examples.clear()  # they read the records
 
+    @without_autograph
     def decoded(self, side: int) -> tf.data.Dataset:
         """Every image once, in order, as stored; square ones are scaled to ``side`` pixels.
 
@@ -247,6 +251,7 @@ class Split:
 
         return self.training_stream(batched, (batch_size, seed, start_step, shuffle_buffer))
 
+    @without_autograph
     def training_stream(self, batched, stream, positions: bool | None = None) -> tf.data.Dataset:
         """What :meth:`training_batches` returns, of batches made in another way.
 
@@ -271,6 +276,7 @@ class Split:
         later = tf.data.Dataset.range(first_epoch + 1, tf.int64.max).flat_map(epoch)
         return first.concatenate(later).prefetch(tf.data.AUTOTUNE)
 
+    @without_autograph
     def epoch_batches(
         self,
         batch_size: int,
@@ -299,6 +305,7 @@ class Split:
         )
         return examples.batch(batch_size)
 
+    @without_autograph
     def training_positions(
         self, batch_size: int, seed: int = 0, first_epoch: int = 0, shuffle_buffer: int = 8192
     ) -> tf.data.Dataset:
@@ -339,6 +346,7 @@ class Split:
             return [image.decode() for image in self._ram_cache.image_ids.numpy()[positions]]
         return self._reader.image_ids(positions)
 
+    @without_autograph
     def view_batches(self, batch_size: int, seed: int, view: int) -> tf.data.Dataset:
         """As :meth:`batches`, with random crops that are a function of (seed, view, position)."""
         dataset = (

@@ -11,7 +11,7 @@ import tensorflow as tf
 from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.data import schema
 from medcolor_tf.data.damage import Damage, bad_record, find_damage, record_length
-from medcolor_tf.data.image_ops import decode_image
+from medcolor_tf.data.image_ops import decode_image, without_autograph
 from medcolor_tf.data.labels import UNCERTAIN
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256
@@ -72,6 +72,7 @@ class RecordReader:
         share = self._count / sum(shard.records for shard in self._shards)
         return share * sum(shard.bytes for shard in self._shards)
 
+    @without_autograph
     def records(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Returns the encoded records; shards are read in parallel.
 
@@ -87,6 +88,7 @@ class RecordReader:
             lambda record: selected[tf.io.parse_single_example(record, spec)["index"]]
         )
 
+    @without_autograph
     def positions(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Returns where the records of :meth:`records` stand in order, and reads none of them.
 
