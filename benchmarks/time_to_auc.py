@@ -85,7 +85,7 @@ KNEE = (
 )
 TASKS = {
     "nih1000": Task(*NIH, "baseline", 160, 64, 120, 20, 1.0, 1.0),
-    "knee_oa": Task(*KNEE, "baseline_all", 80, 32, 120, 20, 0.03, 4.0),
+    "knee_oa": Task(*KNEE, "baseline_all", 80, 32, 160, 20, 0.03, 4.0),
 }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 from benchmarks import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = "validation mean AUC "  # of the lines of both that say a validation's result
+VALIDATION = r"step ([\d,]+): .*validation mean AUC ([\d.]+|nan)"  # as both sides print it
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,8 @@ def reached(validations: list, processor: float, prepared: float, target: float)
 def validations_of(lines: Iterable[str]) -> Iterator[tuple[int, float]]:
     """Yields step and AUC of the lines that say them."""
     for line in lines:
-        before, found, value = line.partition(WORDS)
-        if found:
-            yield int(before.split(":")[0].split()[1].replace(",", "")), float(value)
+        if found := re.match(VALIDATION, line):
+            yield int(found[1].replace(",", "")), float(found[2])
 
 
 def session_seconds(session: int) -> float:

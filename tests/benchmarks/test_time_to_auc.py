@@ -72,6 +72,16 @@ def test_a_run_is_ended_where_the_target_is_reached():
     assert 0 < found.wall < 50
 
 
+def test_lines_of_both_sides_are_read():
+    lines = [
+        "step 1,020: training loss 0.51, validation mean AUC 0.7000",
+        "step 20: validation mean AUC 0.8",
+        "best validation mean AUC 0.8 at step 20",
+        "step 30: validation mean AUC nan",
+    ]
+    assert str(list(timed_runs.validations_of(lines))) == "[(1020, 0.7), (20, 0.8), (30, nan)]"
+
+
 def test_the_table_has_medians_ranges_and_ratios_per_seed():
     ours = [Reached(w, 2 * w, 20, 0.91, (1.0, 2.0, w - 3)) for w in (10.0, 11.0, 12.0)]
     theirs = [Reached(20.0, 20.0, 40, 0.92, (0.0, 5.0, 15.0))] * 2
