@@ -275,13 +275,12 @@ def table(name: str, task: Task, results: dict[str, list[Reached]]) -> Iterator[
         cells += [f"{statistics.median(r.parts[k] for r in runs):.1f}" for k in range(3)]
         yield f"| {' | '.join(cells)} |"
     if len(results) == 2:
-        ours, theirs = results[OURS], results[PYTORCH]
-        cells = ["ours / PyTorch"]
+        pairs = list(zip(results[OURS], results[PYTORCH], strict=True))
+        both = [(ours, theirs) for ours, theirs in pairs if ours.step and theirs.step]
+        cells = [f"ours / PyTorch, {len(both)} of {len(pairs)} seeds reached by both"]
         for what in ("wall", "processor"):
-            ratios = [
-                getattr(a, what) / getattr(b, what) for a, b in zip(ours, theirs, strict=True)
-            ]
-            cells.append(_spread(ratios, 2))
+            ratios = [getattr(ours, what) / getattr(theirs, what) for ours, theirs in both]
+            cells.append(_spread(ratios, 2) if ratios else "")
         yield f"| {' | '.join([*cells, '', '', '', '', ''])} |"
     yield ""
 
