@@ -79,7 +79,8 @@ static: $(VENV)/.installed
 	$(BIN)/pyright --project=pyproject.toml --pythonpath=$(BIN)/python
 
 # Side by side with PyTorch, which only these need. The quick benchmark leaves out the one variant
-# that takes minutes to compile; the results say so.
+# that takes minutes to compile; the results say so. With films and a backbone (docs/speed.md, "Time to
+# AUC"), `make bench-quick FILMS=FOLDER BACKBONE=FILE`, it also measures the time to an AUC, one seed.
 QUICK_ROWS := color_module/ResNet18,all/ResNet18,inference/ResNet18/float32
 QUICK_ROWS := $(QUICK_ROWS),color_module/DenseNet121/bfloat16,augmentation,input,preparation
 
@@ -96,6 +97,8 @@ bench: $(VENV)/.torch
 bench-quick: $(VENV)/.torch
 	$(BIN)/python -m benchmarks.run --rows=$(QUICK_ROWS) --size=160 --images=1024 --rounds=5 \
 		--seconds=2 "--leave_out=DenseNet121:torch compile,all/ResNet18:torch compile"
+	test -z "$(FILMS)" || $(BIN)/python -m benchmarks.time_to_auc --data=$(FILMS) \
+		--backbone=$(BACKBONE) --seeds=0
 
 # What takes too long for every change: hours of kills, damages and fuzzing; both ends of the
 # versions that pyproject.toml allows; known vulnerabilities (a package that cannot be looked up is a

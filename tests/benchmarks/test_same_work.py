@@ -225,7 +225,7 @@ def test_pytorch_last_layer_runs_without_a_graph(torch_models):
 def test_pytorch_augments_as_the_project_does(torch_models):
     import torch
 
-    from benchmarks import pytorch
+    from benchmarks import pytorch_augmentation
     from medcolor_tf.training.augment import resample, rotation_zoom
 
     random = np.random.default_rng(0)
@@ -240,8 +240,8 @@ def test_pytorch_augments_as_the_project_does(torch_models):
         )
     ]
     ours = np.array(resample(images, rotation_zoom(*drawn, height=32, width=32)))
-    matrices = pytorch.rotation_zoom(*map(torch.from_numpy, drawn), size=32)
-    theirs = pytorch.resample(torch.from_numpy(images).permute(0, 3, 1, 2), matrices)
+    matrices = pytorch_augmentation.rotation_zoom(*map(torch.from_numpy, drawn), size=32)
+    theirs = pytorch_augmentation.resample(torch.from_numpy(images).permute(0, 3, 1, 2), matrices)
     np.testing.assert_allclose(theirs.permute(0, 2, 3, 1), ours, atol=1e-4)
     assert np.abs(ours - images).max() > 0.1
 
