@@ -171,7 +171,8 @@ def decoders(report: Report) -> Iterator[str]:
         *(uid.JPEG2000Lossless, uid.JPEG2000),
     ):
         can = get_decoder(syntax).is_available
-        yield f"{syntax.name}: {'yes' if can else 'no'}"
+        bits = " (of 8 bits, not of 12)" if syntax == uid.JPEGExtended12Bit else ""
+        yield f"{syntax.name}: {f'yes{bits}' if can else 'no'}"
         if not can:
             report.problem(f"{syntax.name} cannot be decoded: pip install '{PACKAGE}[dicom]'")
 

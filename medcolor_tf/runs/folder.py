@@ -98,6 +98,8 @@ _CONTENTS_OF_SPLIT = {
     "units": contents.UNITS,
 }
 
+# Names of runs in a message, at most.
+SHOWN = 5
 # What a log says of a run whose loss or weights were no longer finite.
 DIVERGED = "training diverged"
 
@@ -493,7 +495,9 @@ def check_is_run(folder: str | Path) -> None:
     """Raises InputError where a folder is no run: for commands, before their imports take time."""
     run = Run(Path(folder))
     if not run.lists(MODEL) and not (run.folder / MODEL).is_file():
-        raise InputError(f"{run.folder / MODEL}: {RUN_EXPECTED}")
+        below = sorted(path.parent.name for path in run.folder.glob(f"*/{MODEL}"))
+        hint = f"; runs below that folder: {', '.join(below[:SHOWN])}" if below else ""
+        raise InputError(f"{run.folder / MODEL}: {RUN_EXPECTED}{hint}")
 
 
 def load_predictor(folder: str | Path, which: str = "best", mixed_precision: bool = False):

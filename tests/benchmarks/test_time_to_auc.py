@@ -94,6 +94,7 @@ def test_the_table_has_medians_ranges_and_ratios_per_seed():
     assert "2 of 3 seeds reached by both | 0.53 (0.50 to 0.55) | 1.05 (1.00 to 1.10) |" in ratios
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_ours_reaches_the_target_from_jpegs(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(TASKS, "easy", EASY)
