@@ -121,7 +121,7 @@ class FilmModel:
         if self.decision is None:
             return tuple(map(Finding, names, chances))
         calibrated = self.decision.calibrated(logits)
-        words = [WORDS[int(code)] for code in self.decision.classify(logits)]
+        words = [WORDS[int(code)] for code in self.decision.classify(logits=logits)]
         after, thresholds = map(float, calibrated), self.decision.thresholds
         return tuple(map(Finding, names, chances, after, thresholds, words))
 

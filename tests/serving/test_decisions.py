@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,6 +26,7 @@ from medcolor_tf.serving.comparison import compare_decisions
 from medcolor_tf.serving.decision_outputs import decision_outputs
 
 OBSERVATIONS = ("Edema", "Pleural Effusion")
+PAGE = Path(__file__).parents[2] / "docs" / "operating_points.md"
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +127,8 @@ def test_what_a_decision_makes_of_logits(run_dir):
     calibrated = decision.calibrated(LOGITS)
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(2 * LOGITS.astype(float) - 1))))
     # The third is 0.599, the second 0.269.
-    assert decision.classify(LOGITS)[:, 0].tolist() == [0, 0, 1, 1]
-    assert decision.classify(LOGITS)[:, 1].tolist() == [-1] * 4
+    assert decision.classify(logits=LOGITS)[:, 0].tolist() == [0, 0, 1, 1]
+    assert decision.classify(logits=LOGITS)[:, 1].tolist() == [-1] * 4
     cells = decision.cells(LOGITS)
     assert decision.columns == [
         f"{k} {n}" for n in OBSERVATIONS for k in ("calibrated", "decision")
@@ -135,7 +139,7 @@ def test_what_a_decision_makes_of_logits(run_dir):
     sure = made_decision(run_dir, (1 - 1e-9, 0.0))
     logits = np.array([[18, -99], [23, 99]], np.float32)
     assert (sigmoid(logits)[:, 0] == 1).all()
-    assert sure.classify(logits).tolist() == [[0, 1], [1, 1]]
+    assert sure.classify(logits=logits).tolist() == [[0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("thresholds", [(0.3, None), (np.nextafter(1, 2), 0.0), (1 - 1e-9, 1e-9)])
@@ -144,7 +148,7 @@ def test_the_graph_decides_as_numpy_does(run_dir, thresholds):
     outputs = decision_outputs(keras.ops.convert_to_tensor(LOGITS), decision)
     calibrated = decision.calibrated(LOGITS)
     np.testing.assert_allclose(outputs["calibrated"], calibrated, atol=1e-6)
-    np.testing.assert_array_equal(outputs["decisions"], decision.classify(LOGITS))
+    np.testing.assert_array_equal(outputs["decisions"], decision.classify(logits=LOGITS))
     assert decision_outputs(LOGITS, None) == {}
 
 
@@ -154,7 +158,7 @@ def rows_of(path):
 
 
 @pytest.mark.slow
-def test_predict_and_python_use_it(run_dir, tmp_path, capsys):
+def test_predict_and_python_use_it(run_dir, tmp_path, capsys, monkeypatch):
     images = [pixels(40, 36, seed=i) for i in range(6)]
     for i, image in enumerate(images):
         (tmp_path / f"{i}.png").write_bytes(encode(image, "PNG"))
@@ -180,13 +184,17 @@ def test_predict_and_python_use_it(run_dir, tmp_path, capsys):
     assert {row["decision Pleural Effusion"] for row in rows} == {""}
     assert [row["calibrated Edema"] for row in rows if row["error"]] == [""]
 
-    loaded = mc.load_run(run_dir)
-    model, observations, _ = loaded
-    there = loaded.decision
-    assert there == decision
-    assert there is not None
+    monkeypatch.chdir(run_dir.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
     raw = np.stack([pixels(32, 32, seed=i) for i in range(2)])[..., None]
-    assert there.calibrated(model(raw)).shape == (2, len(observations))
+    names: dict[str, Any] = {"mc": mc, "images": raw}
+    exec(textwrap.dedent(code).replace('"runs/stage2"', '"run"'), names)
+    assert names["run"].decision == decision
+    assert names["calibrated"].shape == (2, len(OBSERVATIONS))
+    expected = np.where(names["calibrated"][:, 0] >= middle, 1, 0)
+    assert names["called"].tolist() == [[called, -1] for called in expected]
+    with pytest.raises(TypeError, match="positional"):  # probabilities by mistake
+        decision.classify(names["calibrated"])  # pyright: ignore[reportCallIssue]
 
 
 def test_an_export_that_decides_otherwise_is_refused(run_dir):
@@ -197,7 +205,7 @@ def test_an_export_that_decides_otherwise_is_refused(run_dir):
         def outputs(reads, output="probabilities"):
             logits = model.predict_on_batch(np.stack([read.image for read in reads]))
             calibrated = decision.calibrated(logits)
-            called = decision.classify(logits)
+            called = decision.classify(logits=logits)
             return calibrated if output == "calibrated" else flip(called)
 
         return outputs

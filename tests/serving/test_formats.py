@@ -116,7 +116,7 @@ def test_a_runtime_of_its_own_gives_the_numbers_of_keras(form, exported, run_dir
         np.testing.assert_allclose(received["logits"], logits, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(received["colorized"], colorized, atol=1e-4)
         np.testing.assert_allclose(received["calibrated"], decision.calibrated(logits), atol=2e-5)
-        np.testing.assert_array_equal(received["decisions"], decision.classify(logits))
+        np.testing.assert_array_equal(received["decisions"], decision.classify(logits=logits))
     assert np.ptp(received["probabilities"]) > 0.01
     assert set(received["decisions"][:, 0]) == {0, 1}
     assert set(received["decisions"][:, 1]) == {-1}
