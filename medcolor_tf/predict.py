@@ -25,7 +25,8 @@ and the mean or largest probability of the others. Thresholds of single images a
 studies; `evaluate --unit=study` gives these.
 
 Rows are on the disk as they come, in OUT.partial. After an interruption the same command goes on
-there and makes the same file; rows of other weights, options or images are refused. A path that is
+there and makes the same file; rows of other weights, options or images are refused. So are folders
+of pictures or DICOM files that hold a file of the same name from another command. A path that is
 not UTF-8 is written as "bytes:" and its percent-encoded bytes, and read so from a table.
 
 With --explain=FOLDER each image gets a PNG with the gray image, the colorized one, and a panel per

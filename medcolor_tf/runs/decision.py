@@ -250,11 +250,17 @@ def load_decision(folder: str | Path, which: str = "best", source: str = "") -> 
         None where the run has none, or none is wanted.
 
     Raises:
-        InputError: the file is damaged, or of other weights.
+        InputError: ``source`` is no file, or the file is damaged or of other weights.
     """
     if source == NO_DECISION:
         return None
     path = Path(source) if source else runs.Run(Path(folder)).folder / runs.DECISION
+    if source and not path.is_file():
+        received = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(
+            f"--decision={source}: {received}; expected a {runs.DECISION}, as evaluate "
+            f"--operating_point and calibrate write it, or {NO_DECISION}"
+        )
     content = _read(path, named=bool(source))
     if content is None:
         return None

@@ -52,7 +52,8 @@ def predict(config) -> tuple[int, int]:
 
     Raises:
         InputError: no such run, input, column, image or observation, a folder that cannot take
-            pictures, the output exists, or rows of another command are there.
+            pictures or has files of their names, the output exists, or rows of another command are
+            there.
     """
     out = Path(config.out)
     if out.exists():
@@ -77,6 +78,8 @@ def predict(config) -> tuple[int, int]:
     dicom = None
     if config.dicom_out:
         dicom = _dicom(config, spec, classifier, step, inputs, decision)
+    if table.recorded() is None:  # else what is there is the interrupted command's
+        _check_free(inputs, drawings, dicom)
     # E's feature map is fetched from the device only for those who draw it.
     explained = bool(config.explain or config.dicom_out)
     model = classify_and_colorize(classifier, features=explained)
@@ -127,6 +130,16 @@ def _write_rows(
         for batch in read_batches(inputs[done:], spec, batch_size):
             table.append(_answer(model, batch, spec, drawings, decision, dicom))
             progress.update(len(batch))
+
+
+def _check_free(inputs: list[InputImage], drawings: list, dicom: DicomOut | None) -> None:
+    """Checks that no picture or DICOM file of another command would be written over."""
+    names = [item.picture for item in inputs]
+    for drawing in filter(None, drawings):
+        drawing.pictures.check_free(names)
+    if dicom:
+        suffixes = (dicom_out.IMAGE_SUFFIX, dicom_out.REPORT_SUFFIX)
+        dicom.pictures.check_free(names, suffixes)
 
 
 def _without_own_pictures(

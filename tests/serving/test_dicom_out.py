@@ -206,6 +206,16 @@ def test_what_cannot_be_met_is_refused_before_a_row_is_written(
     assert predict_main([*words, f"--dicom_out={tmp_path / 'dicom'}"]) == 2
     assert "none of the 1 inputs is a DICOM file" in capsys.readouterr().err
     film(tmp_path / "b.dcm")
+    report = tmp_path / "dicom" / "b.sr.dcm"
+    report.parent.mkdir()
+    report.write_text("another command's")
+    of_one = [words[0], f"--inputs={tmp_path / 'b.dcm'}", words[2]]
+    assert predict_main([*of_one, f"--dicom_out={tmp_path / 'dicom'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{report} exists and would be written over; expected a new or empty" in error
+    assert report.read_text() == "another command's"
+    report.unlink()
+    report.parent.rmdir()
     assert predict_main([*words, f"--dicom_out={tmp_path}"]) == 2
     assert "is a folder of other images" in capsys.readouterr().err
     find = importlib.util.find_spec
