@@ -33,6 +33,7 @@ With --explain=FOLDER each image gets a PNG with the gray image, the colorized o
 observation with a heat map over the gray image: the places that raised the observation's logit. The
 hottest place of a panel has the colour of the observation's probability, so panels and pictures
 can be compared and an unlikely finding stays cool. What speaks against a finding is not shown.
+Captions have the probability and, where the run's decision calibrates, the calibrated one beside.
 --heat_map=multiscale has 20 x 20 cells where grad_cam has 5 x 5 (160-pixel images, most backbones).
 
 With --dicom_out=FOLDER each DICOM input gets two DICOM files (the extra [dicom]): NAME.sc.dcm, a

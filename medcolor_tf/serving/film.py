@@ -105,8 +105,12 @@ class FilmModel:
         logits, colorized, heat = self.answer_image(read.image)
         findings = self.findings(logits)
         chances = [finding.probability for finding in findings]
+        decision = self.decision
+        calibrated = decision.calibrated(logits) if decision and decision.calibrates else None
         drawn = (
-            visualize.draw_panels(read.image, colorized, heat, chances, self.spec.observations)
+            visualize.draw_panels(
+                read.image, colorized, heat, chances, self.spec.observations, calibrated
+            )
             if panels
             else []
         )

@@ -116,7 +116,7 @@ class Colorized:
     def __init__(self, pictures: Pictures):
         self.pictures = pictures
 
-    def save(self, names, images, chances, colorized, features=None) -> list[str]:
+    def save(self, names, images, chances, calibrated, colorized, features=None) -> list[str]:
         """Saves a picture per image, see :meth:`Explained.save`; returns the paths."""
         drawn = visualize.side_by_side(images, colorized)
         return self.pictures.save(names, lambda i: drawn[i])
@@ -170,27 +170,31 @@ class Explained:
     def __init__(self, pictures: Pictures, heat: Heat):
         self.pictures, self._heat = pictures, heat
 
-    def save(self, names, images, chances, colorized, features) -> list[str]:
+    def save(self, names, images, chances, calibrated, colorized, features) -> list[str]:
         """Saves a picture per image.
 
         Args:
             names: B, of the files.
             images: see :meth:`draw`.
             chances: see :meth:`draw`.
+            calibrated: see :meth:`draw`.
             colorized: see :meth:`draw`.
             features: see :meth:`draw`.
 
         Returns:
             The B paths.
         """
-        return self.pictures.save(names, self.draw(images, chances, colorized, features))
+        draw = self.draw(images, chances, calibrated, colorized, features)
+        return self.pictures.save(names, draw)
 
-    def draw(self, images, chances, colorized, features) -> Callable[[int], np.ndarray]:
+    def draw(self, images, chances, calibrated, colorized, features) -> Callable[[int], np.ndarray]:
         """Returns a function that draws an image by its position, (H, W, 3) uint8.
 
         Args:
             images: (B, H, W, C) uint8 or uint16.
             chances: (B, labels) float, the probabilities.
+            calibrated: (B, labels) float, those of the run's decision; None where it has no
+                calibration.
             colorized: (B, H, W, 3) float, what E sees.
             features: (B, h, w, c) float, E's last feature map.
         """
@@ -200,7 +204,13 @@ class Explained:
         def draw_image(i):
             colors = colorized[i] if maps.spec.has_colorizer else None
             return visualize.draw_explanation(
-                images[i], colors, heat[i], chances[i, chosen], maps.observations, maps.kind
+                images[i],
+                colors,
+                heat[i],
+                chances[i, chosen],
+                maps.observations,
+                maps.kind,
+                None if calibrated is None else calibrated[i, chosen],
             )
 
         return draw_image

@@ -185,8 +185,10 @@ def _answer(
         logits, *maps = model.predict_on_batch(images)
         chances = sigmoid(logits)
         decided = decision.cells(logits) if decision else [[]] * len(readable)
+        calibrated = decision.calibrated(logits) if decision and decision.calibrates else None
+        answer = images, chances, calibrated, *maps
         columns = [
-            drawing.save(names, images, chances, *maps) if drawing else [""] * len(readable)
+            drawing.save(names, *answer) if drawing else [""] * len(readable)
             for drawing in drawings
         ]
         notes = [""] * len(readable)

@@ -10,13 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from serving_helpers import encode, made_decision, make_run, pixels
+from serving_helpers import drawn_captions, encode, made_decision, make_run, pixels
 
 import medcolor_tf as mc
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluate import main as evaluate_main
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.evaluation.operating_points import Rule, choose_threshold, ppv_at
+from medcolor_tf.evaluation.visualize import percent
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import checkpoint
@@ -173,13 +174,23 @@ def test_predict_and_python_use_it(run_dir, tmp_path, capsys, monkeypatch):
     decision = made_decision(run_dir, (middle, None), slope=2.0, intercept=-1.0)
     save_decision(decision, run_dir)
     capsys.readouterr()
-    assert predict_main([*command, f"--out={tmp_path / 'with.csv'}"]) == 1
+    captions = drawn_captions(monkeypatch)
+    flags = [f"--explain={tmp_path / 'heat'}", "--explain_observations=Edema"]
+    assert predict_main([*command, f"--out={tmp_path / 'with.csv'}", *flags]) == 1
     assert (
         "decision: youden, calibrated (platt), chosen on valid of d: 7" in capsys.readouterr().out
     )
     rows, without = rows_of(tmp_path / "with.csv"), rows_of(tmp_path / "without.csv")
     kept = [{name: row[name] for name in without[0]} for row in rows]
-    assert kept == without
+    assert kept == [
+        row | {"explained": new["explained"]} for row, new in zip(without, rows, strict=True)
+    ]
+    assert sorted(captions) == sorted(
+        f"Edema\nprobability {percent(float(row['Edema']))}, "
+        f"calibrated {percent(float(row['calibrated Edema']))}"
+        for row in rows
+        if not row["error"]
+    )
     assert [row["decision Edema"] for row in rows if not row["error"]].count("positive") == 3
     assert {row["decision Pleural Effusion"] for row in rows} == {""}
     assert [row["calibrated Edema"] for row in rows if row["error"]] == [""]
