@@ -25,13 +25,15 @@ and the mean or largest probability of the others. Thresholds of single images a
 studies; `evaluate --unit=study` gives these.
 
 Rows are on the disk as they come, in OUT.partial. After an interruption the same command goes on
-there and makes the same file; rows of other weights, options or images are refused. A path that is
+there and makes the same file; rows of other weights, options or images are refused. So are folders
+of pictures or DICOM files that hold a file of the same name from another command. A path that is
 not UTF-8 is written as "bytes:" and its percent-encoded bytes, and read so from a table.
 
 With --explain=FOLDER each image gets a PNG with the gray image, the colorized one, and a panel per
 observation with a heat map over the gray image: the places that raised the observation's logit. The
 hottest place of a panel has the colour of the observation's probability, so panels and pictures
 can be compared and an unlikely finding stays cool. What speaks against a finding is not shown.
+Captions have the probability and, where the run's decision calibrates, the calibrated one beside.
 --heat_map=multiscale has 20 x 20 cells where grad_cam has 5 x 5 (160-pixel images, most backbones).
 
 With --dicom_out=FOLDER each DICOM input gets two DICOM files (the extra [dicom]): NAME.sc.dcm, a

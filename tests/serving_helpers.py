@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from medcolor_tf.catalog import COLORIZERS
+from medcolor_tf.evaluation import visualize
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
@@ -93,6 +94,19 @@ def pixels(*shape, seed=0, dtype: type = np.uint8):
     coarse = random.random((shape[0] // 8 + 1, shape[1] // 8 + 1)).astype(np.float32)
     image = np.array(Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
     return (np.clip(image, 0, 1) * np.iinfo(dtype).max).astype(dtype)
+
+
+def drawn_captions(monkeypatch) -> list[str]:
+    """Returns a list that fills with the captions of the heat maps that are drawn."""
+    draw, captions = visualize.draw_panels, []
+
+    def drawn(*arguments):
+        panels = draw(*arguments)
+        captions.extend(caption for caption, _ in panels if "%" in caption)
+        return panels
+
+    monkeypatch.setattr(visualize, "draw_panels", drawn)
+    return captions
 
 
 def encode(image, form, **options):

@@ -141,6 +141,7 @@ def draw_explanation(
     probabilities: Sequence[float],
     observations: Sequence[str],
     kind: str = GRAD_CAM,
+    calibrated: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Draws an image, its colorized version and a panel per observation, with captions and legend.
 
@@ -151,11 +152,12 @@ def draw_explanation(
         probabilities: K numbers in [0, 1].
         observations: K names.
         kind: of the heat, a name of :data:`medcolor_tf.catalog.HEAT_MAPS`, for the legend.
+        calibrated: K probabilities of the run's decision, which captions say beside the others.
 
     Returns:
         (height, width, 3) uint8.
     """
-    panels = draw_panels(image, colorized, heat, probabilities, observations)
+    panels = draw_panels(image, colorized, heat, probabilities, observations, calibrated)
     rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
     parts = [_row(row) for row in rows]
     parts.append(_legend(parts[0].shape[1], heat.shape[:2], HEAT_MAPS[kind]))
@@ -185,11 +187,13 @@ def draw_panels(
     heat: np.ndarray | None,
     probabilities: Sequence[float],
     observations: Sequence[str],
+    calibrated: Sequence[float] | None = None,
 ) -> list[tuple[str, np.ndarray]]:
     """Returns the panels of :func:`draw_explanation` one by one, each with its caption.
 
     Args:
         heat: None: the image and its colorized version alone.
+        calibrated: see :func:`draw_explanation`.
 
     Returns:
         (caption, (H, W, 3) uint8) per panel.
@@ -202,7 +206,10 @@ def draw_panels(
         return panels
     for k, (name, chance) in enumerate(zip(observations, probabilities, strict=True)):
         note = "" if heat[..., k].any() else ", no heat"
-        panels.append((f"{name}\n{percent(chance)}{note}", blend(gray, heat[..., k])))
+        said = percent(chance)
+        if calibrated is not None:
+            said = f"probability {said}, calibrated {percent(calibrated[k])}"
+        panels.append((f"{name}\n{said}{note}", blend(gray, heat[..., k])))
     return panels
 
 

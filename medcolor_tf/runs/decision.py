@@ -160,8 +160,13 @@ class Decision:
         bounds = np.array([np.nan if t is None else t for t in self.thresholds], np.float64)
         return np.where(bounds > 1, np.inf, logit(np.minimum(bounds, 1)))
 
-    def classify(self, logits: ArrayLike) -> np.ndarray:
-        """Returns (..., L) int32 of the model's logits: POSITIVE, NEGATIVE or UNDECIDED."""
+    def classify(self, *, logits: ArrayLike) -> np.ndarray:
+        """Returns (..., L) int32 of (..., L) logits: POSITIVE, NEGATIVE or UNDECIDED.
+
+        Args:
+            logits: of the model, before the calibration. Named in every call: probabilities given
+                in their place would make nearly every image positive, without an error.
+        """
         bounds = self.bounds
         called = np.where(self.calibrated_logits(logits) >= bounds, POSITIVE, NEGATIVE)
         return np.where(np.isnan(bounds), UNDECIDED, called).astype(np.int32)
@@ -179,7 +184,7 @@ class Decision:
             [cell for chance, called in zip(*row, strict=True) for cell in (chance, WORDS[called])]
             for row in zip(
                 [[f"{chance:.7g}" for chance in row] for row in self.calibrated(logits)],
-                self.classify(logits).tolist(),
+                self.classify(logits=logits).tolist(),
                 strict=True,
             )
         ]
@@ -245,11 +250,17 @@ def load_decision(folder: str | Path, which: str = "best", source: str = "") -> 
         None where the run has none, or none is wanted.
 
     Raises:
-        InputError: the file is damaged, or of other weights.
+        InputError: ``source`` is no file, or the file is damaged or of other weights.
     """
     if source == NO_DECISION:
         return None
     path = Path(source) if source else runs.Run(Path(folder)).folder / runs.DECISION
+    if source and not path.is_file():
+        received = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(
+            f"--decision={source}: {received}; expected a {runs.DECISION}, as evaluate "
+            f"--operating_point and calibrate write it, or {NO_DECISION}"
+        )
     content = _read(path, named=bool(source))
     if content is None:
         return None

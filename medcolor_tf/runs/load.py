@@ -53,7 +53,7 @@ def load_run(folder: str | Path, which: str = "best") -> LoadedRun:
         ``observations`` names the L logits; a sigmoid makes probabilities of them. Its attribute
         ``decision`` is what ``evaluate --operating_point`` or ``calibrate`` have left, or None:
         ``decision.calibrated(logits)`` gives calibrated probabilities, and
-        ``decision.classify(logits)`` 1 for positive, 0 for negative, -1 without a threshold.
+        ``decision.classify(logits=logits)`` 1 for positive, 0 for negative, -1 without a threshold.
 
     Raises:
         InputError: ``folder`` is no run, has no checkpoint yet, or its files are damaged.

@@ -86,7 +86,7 @@ def compare_decisions(
     # In float32, logits are off by a share of their size.
     allowed = tolerance * steep * np.maximum(1, np.abs(logits))
     near = np.abs(line - np.nan_to_num(decision.bounds)) <= allowed
-    if ((called != decision.classify(logits)) & ~near).any():
+    if ((called != decision.classify(logits=logits)) & ~near).any():
         return float("inf")
     return float((np.abs(calibrated - decision.calibrated(logits)) / steep).max())
 

@@ -39,9 +39,10 @@ def decision_outputs(logits: Any, decision: Decision | None) -> dict[str, Any]:
     )
     line = logits * slope + intercept
     bounds = decision.bounds
-    has = (~np.isnan(bounds)).astype(np.int32)
+    has = (~np.isnan(bounds)).astype(np.float32)
     finite = np.nan_to_num(bounds, nan=0.0, neginf=-_END, posinf=_END).astype(np.float32)
-    called = ops.cast(line >= finite, "int32")
-    # Undecided ones become UNDECIDED without a branch, which not every runtime has for integers.
+    called = ops.cast(line >= finite, "float32")
+    # Undecided ones become UNDECIDED without a branch, which not every runtime has for integers,
+    # and in float32: Keras adds a vector by BiasAdd, which LiteRT has for floats alone.
     decisions = called * has + UNDECIDED * (1 - has)
-    return {CALIBRATED: ops.sigmoid(line), DECISIONS: decisions}
+    return {CALIBRATED: ops.sigmoid(line), DECISIONS: ops.cast(decisions, "int32")}

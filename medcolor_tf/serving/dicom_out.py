@@ -124,12 +124,12 @@ class DicomOut:
         Returns:
             Per image the Secondary Capture's path and "", or "" and the reason why there is none.
         """
-        draw = self._draw(images, chances, *maps)
+        calibrated = self._calibrate(logits) if self._calibrate else None
+        draw = self._draw(images, chances, calibrated, *maps)
         sources = [self._source(item) for item in items]
         wanted = [i for i, source in enumerate(sources) if not isinstance(source, str)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             drawn = dict(zip(wanted, pool.map(draw, wanted), strict=True))
-        calibrated = self._calibrate(logits) if self._calibrate else None
         saved = []
         for i, source in enumerate(sources):
             if isinstance(source, str):

@@ -105,8 +105,12 @@ class FilmModel:
         logits, colorized, heat = self.answer_image(read.image)
         findings = self.findings(logits)
         chances = [finding.probability for finding in findings]
+        decision = self.decision
+        calibrated = decision.calibrated(logits) if decision and decision.calibrates else None
         drawn = (
-            visualize.draw_panels(read.image, colorized, heat, chances, self.spec.observations)
+            visualize.draw_panels(
+                read.image, colorized, heat, chances, self.spec.observations, calibrated
+            )
             if panels
             else []
         )
@@ -121,7 +125,7 @@ class FilmModel:
         if self.decision is None:
             return tuple(map(Finding, names, chances))
         calibrated = self.decision.calibrated(logits)
-        words = [WORDS[int(code)] for code in self.decision.classify(logits)]
+        words = [WORDS[int(code)] for code in self.decision.classify(logits=logits)]
         after, thresholds = map(float, calibrated), self.decision.thresholds
         return tuple(map(Finding, names, chances, after, thresholds, words))
 

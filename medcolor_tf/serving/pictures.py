@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class Pictures:
     def __init__(self, folder: Path, flag: str, suffix: str = ".png"):
         self.folder, self.flag, self._suffix = folder, flag, suffix
         self._used: dict[str, int] = {}
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--{flag}={folder}: is a file, expected a folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -67,13 +69,40 @@ class Pictures:
 
     def path(self, name: str) -> Path:
         """Returns the path of a new file; a name that was used becomes NAME-2, and so on."""
-        count = self._used.get(name, 0) + 1
-        while count > 1 and f"{name}-{count}" in self._used:
-            count += 1  # an image of its own is called that
-        self._used[name] = count
-        unique = name if count == 1 else f"{name}-{count}"
-        self._used.setdefault(unique, 1)
-        return self.folder / f"{unique}{self._suffix}"
+        return self.folder / f"{_unique(name, self._used)}{self._suffix}"
+
+    def check_free(self, names: Iterable[str], suffixes: Sequence[str] = ()) -> None:
+        """Checks that no file is there that would be written over.
+
+        Args:
+            names: of all images. What cannot be read gets no file, and gives its name to the next
+                of that name; so the files written are among those of all images.
+            suffixes: of each image's files; empty for this object's own.
+
+        Raises:
+            InputError: a file is there.
+        """
+        there, used = set(os.listdir(self.folder)), dict(self._used)
+        unique = [_unique(name, used) for name in names]
+        files = [f"{name}{suffix}" for name in unique for suffix in suffixes or (self._suffix,)]
+        taken = [file for file in files if file in there]
+        if taken:
+            others = f", and {len(taken) - 1:,} more of its files," if taken[1:] else ""
+            raise InputError(
+                f"--{self.flag}={self.folder}: {self.folder / taken[0]} exists{others} and would "
+                "be written over; expected a new or empty folder"
+            )
+
+
+def _unique(name: str, used: dict[str, int]) -> str:
+    """Returns a name that is not among those used, and adds it to them."""
+    count = used.get(name, 0) + 1
+    while count > 1 and f"{name}-{count}" in used:
+        count += 1  # an image of its own is called that
+    used[name] = count
+    unique = name if count == 1 else f"{name}-{count}"
+    used.setdefault(unique, 1)
+    return unique
 
 
 def _write(picture: np.ndarray, path: Path) -> None:
@@ -87,7 +116,7 @@ class Colorized:
     def __init__(self, pictures: Pictures):
         self.pictures = pictures
 
-    def save(self, names, images, chances, colorized, features=None) -> list[str]:
+    def save(self, names, images, chances, calibrated, colorized, features=None) -> list[str]:
         """Saves a picture per image, see :meth:`Explained.save`; returns the paths."""
         drawn = visualize.side_by_side(images, colorized)
         return self.pictures.save(names, lambda i: drawn[i])
@@ -141,27 +170,31 @@ class Explained:
     def __init__(self, pictures: Pictures, heat: Heat):
         self.pictures, self._heat = pictures, heat
 
-    def save(self, names, images, chances, colorized, features) -> list[str]:
+    def save(self, names, images, chances, calibrated, colorized, features) -> list[str]:
         """Saves a picture per image.
 
         Args:
             names: B, of the files.
             images: see :meth:`draw`.
             chances: see :meth:`draw`.
+            calibrated: see :meth:`draw`.
             colorized: see :meth:`draw`.
             features: see :meth:`draw`.
 
         Returns:
             The B paths.
         """
-        return self.pictures.save(names, self.draw(images, chances, colorized, features))
+        draw = self.draw(images, chances, calibrated, colorized, features)
+        return self.pictures.save(names, draw)
 
-    def draw(self, images, chances, colorized, features) -> Callable[[int], np.ndarray]:
+    def draw(self, images, chances, calibrated, colorized, features) -> Callable[[int], np.ndarray]:
         """Returns a function that draws an image by its position, (H, W, 3) uint8.
 
         Args:
             images: (B, H, W, C) uint8 or uint16.
             chances: (B, labels) float, the probabilities.
+            calibrated: (B, labels) float, those of the run's decision; None where it has no
+                calibration.
             colorized: (B, H, W, 3) float, what E sees.
             features: (B, h, w, c) float, E's last feature map.
         """
@@ -171,7 +204,13 @@ class Explained:
         def draw_image(i):
             colors = colorized[i] if maps.spec.has_colorizer else None
             return visualize.draw_explanation(
-                images[i], colors, heat[i], chances[i, chosen], maps.observations, maps.kind
+                images[i],
+                colors,
+                heat[i],
+                chances[i, chosen],
+                maps.observations,
+                maps.kind,
+                None if calibrated is None else calibrated[i, chosen],
             )
 
         return draw_image

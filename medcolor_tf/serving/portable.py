@@ -6,6 +6,7 @@ before the model stands in ``contract.json``.
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 
 from medcolor_tf import commandline
+from medcolor_tf.catalog import SAVED_MODEL_FORMAT
 from medcolor_tf.errors import InputError
 from medcolor_tf.keras_ops import ops
 from medcolor_tf.models.spec import ModelSpec
@@ -66,13 +68,13 @@ def write_onnx(spec: ModelSpec, model: keras.Model, folder: Path, contract: Mapp
     path = folder / ONNX_FILE
     with _converting("onnx"):
         _export(spec, model, path, "onnx", contract)
-    converted: Any = onnx.load(str(path))
-    for value in (*converted.graph.input, *converted.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.helper.set_model_props(converted, {METADATA: json.dumps(contract, sort_keys=True)})
-    onnx.checker.check_model(converted)
-    onnx.save(converted, str(path))
-    session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        converted: Any = onnx.load(str(path))
+        for value in (*converted.graph.input, *converted.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        onnx.helper.set_model_props(converted, {METADATA: json.dumps(contract, sort_keys=True)})
+        onnx.checker.check_model(converted)  # what it cannot translate, tf2onnx leaves as it is
+        onnx.save(converted, str(path))
+        session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return _answer(lambda images, output: np.asarray(session.run([output], {INPUT: images})[0]))
 
 
@@ -133,8 +135,16 @@ def _converting(form: str) -> Iterator[None]:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # converters raise anything
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
         raise InputError(
-            f"--format={form}: the model cannot be converted ({reason[:300]}); nothing was exported"
+            f"--format={form}: the model cannot be converted ({_reason(error)}); nothing was "
+            f"exported. --format={SAVED_MODEL_FORMAT} takes every operation"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns what a converter says of the operations that fail, without its dump of the model."""
+    text = str(error)
+    # LiteRT lists them after a page of places in the graph, and prints the whole graph then.
+    listed = re.search(r"^(?:TF Select|Custom) ops: .*?(?=^<unknown>|\Z)", text, re.M | re.S)
+    lines = [line.strip() for line in (listed.group() if listed else text).splitlines()]
+    return "; ".join(filter(None, lines)) or type(error).__name__

@@ -52,7 +52,8 @@ def predict(config) -> tuple[int, int]:
 
     Raises:
         InputError: no such run, input, column, image or observation, a folder that cannot take
-            pictures, the output exists, or rows of another command are there.
+            pictures or has files of their names, the output exists, or rows of another command are
+            there.
     """
     out = Path(config.out)
     if out.exists():
@@ -77,6 +78,8 @@ def predict(config) -> tuple[int, int]:
     dicom = None
     if config.dicom_out:
         dicom = _dicom(config, spec, classifier, step, inputs, decision)
+    if table.recorded() is None:  # else what is there is the interrupted command's
+        _check_free(inputs, drawings, dicom)
     # E's feature map is fetched from the device only for those who draw it.
     explained = bool(config.explain or config.dicom_out)
     model = classify_and_colorize(classifier, features=explained)
@@ -129,6 +132,16 @@ def _write_rows(
             progress.update(len(batch))
 
 
+def _check_free(inputs: list[InputImage], drawings: list, dicom: DicomOut | None) -> None:
+    """Checks that no picture or DICOM file of another command would be written over."""
+    names = [item.picture for item in inputs]
+    for drawing in filter(None, drawings):
+        drawing.pictures.check_free(names)
+    if dicom:
+        suffixes = (dicom_out.IMAGE_SUFFIX, dicom_out.REPORT_SUFFIX)
+        dicom.pictures.check_free(names, suffixes)
+
+
 def _without_own_pictures(
     inputs: list[InputImage], config, table: PartialTable
 ) -> list[InputImage]:
@@ -172,8 +185,10 @@ def _answer(
         logits, *maps = model.predict_on_batch(images)
         chances = sigmoid(logits)
         decided = decision.cells(logits) if decision else [[]] * len(readable)
+        calibrated = decision.calibrated(logits) if decision and decision.calibrates else None
+        answer = images, chances, calibrated, *maps
         columns = [
-            drawing.save(names, images, chances, *maps) if drawing else [""] * len(readable)
+            drawing.save(names, *answer) if drawing else [""] * len(readable)
             for drawing in drawings
         ]
         notes = [""] * len(readable)

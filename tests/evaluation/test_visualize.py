@@ -156,6 +156,16 @@ def test_captions_tell_findings_and_their_probability_apart():
 
 
 @pytest.mark.parametrize(
+    ("calibrated", "caption"),
+    [(None, "Edema\n75.4 %"), ([0.766], "Edema\nprobability 75.4 %, calibrated 76.6 %")],
+)
+def test_captions_have_both_probabilities_of_a_calibrated_run(calibrated, caption):
+    image, heat = np.zeros((8, 8, 1), np.uint8), np.full((2, 2, 1), 0.5, np.float32)
+    panels = visualize.draw_panels(image, None, heat, [0.754], ["Edema"], calibrated)
+    assert panels[-1][0] == caption
+
+
+@pytest.mark.parametrize(
     ("chance", "text"),
     [(0, "< 0.1 %"), (0.0123, "1.2 %"), (0.5, "50.0 %"), (0.9989, "99.9 %"), (1, "> 99.9 %")],
 )

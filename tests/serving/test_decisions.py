@@ -2,18 +2,22 @@
 
 import csv
 import json
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from serving_helpers import encode, made_decision, make_run, pixels
+from serving_helpers import drawn_captions, encode, made_decision, make_run, pixels
 
 import medcolor_tf as mc
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluate import main as evaluate_main
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.evaluation.operating_points import Rule, choose_threshold, ppv_at
+from medcolor_tf.evaluation.visualize import percent
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs import checkpoint
@@ -23,6 +27,7 @@ from medcolor_tf.serving.comparison import compare_decisions
 from medcolor_tf.serving.decision_outputs import decision_outputs
 
 OBSERVATIONS = ("Edema", "Pleural Effusion")
+PAGE = Path(__file__).parents[2] / "docs" / "operating_points.md"
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +128,8 @@ def test_what_a_decision_makes_of_logits(run_dir):
     calibrated = decision.calibrated(LOGITS)
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(2 * LOGITS.astype(float) - 1))))
     # The third is 0.599, the second 0.269.
-    assert decision.classify(LOGITS)[:, 0].tolist() == [0, 0, 1, 1]
-    assert decision.classify(LOGITS)[:, 1].tolist() == [-1] * 4
+    assert decision.classify(logits=LOGITS)[:, 0].tolist() == [0, 0, 1, 1]
+    assert decision.classify(logits=LOGITS)[:, 1].tolist() == [-1] * 4
     cells = decision.cells(LOGITS)
     assert decision.columns == [
         f"{k} {n}" for n in OBSERVATIONS for k in ("calibrated", "decision")
@@ -135,7 +140,7 @@ def test_what_a_decision_makes_of_logits(run_dir):
     sure = made_decision(run_dir, (1 - 1e-9, 0.0))
     logits = np.array([[18, -99], [23, 99]], np.float32)
     assert (sigmoid(logits)[:, 0] == 1).all()
-    assert sure.classify(logits).tolist() == [[0, 1], [1, 1]]
+    assert sure.classify(logits=logits).tolist() == [[0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("thresholds", [(0.3, None), (np.nextafter(1, 2), 0.0), (1 - 1e-9, 1e-9)])
@@ -144,7 +149,7 @@ def test_the_graph_decides_as_numpy_does(run_dir, thresholds):
     outputs = decision_outputs(keras.ops.convert_to_tensor(LOGITS), decision)
     calibrated = decision.calibrated(LOGITS)
     np.testing.assert_allclose(outputs["calibrated"], calibrated, atol=1e-6)
-    np.testing.assert_array_equal(outputs["decisions"], decision.classify(LOGITS))
+    np.testing.assert_array_equal(outputs["decisions"], decision.classify(logits=LOGITS))
     assert decision_outputs(LOGITS, None) == {}
 
 
@@ -154,7 +159,7 @@ def rows_of(path):
 
 
 @pytest.mark.slow
-def test_predict_and_python_use_it(run_dir, tmp_path, capsys):
+def test_predict_and_python_use_it(run_dir, tmp_path, capsys, monkeypatch):
     images = [pixels(40, 36, seed=i) for i in range(6)]
     for i, image in enumerate(images):
         (tmp_path / f"{i}.png").write_bytes(encode(image, "PNG"))
@@ -169,24 +174,38 @@ def test_predict_and_python_use_it(run_dir, tmp_path, capsys):
     decision = made_decision(run_dir, (middle, None), slope=2.0, intercept=-1.0)
     save_decision(decision, run_dir)
     capsys.readouterr()
-    assert predict_main([*command, f"--out={tmp_path / 'with.csv'}"]) == 1
+    captions = drawn_captions(monkeypatch)
+    flags = [f"--explain={tmp_path / 'heat'}", "--explain_observations=Edema"]
+    assert predict_main([*command, f"--out={tmp_path / 'with.csv'}", *flags]) == 1
     assert (
         "decision: youden, calibrated (platt), chosen on valid of d: 7" in capsys.readouterr().out
     )
     rows, without = rows_of(tmp_path / "with.csv"), rows_of(tmp_path / "without.csv")
     kept = [{name: row[name] for name in without[0]} for row in rows]
-    assert kept == without
+    assert kept == [
+        row | {"explained": new["explained"]} for row, new in zip(without, rows, strict=True)
+    ]
+    assert sorted(captions) == sorted(
+        f"Edema\nprobability {percent(float(row['Edema']))}, "
+        f"calibrated {percent(float(row['calibrated Edema']))}"
+        for row in rows
+        if not row["error"]
+    )
     assert [row["decision Edema"] for row in rows if not row["error"]].count("positive") == 3
     assert {row["decision Pleural Effusion"] for row in rows} == {""}
     assert [row["calibrated Edema"] for row in rows if row["error"]] == [""]
 
-    loaded = mc.load_run(run_dir)
-    model, observations, _ = loaded
-    there = loaded.decision
-    assert there == decision
-    assert there is not None
+    monkeypatch.chdir(run_dir.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
     raw = np.stack([pixels(32, 32, seed=i) for i in range(2)])[..., None]
-    assert there.calibrated(model(raw)).shape == (2, len(observations))
+    names: dict[str, Any] = {"mc": mc, "images": raw}
+    exec(textwrap.dedent(code).replace('"runs/stage2"', '"run"'), names)
+    assert names["run"].decision == decision
+    assert names["calibrated"].shape == (2, len(OBSERVATIONS))
+    expected = np.where(names["calibrated"][:, 0] >= middle, 1, 0)
+    assert names["called"].tolist() == [[called, -1] for called in expected]
+    with pytest.raises(TypeError, match="positional"):  # probabilities by mistake
+        decision.classify(names["calibrated"])  # pyright: ignore[reportCallIssue]
 
 
 def test_an_export_that_decides_otherwise_is_refused(run_dir):
@@ -197,7 +216,7 @@ def test_an_export_that_decides_otherwise_is_refused(run_dir):
         def outputs(reads, output="probabilities"):
             logits = model.predict_on_batch(np.stack([read.image for read in reads]))
             calibrated = decision.calibrated(logits)
-            called = decision.classify(logits)
+            called = decision.classify(logits=logits)
             return calibrated if output == "calibrated" else flip(called)
 
         return outputs
@@ -228,7 +247,7 @@ def test_a_decision_in_another_folder_is_read(run_dir, tmp_path):
     save_decision(made_decision(run_dir), tmp_path / "elsewhere")
     assert load_decision(run_dir) is None
     assert load_decision(run_dir, source=str(tmp_path / "elsewhere" / "decision.json")) is not None
-    with pytest.raises(InputError, match=r"nothing\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"--decision=.*nothing\.json: no such file; expected a"):
         load_decision(run_dir, source=str(tmp_path / "nothing.json"))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from serving_helpers import encode, make_run, pixels
+from serving_helpers import drawn_captions, encode, make_run, pixels
 
 from medcolor_tf.files import file_sha256
 from medcolor_tf.predict import main as predict_main
@@ -188,6 +188,7 @@ def test_calibrated_probabilities_are_reported_beside_the_others(run_dir, tmp_pa
     monkeypatch.setattr(
         predict_module, "DicomOut", lambda *args: make(*args[:4], lambda logits: logits * 0 + 0.25)
     )
+    captions = drawn_captions(monkeypatch)
     words = [f"--run_dir={run_dir}", f"--inputs={tmp_path / 'a.dcm'}", f"--out={tmp_path / 'o'}"]
     assert predict_main([*words, f"--dicom_out={tmp_path / 'dicom'}"]) == 0
     report = highdicom.sr.srread(tmp_path / "dicom" / "a.sr.dcm")
@@ -196,6 +197,8 @@ def test_calibrated_probabilities_are_reported_beside_the_others(run_dir, tmp_pa
     assert values["Calibrated model probability of Edema"] == 0.25
     assert values["Model probability of Edema"] != 0.25
     assert len(values) == 4
+    assert len(captions) == 2
+    assert all(caption.endswith(", calibrated 25.0 %") for caption in captions)
 
 
 def test_what_cannot_be_met_is_refused_before_a_row_is_written(
@@ -206,6 +209,16 @@ def test_what_cannot_be_met_is_refused_before_a_row_is_written(
     assert predict_main([*words, f"--dicom_out={tmp_path / 'dicom'}"]) == 2
     assert "none of the 1 inputs is a DICOM file" in capsys.readouterr().err
     film(tmp_path / "b.dcm")
+    report = tmp_path / "dicom" / "b.sr.dcm"
+    report.parent.mkdir()
+    report.write_text("another command's")
+    of_one = [words[0], f"--inputs={tmp_path / 'b.dcm'}", words[2]]
+    assert predict_main([*of_one, f"--dicom_out={tmp_path / 'dicom'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{report} exists and would be written over; expected a new or empty" in error
+    assert report.read_text() == "another command's"
+    report.unlink()
+    report.parent.rmdir()
     assert predict_main([*words, f"--dicom_out={tmp_path}"]) == 2
     assert "is a folder of other images" in capsys.readouterr().err
     find = importlib.util.find_spec

@@ -70,7 +70,7 @@ def test_the_signatures_equal_the_keras_model(run_dir, signatures):
     decision = load_decision(run_dir)
     assert decision is not None
     calibrated = decision.calibrated(logits)
-    assert set(decision.classify(logits)[:, 0]) == {0, 1}
+    assert set(decision.classify(logits=logits)[:, 0]) == {0, 1}
     files = [encode(image[..., 0], "PNG") for image in images]
     inputs = {"serving_default": images, "uint16": images.astype(np.uint16) * 257}
     inputs |= {"encoded": files, "prepared": images, "colorized": images}
@@ -85,7 +85,7 @@ def test_the_signatures_equal_the_keras_model(run_dir, signatures):
         np.testing.assert_allclose(answer["probabilities"], sigmoid(logits), atol=1e-5)
         assert np.ptp(answer["probabilities"].numpy()) > 0.05
         np.testing.assert_allclose(answer["calibrated"], calibrated, atol=2e-5)
-        np.testing.assert_array_equal(answer["decisions"], decision.classify(logits))
+        np.testing.assert_array_equal(answer["decisions"], decision.classify(logits=logits))
         # TensorFlow Serving's row format: a row of every output per image.
         assert all(len(output) == 3 for output in answer.values()), name
     np.testing.assert_allclose(answer["colorized"], colorized, atol=1e-5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from serving_helpers import make_run, pixels
+from serving_helpers import made_decision, make_run, pixels
 
 from medcolor_tf import catalog
 from medcolor_tf.catalog import EXPORT_FORMATS
@@ -22,6 +22,7 @@ from medcolor_tf.files import file_sha256
 from medcolor_tf.keras_ops import ops
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import load_decision, save_decision
 from medcolor_tf.serving import export as export_module
 from medcolor_tf.serving import portable
 from medcolor_tf.serving.export import CONTRACT, export
@@ -39,9 +40,11 @@ def needs(form):
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """Of two channels of 16 bits, with local contrast."""
+    """Of two channels of 16 bits, with local contrast, and a decision."""
     folder = tmp_path_factory.mktemp("formats of Mrs Miller") / "run"
-    return make_run(folder, channels=2, bits=16, colorizer="context_map")
+    run_dir = make_run(folder, channels=2, bits=16, colorizer="context_map")
+    save_decision(made_decision(run_dir, (0.6, None), slope=2.0, intercept=17.0), run_dir)
+    return run_dir
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,8 @@ def test_a_runtime_of_its_own_gives_the_numbers_of_keras(form, exported, run_dir
     folder = exported(form)
     assert folder == run_dir / form
     model = classify_and_colorize(runs.load_classifier(run_dir)[1])
+    decision = load_decision(run_dir)
+    assert decision is not None
     for count in (1, 3):  # the batch is of any size
         images = np.stack(
             [pixels(32, 32, seed=i, dtype=np.uint16) for i in range(2 * count)], axis=-1
@@ -110,7 +115,11 @@ def test_a_runtime_of_its_own_gives_the_numbers_of_keras(form, exported, run_dir
         np.testing.assert_allclose(received["probabilities"], sigmoid(logits), atol=1e-5)
         np.testing.assert_allclose(received["logits"], logits, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(received["colorized"], colorized, atol=1e-4)
+        np.testing.assert_allclose(received["calibrated"], decision.calibrated(logits), atol=2e-5)
+        np.testing.assert_array_equal(received["decisions"], decision.classify(logits=logits))
     assert np.ptp(received["probabilities"]) > 0.01
+    assert set(received["decisions"][:, 0]) == {0, 1}
+    assert set(received["decisions"][:, 1]) == {-1}
 
 
 @pytest.mark.parametrize("form", PORTABLE)
@@ -226,11 +235,15 @@ def test_a_missing_extra_is_named_before_anything_is_read(form, package, monkeyp
     assert f"pip install 'medcolor_tf[{form}]'" in error
 
 
-def test_an_operation_that_a_runtime_lacks_is_refused(tmp_path, run_dir):
-    needs("litert")
+@pytest.mark.parametrize(("form", "named"), [("onnx", "Erfinv"), ("litert", "ops: Erfinv")])
+def test_an_operation_that_a_runtime_lacks_is_named(form, named, tmp_path, run_dir):
+    needs(form)
     spec, _, _ = runs.load_classifier(run_dir)
     images = keras.Input((None, None, 2))
     x = ops.cast(ops.sum(images, axis=(1, 2)), "float32")
     model = keras.Model(images, [ops.erfinv(x), ops.repeat(images, 3, axis=-1)[..., :3]])
-    with pytest.raises(InputError, match=r"--format=litert: the model cannot be converted"):
-        portable.write_litert(spec, model, tmp_path / "new", {})
+    write = {"onnx": portable.write_onnx, "litert": portable.write_litert}[form]
+    with pytest.raises(InputError, match=rf"={form}: the model cannot be conv.*{named}") as e:
+        write(spec, model, tmp_path / "new", {})
+    assert str(e.value).endswith("nothing was exported. --format=savedmodel takes every operation")
+    assert "func.func" not in str(e.value)

@@ -202,9 +202,10 @@ def test_nothing_is_explained_unless_asked(run_dir, tmp_path, monkeypatch):
             "--explain_observations: the run has no 'Hernia'; it has Edema, Pleural Effusion",
         ),
         (("--explain_observations=Edema",), "--explain_observations without --explain=FOLDER"),
-        (("--explain=file",), "--explain=file: cannot be written to (File exists); expected a"),
+        (("--explain=file",), "--explain=file: is a file, expected a folder"),
         (("--explain=file/sub",), "--explain=file/sub: cannot be written to (Not a directory)"),
-        (("--colorized_dir=file",), "--colorized_dir=file: cannot be written to (File exists)"),
+        (("--colorized_dir=file",), "--colorized_dir=file: is a file, expected a folder"),
+        (("--explain=old",), "--explain=old: old/a.png exists and would be written over; expected"),
         (("--explain=new", "--colorized_dir=./new"), "--explain=new: is --colorized_dir"),
         (("--explain=images",), "--explain=images: has images of --inputs; expected a folder"),
     ],
@@ -216,10 +217,13 @@ def test_flags_for_pictures_that_cannot_be_met(
     Path("images").mkdir()
     Path("images/a.png").write_bytes(encode(pixels(32, 32), "PNG"))
     Path("file").write_text("")
+    Path("old").mkdir()
+    Path("old/a.png").write_text("another command's")
     assert predict_main([f"--run_dir={run_dir}", "--inputs=images", "--out=o.csv", *flags]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in Path().glob("*.csv")] == []
     assert [path.name for path in Path("images").iterdir()] == ["a.png"]
+    assert Path("old/a.png").read_text() == "another command's"
 
 
 def test_pictures_never_share_a_file_and_say_what_cannot_be_written(tmp_path):
@@ -231,6 +235,9 @@ def test_pictures_never_share_a_file_and_say_what_cannot_be_written(tmp_path):
     expected = ["a", "a-2", "a-2-2", "a-3", "b-2", "b", "b-3"]
     assert found == [f"{name}.png" for name in expected]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(found)
+    with pytest.raises(InputError, match=r"a\.png exists, and 3 more of its files, and would be"):
+        Pictures(tmp_path, "explain").check_free(["a", "c", "a", "a-2", "c", "a"])
+    pictures.check_free(["c", "d"])
     with pytest.raises(InputError, match=r"x+\.png: cannot be written \(File name too long\)"):
         pictures.save(["x" * 300], lambda i: picture)
 
