@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from medcolor_tf import commandline
 from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.commandline import option
-from medcolor_tf.data.schema import check_is_dataset
+from medcolor_tf.data.schema import DatasetInfo, check_is_dataset
 from medcolor_tf.private_paths import PRIVATE_HELP
 from medcolor_tf.runs.folder import check_is_run
 
@@ -125,6 +125,7 @@ def _evaluate(config: EvaluateConfig) -> None:
     breakdown.check()
     check_is_run(config.run_dir)  # before the imports, which take their time
     check_is_dataset(config.data_dir)
+    _check_decision(config, options)
     commandline.import_tensorflow()
     from medcolor_tf.evaluation.evaluate import table
     from medcolor_tf.serving.evaluate_run import evaluate_and_decide
@@ -134,6 +135,23 @@ def _evaluate(config: EvaluateConfig) -> None:
     if more:
         print(more)
     print(f"written to {config.out or config.run_dir}, files that end in -{config.split}")
+
+
+def _check_decision(config: EvaluateConfig, options) -> None:
+    """Refuses another decision that is there before the model is loaded."""
+    from medcolor_tf.runs.decision import check_not_another
+
+    if options.rule is None or options.replace_decision:
+        return
+    check_not_another(
+        config.out or config.run_dir,
+        config.run_dir,
+        made_by="evaluate",
+        rule=str(options.rule),
+        weights=config.weights,
+        fingerprint=DatasetInfo.load(config.data_dir).fingerprint,
+        split="valid",
+    )
 
 
 def main(argv=None) -> int:

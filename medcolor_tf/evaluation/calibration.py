@@ -23,7 +23,9 @@ class CalibrationErrors:
         brier_interval: (2,) its interval.
         expected_error: mean over images of |observed - predicted| of the image's bin.
         expected_error_interval: (2,) its interval. The error of a resample is on average larger
-            than that of the data, since noise adds up in every bin: of few images it lies high.
+            than that of the data, since the noise of drawing again adds up in every bin. So the
+            percentiles are moved by what lies between their median and the error, not below 0, and
+            the interval includes the error.
     """
 
     brier: float
@@ -79,8 +81,16 @@ def calibration_errors(
         float(brier),
         percentiles(briers, confidence_level),
         float(expected),
-        percentiles(errors, confidence_level),
+        _moved_percentiles(errors, float(expected), confidence_level),
     )
+
+
+def _moved_percentiles(values: np.ndarray, estimate: float, confidence_level: float) -> np.ndarray:
+    """Percentiles of resamples that lie too high, moved to have the estimate as their median."""
+    ends = percentiles(values, confidence_level)
+    if np.isnan(ends).any():
+        return ends
+    return np.clip(ends + (estimate - np.nanmedian(values)), 0, None)
 
 
 def _measures(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from medcolor_tf.data.labels import count_labels
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation.bootstrap import percentiles, resample_sums
+from medcolor_tf.evaluation.bootstrap import bootstrap_auc, percentiles, resample_sums
 from medcolor_tf.evaluation.calibration import calibration_errors, patient_errors
 from medcolor_tf.evaluation.checks import group_index
 from medcolor_tf.evaluation.operating_points import (
@@ -100,6 +100,36 @@ def choose_thresholds(
         )
         chosen[name] = {"threshold": threshold, "reason": reason, **count}
     return chosen
+
+
+def warn_of_chance(
+    observations: Sequence[str], labels: np.ndarray, logits: np.ndarray, patients: Iterable
+) -> dict[str, str]:
+    """Returns what thresholds mean nothing: of scores that may be no better than chance.
+
+    Args:
+        observations: L names.
+        labels: (N, L) 0, 1 or NaN.
+        logits: (N, L) finite.
+        patients: (N,) ids, drawn with all their images.
+
+    Returns:
+        Observation -> its AUC with the interval, and what that says: of those whose AUC is at most
+        0.5 or whose interval includes 0.5. One without both classes has no AUC and is left out.
+    """
+    found = bootstrap_auc(labels, logits, patients, N_RESAMPLES, CONFIDENCE_LEVEL)
+    result = {}
+    for name, auc, interval in zip(observations, found.estimate, found.interval, strict=True):
+        if np.isnan(auc) or interval[0] > 0.5:
+            continue
+        spelled = f"AUC {spell_estimate(estimate(auc, interval))}"
+        if auc <= 0.5:
+            result[name] = f"{spelled}: no better than chance; its threshold means nothing"
+        else:
+            result[name] = (
+                f"{spelled}: not shown to be better than chance; its threshold may mean nothing"
+            )
+    return result
 
 
 def assess(

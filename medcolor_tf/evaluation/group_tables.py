@@ -57,7 +57,10 @@ def to_csv(rows: Sequence[Mapping]) -> str:
 
 
 def table(rows: Sequence[Mapping], counted: str = "images") -> str:
-    """Returns :func:`to_json`'s rows as text for the terminal, ``*`` at what differs.
+    """Returns :func:`to_json`'s rows as text for the terminal.
+
+    Each measure with its interval, then the difference from all other images, ``*`` where it is
+    significant.
 
     Args:
         rows: of :func:`to_json`.
@@ -81,8 +84,8 @@ def table(rows: Sequence[Mapping], counted: str = "images") -> str:
     tests = [m for row in rows for m in row["measures"].values() if m["pvalue"] is not None]
     differ = [m for m in tests if m["adjusted"] < SIGNIFICANT]
     lines.append(
-        f"* differs from all other images: {len(differ)} of {len(tests)} tests, p < {SIGNIFICANT} "
-        "after Benjamini-Hochberg over all of them"
+        "each measure: [95% interval] (difference from all other images); * that difference has "
+        f"p < {SIGNIFICANT} after Benjamini-Hochberg over all tests: {len(differ)} of {len(tests)}"
     )
     return "\n".join(lines)
 
@@ -92,8 +95,11 @@ def _cell(found: Mapping | None, name: str) -> str:
         return "-"
     sign = "+" if name == GAP else ""
     low, high = ("-" if end is None else f"{end:{sign}.3f}" for end in found["interval"])
+    cell = f"{found['value']:{sign}.3f} [{low}, {high}]"
+    if found["difference"] is None:
+        return cell
     differs = found["adjusted"] is not None and found["adjusted"] < SIGNIFICANT
-    return f"{found['value']:{sign}.3f} [{low}, {high}]{'*' if differs else ''}"
+    return f"{cell} ({found['difference']:+.3f}{'*' if differs else ''})"
 
 
 def _plain(value):

@@ -4,6 +4,7 @@ An image is called positive where its probability is at least the threshold. Lab
 for unknown, and unknown ones are left out.
 """
 
+import difflib
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -50,10 +51,24 @@ class Rule:
             return cls(name, target)
         raise InputError(
             f"--{flag}={text}: expected youden, sensitivity=X or specificity=X with 0 < X <= 1"
+            + _rule_hint(name, target)
         )
 
     def __str__(self) -> str:
         return self.name if self.target is None else f"{self.name}={self.target:g}"
+
+
+def _rule_hint(name: str, target: float) -> str:
+    """Says which rule was probably meant, "" where that cannot be told."""
+    near = difflib.get_close_matches(name.lower(), (YOUDEN, SENSITIVITY, SPECIFICITY), n=1)
+    if not near:
+        return ""
+    if near[0] == YOUDEN:
+        return f"; did you mean {YOUDEN}?"
+    share = target / 100 if 10 <= target <= 100 else target
+    if 0 < share <= 1:
+        return f"; did you mean {near[0]}={share:g}?"
+    return f"; for example {near[0]}=0.9"
 
 
 def choose_threshold(labels: ArrayLike, probabilities: ArrayLike, rule: Rule) -> float | None:

@@ -295,6 +295,43 @@ def existing_decision(folder: str | Path) -> Decision | None:
     return None if content is None else Decision.from_dict(content)
 
 
+def check_not_another(
+    folder: str | Path, run_dir: str | Path, *, fingerprint: str, split: str, **made
+) -> None:
+    """Refuses, before the work, what :func:`save_decision` would refuse after it.
+
+    What would be the same as far as these arguments tell passes: the same command may be given
+    again.
+
+    Args:
+        folder: where the decision is to be written.
+        run_dir: of the weights.
+        fingerprint: of the data set on which it is to be chosen.
+        split: of it, or "all".
+        made: ``made_by``, ``rule`` and ``weights`` of the new decision.
+
+    Raises:
+        InputError: another decision is there.
+    """
+    there = existing_decision(folder)
+    if there is None:
+        return
+    same = (
+        all(getattr(there, name) == value for name, value in made.items())
+        and (there.data["fingerprint"], there.data["split"]) == (fingerprint, split)
+        and there.digests == runs.weights_digests(run_dir, made["weights"])
+    )
+    if not same:
+        raise _another(runs.Run(Path(folder)).folder / runs.DECISION, there)
+
+
+def _another(path: Path, there: Decision) -> InputError:
+    return InputError(
+        f"{path}: holds another decision ({there.describe()}); expected none, or the same. "
+        "Give --replace_decision to write over it (the old one is kept inside the new one)"
+    )
+
+
 def save_decision(decision: Decision, folder: str | Path, replace: bool = False) -> Path:
     """Writes ``decision.json`` into a run folder; the same again leaves the file as it is.
 
@@ -317,10 +354,7 @@ def save_decision(decision: Decision, folder: str | Path, replace: bool = False)
         if dataclasses.replace(there, previous={}) == new:
             return path
         if not replace:
-            raise InputError(
-                f"{path}: holds another decision ({there.describe()}); expected none, or the same. "
-                "Give --replace_decision to write over it (the old one is kept inside the new one)"
-            )
+            raise _another(path, there)
         decision = dataclasses.replace(decision, previous=_cut(there.to_dict(), MOST_PREVIOUS))
     run.folder.mkdir(parents=True, exist_ok=True)
     with run.only_writer():

@@ -1,6 +1,7 @@
 """An evaluation by group, and per study or patient: from predictions of images to a run's files."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -63,12 +64,17 @@ class Breakdown:
         """Raises InputError where the data set has not what is asked for."""
         info = split.info.groups
         for entry in self._options.by:
-            missing = [name for name in entry.split(CROSS) if not info or name not in info.columns]
-            if missing:
-                there = f"it has {', '.join(info.columns)}" if info and info.columns else "none"
+            if not info or not info.columns:
                 raise InputError(
-                    f"--by={entry}: {split.folder} has no group {missing[0]!r} ({there}); "
-                    f"data_prep.build --group_columns={missing[0]} stores it"
+                    f"--by={entry}: {split.folder} has no groups; data_prep.build "
+                    f"--group_columns={entry.replace(CROSS, ',')} stores them"
+                )
+            missing = [name for name in entry.split(CROSS) if name not in info.columns]
+            if missing:
+                raise InputError(
+                    f"--by={entry}: {split.folder} has no group {missing[0]!r} (it has "
+                    f"{', '.join(info.columns)}); data_prep.build --group_columns={missing[0]} "
+                    "stores it"
                 )
         if self._options.unit == STUDY and not (info and info.studies):
             raise InputError(
@@ -127,12 +133,31 @@ class Breakdown:
             found = common | self._compare_groups(scored, groupings, thresholds)
             path = files.subgroups(split.split)
             csv_file = path.with_suffix(".csv").name
+            replaced = self._replaced(files, path)
             files.write({csv_file: group_tables.to_csv(found["groups"]), path.name: found})
             counted = PLURAL[self._options.unit]
             texts.append(f"groups of {counted}; {origin}")
             shown = group_tables.table(found["groups"], counted)
-            texts += [shown, f"all of it: {path}, {csv_file}"]
+            texts += [shown, *replaced, f"all of it: {path}, {csv_file}"]
         return "\n".join(texts)
+
+    def _replaced(self, files: runs.Run, path: Path) -> list[str]:
+        """Says which groups an earlier comparison had that the new one has not.
+
+        They are not kept: p-values are adjusted over the tests of one command.
+        """
+        try:
+            earlier = files.read_json(path)["by"] if path.is_file() else []
+        except InputError:
+            return []
+        gone = [entry for entry in earlier if entry not in self._options.by]
+        if not gone:
+            return []
+        both = ",".join([*gone, *self._options.by])
+        return [
+            f"note: replaces the earlier comparison by {', '.join(gone)} in {path.name}; "
+            f"--by={both} compares all in one family of tests"
+        ]
 
     def _assess_units(self, together: UnitPredictions, thresholds: list[float | None]) -> dict:
         return {

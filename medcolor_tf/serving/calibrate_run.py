@@ -8,7 +8,7 @@ import numpy as np
 from medcolor_tf.data import damage
 from medcolor_tf.data.labels import count_labels
 from medcolor_tf.data.pipeline import Selection, Split
-from medcolor_tf.data.schema import SPLITS
+from medcolor_tf.data.schema import SPLITS, DatasetInfo
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import adaptation
 from medcolor_tf.evaluation.adaptation import Adaptation, adapt
@@ -25,6 +25,9 @@ from medcolor_tf.runs.decision import (
 )
 from medcolor_tf.serving.decide_run import CHOSEN_ON, check_input, data_record
 
+# Where the rule is from without --operating_point and without a decision of the run.
+NO_RULE = "since the run has no decision"
+
 
 def calibrate_run(config, rule: Rule) -> str:
     """Adapts a run and writes its decision.
@@ -40,16 +43,16 @@ def calibrate_run(config, rule: Rule) -> str:
         InputError: no such run, a data set that does not fit it or that it was trained on, another
             decision is there, or no observation can be adapted.
     """
+    _check_split(config)
     spec, classifier, step = runs.load_predictor(
         config.run_dir, config.weights, config.mixed_precision
     )
     selection = Selection(
         spec.observations, config.uncertain_policy, max_bad_records=config.max_bad_records
     )
-    _check_split(config)
-    names = SPLITS if config.split == "all" else (config.split,)
     splits = [
-        Split(config.data_dir, name, selection, spec.image_size, config.verify) for name in names
+        Split(config.data_dir, name, selection, spec.image_size, config.verify)
+        for name in _split_names(config)
     ]
     splits = [split for split in splits if len(split)]
     predict = predictor(classifier, config.batch_size)
@@ -69,8 +72,8 @@ def calibrate_run(config, rule: Rule) -> str:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise InputError(f"--data_dir={config.data_dir}: no observation can be adapted: {listed}")
     digests = runs.weights_digests(config.run_dir, config.weights)
-    there = existing_decision(config.out or config.run_dir)
-    base = there and there.before(splits[0].info.fingerprint)
+    own = existing_decision(config.run_dir)  # wherever --out puts the new one
+    base = own and own.before(splits[0].info.fingerprint)
     if base is not None and base.digests != digests:
         base = None  # of other weights
     comparison = _compare(spec.observations, predictions, base, adapted)
@@ -85,7 +88,16 @@ def calibrate_run(config, rule: Rule) -> str:
         comparison=comparison,
     )
     path = save_decision(decision, config.out or config.run_dir, config.replace_decision)
-    return _text(decision, base, path)
+    origin = "--operating_point's" if config.operating_point else "the run's"
+    return _text(decision, base, path, origin if config.operating_point or own else NO_RULE)
+
+
+def _split_names(config) -> tuple[str, ...]:
+    """The splits to open; of "all" those that have images."""
+    if config.split != "all":
+        return (config.split,)
+    images = DatasetInfo.load(config.data_dir).images
+    return tuple(name for name in SPLITS if images.get(name)) or SPLITS
 
 
 def _check_split(config) -> None:
@@ -93,8 +105,6 @@ def _check_split(config) -> None:
     run = runs.Run(Path(config.run_dir))
     if not run.lists(runs.CONFIG) and not (run.folder / runs.CONFIG).is_file():
         return
-    from medcolor_tf.data.schema import DatasetInfo
-
     own = run.read_json(runs.CONFIG)["data_fingerprint"]
     if config.split != CHOSEN_ON and DatasetInfo.load(config.data_dir).fingerprint == own:
         raise InputError(
@@ -164,13 +174,14 @@ def _entries(
     return entries
 
 
-def _text(decision: Decision, base: Decision | None, path: Path) -> str:
+def _text(decision: Decision, base: Decision | None, path: Path, rule_from: str) -> str:
     data, comparison = decision.data, decision.comparison
     lines = [
         f"{data['images']:,} films of {data['patients']:,} patients of {data['name']}; after: "
         f"{comparison['folds']}-fold cross-validation over patients, intervals of "
         f"{comparison['confidence_level']:.0%} over patients",
         f"thresholds before: {base.describe()}" if base else "thresholds before: none",
+        f"thresholds after: rule {decision.rule}, {rule_from}",
         adaptation.comparison_table(comparison),
     ]
     for name, entry in decision.observations.items():

@@ -85,6 +85,7 @@ class Decider:
         self._run_dir, self._weights, self._step, self._options = run_dir, weights, step, options
         self.path = Path(run_dir) / runs.DECISION
         self.decision: Decision | None = None
+        self._warnings: list[str] = []
         if options.rule is not None:
             return
         self.decision = load_decision(run_dir, weights, options.decision)
@@ -100,6 +101,8 @@ class Decider:
         self, predict: Predict, split: Split, batch_size: int, files: runs.Run
     ) -> Predictions:
         """Chooses a threshold per observation, without calibration, and writes the decision.
+
+        :meth:`measure` warns of those whose scores may be no better than chance here.
 
         Args:
             predict: raw images to logits.
@@ -135,6 +138,12 @@ class Decider:
             data=data_record(split.split, [split], predictions),
             observations={name: ObservationDecision(**entry) for name, entry in chosen.items()},
         )
+        chance = decisions.warn_of_chance(
+            split.observations, predictions.labels, predictions.logits, predictions.patient
+        )
+        self._warnings = [
+            f"warning: {name}: on {split.split} {text}" for name, text in chance.items()
+        ]
         self.path = save_decision(self.decision, files.folder, self._options.replace_decision)
         return predictions
 
@@ -152,7 +161,7 @@ class Decider:
             self.decision, self.path, split, predictions, self._options.prevalence
         )
         files.write({files.operating_points(split.split).name: content})
-        return describe(self.decision, content)
+        return "\n".join([describe(self.decision, content), *self._warnings])
 
 
 def measure_decision(

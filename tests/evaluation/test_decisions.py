@@ -7,7 +7,7 @@ from sklearn import metrics
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.curves import calibration
-from medcolor_tf.evaluation.decisions import assess, decisions_table
+from medcolor_tf.evaluation.decisions import assess, decisions_table, warn_of_chance
 from medcolor_tf.evaluation.operating_points import apply_threshold, npv_at, parse_prevalence
 from medcolor_tf.evaluation.recalibration import calibration_line
 
@@ -57,7 +57,31 @@ def test_intervals_of_errors_are_those_of_whole_patients_drawn_again():
     low, high = np.quantile(found, [0.05, 0.95], axis=0)
     assert result["Mass"]["brier"]["interval"] == pytest.approx([low[0], high[0]])
     errors = result["Mass"]["expected_calibration_error"]["interval"]
-    assert errors == pytest.approx([low[1], high[1]])
+    # Drawing again adds noise to every bin: the interval is moved to the estimate.
+    expected = result["Mass"]["expected_calibration_error"]["value"]
+    bias = np.median([error for _, error in found]) - expected
+    assert bias > 0
+    assert errors == pytest.approx([max(low[1] - bias, 0), high[1] - bias])
+    assert errors[0] <= expected <= errors[1]
+
+
+def test_scores_no_better_than_chance_are_warned_of():
+    labels, logits, patients = drawn(150)
+    noise = np.random.default_rng(104).normal(size=len(labels))
+    useless = np.where(labels[:, 1] == 1, -0.3, 0.3) + noise
+    scores = np.stack([logits[:, 0], useless, noise], axis=1)
+    labels = np.stack([labels[:, 0], labels[:, 1], labels[:, 1]], axis=1)
+    found = warn_of_chance(("Edema", "Mass", "Nodule"), labels, scores, patients)
+    assert list(found) == ["Mass", "Nodule"], "Edema's AUC is well above"
+    known = ~np.isnan(labels[:, 1])
+    auc = metrics.roc_auc_score(labels[known, 1], useless[known])
+    assert found["Mass"].startswith(f"AUC {auc:.3f} [")
+    assert found["Mass"].endswith("no better than chance; its threshold means nothing")
+    assert found["Nodule"].endswith(
+        "not shown to be better than chance; its threshold may mean nothing"
+    )
+    nothing = np.full_like(labels[:, :1], np.nan)
+    assert warn_of_chance(("Edema",), nothing, scores[:, :1], patients) == {}
 
 
 def test_npv_at_another_prevalence():

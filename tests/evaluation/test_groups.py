@@ -130,6 +130,15 @@ def test_all_tests_are_one_family():
     assert ages == ["0-4", "5-17", "18-39", "other"]
 
 
+def test_the_star_stands_by_the_difference():
+    found = compare(*drawn(worse=6.0)[:2], {"sex": drawn()[2]}, drawn()[3])["sex", "female"]
+    auc = found.measures["auc"]
+    assert auc.adjusted < 0.05
+    low, high = auc.interval
+    text = table(to_json([found]))
+    assert f"{auc.value:.3f} [{low:.3f}, {high:.3f}] ({auc.difference:+.3f}*)" in text
+
+
 def test_too_few_is_said_and_nothing_computed():
     truth, chances, _, patients = drawn(300)
     site = np.where(np.arange(300) < 15, "small", "large")

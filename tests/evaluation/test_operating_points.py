@@ -35,6 +35,22 @@ def test_rules_are_read_and_written():
             Rule.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("sensitiviy=0.9", "; did you mean sensitivity=0.9?"),
+        ("specificity=90", "; did you mean specificity=0.9?"),
+        ("Youden", "; did you mean youden?"),
+        ("sensitivity=1.9", "; for example sensitivity=0.9"),
+        ("best", "0 < X <= 1"),
+    ],
+)
+def test_what_was_probably_meant_is_said(text, hint):
+    with pytest.raises(InputError) as raised:
+        Rule.parse(text)
+    assert str(raised.value).endswith(hint)
+
+
 def test_by_hand():
     labels = [0, 0, 1, 0, 1, 1, NAN]
     probabilities = [0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9]

@@ -86,6 +86,11 @@ def test_groups_at_the_threshold_of_validation(run_dir, data_dir, tmp_path, caps
     assert (tmp_path / "manifest-test.json").is_file()
     assert "subgroups-test.json" in (tmp_path / "manifest-test.json").read_text()
     assert "too few" in printed
+    assert "replaces the earlier" not in printed
+    assert evaluate(run_dir, data_dir, tmp_path, "--by=view") == 0
+    printed = capsys.readouterr().out
+    assert "note: replaces the earlier comparison by sex, sex*view in subgroups-test" in printed
+    assert "--by=sex,sex*view,view compares all in one family" in printed
 
 
 def test_studies_and_the_decision_of_the_run(run_dir, data_dir, tmp_path, capsys):
@@ -132,7 +137,10 @@ def test_flags_that_cannot_be_met(run_dir, data_dir, tmp_path, capsys, flags, me
 def test_data_sets_without_them_and_damaged_files(
     run_dir, data_dir, small_dataset, tmp_path, capsys
 ):
-    for flag, message in (("--by=sex", "no group 'sex' (none)"), ("--unit=study", "no studies")):
+    for flag, message in (
+        ("--by=sex", "has no groups; data_prep.build --group_columns=sex"),
+        ("--unit=study", "no studies"),
+    ):
         assert evaluate(run_dir, small_dataset, tmp_path / "out", flag) == 2
         assert message in capsys.readouterr().err
     path = SplitGroups.path(data_dir, "test")

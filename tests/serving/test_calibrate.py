@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from serving_helpers import make_run
+from serving_helpers import made_decision, make_run
 
 from medcolor_tf.calibrate import main as calibrate_main
 from medcolor_tf.evaluate import main as evaluate_main
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.runs.decision import existing_decision, load_decision
+from medcolor_tf.runs.decision import existing_decision, load_decision, save_decision
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,7 @@ def places(tmp_path_factory, write_small_dataset):
     folder = tmp_path_factory.mktemp("places")
     write_small_dataset(folder / "home", images=(8, 40, 8))
     write_small_dataset(folder / "few", images=(4, 8, 4), seed=4)
+    write_small_dataset(folder / "five", images=(5, 0, 0), seed=5)
     write_small_dataset(folder / "other", images=(20, 40, 40), seed=3)
     return folder
 
@@ -42,6 +43,7 @@ def test_a_run_is_adapted_and_nothing_is_lost(run_dir, places, capsys):
     printed = capsys.readouterr().out
     assert "100 films of 100 patients of other; after: 10-fold cross-validation" in printed
     assert "thresholds before: sensitivity=0.9, chosen on valid of home" in printed
+    assert "thresholds after: rule sensitivity=0.9, the run's" in printed
     assert "Edema: refused, no calibration and no threshold: the AUC here is 0.35" in printed
     content = path.read_bytes()
     assert json.loads(content)["previous"] == json.loads(first)
@@ -49,6 +51,7 @@ def test_a_run_is_adapted_and_nothing_is_lost(run_dir, places, capsys):
     assert path.read_bytes() == content
     decision = load_decision(run_dir)
     assert decision is not None
+    assert decision.rule == "sensitivity=0.9"
     edema, effusion = decision.observations.values()
     assert (edema.threshold, edema.method, edema.slope) == (None, "none", 1)
     assert effusion.method == "platt"
@@ -56,6 +59,13 @@ def test_a_run_is_adapted_and_nothing_is_lost(run_dir, places, capsys):
     previous = json.loads(first)["observations"]["Pleural Effusion"]["threshold"]
     assert before["threshold"] == previous
     assert after["brier"]["value"] < before["brier"]["value"]
+    # Where the new one goes does not change what was there before.
+    flags = (f"--out={run_dir / 'elsewhere'}", "--operating_point=youden")
+    capsys.readouterr()
+    assert calibrate(run_dir, places / "other", *flags) == 0
+    printed = capsys.readouterr().out
+    assert "thresholds before: sensitivity=0.9, chosen on valid of home" in printed
+    assert "thresholds after: rule youden, --operating_point's" in printed
     evaluate = [f"--run_dir={run_dir}", f"--data_dir={places / 'other'}"]
     assert evaluate_main(evaluate) == 0
     printed = capsys.readouterr().out
@@ -69,6 +79,8 @@ def test_a_run_is_adapted_and_nothing_is_lost(run_dir, places, capsys):
     [
         ("home", (), "--split=all: the run was trained on"),
         ("home", ("--split=test",), "expected --split=valid, or the data set of another place"),
+        ("five", (), "no observation can be adapted: Edema: positive films of"),
+        ("five", ("--split=valid",), "no images in split 'valid'; it has train"),
         ("few", (), "no observation can be adapted: Edema: positive films of"),
         ("other", ("--operating_point=x",), "--operating_point=x: expected youden"),
         ("other", ("--method=isotonic",), "platt|temperature"),
@@ -78,3 +90,20 @@ def test_what_cannot_be_done_is_refused(run_dir, places, capsys, place, flags, m
     assert calibrate(run_dir, places / place, *flags) == 2
     assert message in capsys.readouterr().err
     assert existing_decision(run_dir) is None
+
+
+def test_another_decision_is_refused_before_the_model_is_loaded(
+    run_dir, places, capsys, monkeypatch
+):
+    save_decision(made_decision(run_dir), run_dir)
+
+    def load(*_):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(runs, "load_predictor", load)
+    assert calibrate(run_dir, places / "other") == 2
+    flags = [f"--run_dir={run_dir}", f"--data_dir={places / 'other'}"]
+    assert evaluate_main([*flags, "--operating_point=sensitivity=0.9"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("decision.json: holds another decision (youden, chosen on valid of d") == 2
+    assert printed.count("Give --replace_decision") == 2

@@ -66,6 +66,7 @@ def test_thresholds_are_those_of_validation_and_measured_on_test(run_dir, data_d
     printed = capsys.readouterr().out
     assert "chosen on valid of hospital: 40 images of 40 patients" in printed
     assert "no image of test had a part in the choice" in printed
+    assert "warning: Edema: on valid AUC 0." in printed
     after = [(run_dir / name).read_bytes() for name in ("evaluation-test.json", "model.json")]
     assert before == after
     assert evaluate(run_dir, data_dir, "--split=valid") == 0
