@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.decisions import spell_number
 from medcolor_tf.evaluation.groups import GAP, MEASURES, SIGNIFICANT, TITLES
 from medcolor_tf.evaluation.units import PLURAL
 from medcolor_tf.files import file_sha256
@@ -179,7 +180,7 @@ def _spell(found: Mapping | None, sign: str = "", scale: int = 100) -> str:
 def _number(value: float | None, sign: str = "", scale: int = 100) -> str:
     if value is None:
         return UNDEFINED
-    return f"{scale * value:{sign}.{1 if scale == 100 else 3}f}"
+    return spell_number(scale * value, 1 if scale == 100 else 3, sign)
 
 
 def _pvalue(value: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation.decisions import spell_threshold
+from medcolor_tf.evaluation.decisions import spell_number, spell_threshold
 from medcolor_tf.files import file_sha256
 from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.contents import Cell, Note, Table
@@ -134,8 +134,8 @@ def _spell(estimate: Mapping[str, Any], scale: float, digits: int) -> str:
     """Returns ``91.2 (85.0 to 95.0)``, without the interval where it is undefined."""
     if estimate["value"] is None:
         return UNDEFINED
-    value = f"{scale * estimate['value']:.{digits}f}"
+    value = spell_number(scale * estimate["value"], digits)
     if None in estimate["interval"]:
         return value
-    low, high = (f"{scale * end:.{digits}f}" for end in estimate["interval"])
+    low, high = (spell_number(scale * end, digits) for end in estimate["interval"])
     return f"{value} ({low} to {high})"

@@ -92,7 +92,7 @@ def test_studies_and_the_decision_of_the_run(run_dir, data_dir, tmp_path, capsys
     flags = ("--unit=patient", "--aggregate=max", "--operating_point=sensitivity=0.8", "--by=sex")
     assert evaluate(run_dir, data_dir, tmp_path, *flags) == 0
     printed = capsys.readouterr().out
-    assert "test: 64 patients of 64 patients, the max of their images' probabilities" in printed
+    assert "test: 64 patients, the max of their images' probabilities" in printed
     assert "on the patients of valid by sensitivity=0.8 (the decision's rule)" in printed
     content = json.loads((tmp_path / "units-test.json").read_text())
     decision = json.loads((tmp_path / "decision.json").read_text())
