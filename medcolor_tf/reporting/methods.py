@@ -153,7 +153,7 @@ class Facts:
     @cached_property
     def thresholds(self) -> str:
         """By what rule and on which images thresholds were chosen, "" without a decision."""
-        return alternatives(f"{d.rule} on {d.data['split']} images" for d in self.decisions)
+        return alternatives(f"{d.rule} on {d.images}" for d in self.decisions)
 
     @cached_property
     def calibrations(self) -> str:

@@ -102,7 +102,9 @@ def test_decisions_are_part_of_methods_and_answers(tmp_path):
     assert answers(Facts(group))["Updating or recalibrating the model"] == YOURS
     runs.decide("first", [0.6], slope=0.5)
     facts = Facts(group)
-    assert "at thresholds chosen by youden on valid images after" in " ".join(paragraphs(facts))
+    assert "at thresholds chosen by youden on 18 images of data (split valid)" in " ".join(
+        paragraphs(facts)
+    )
     assert (
         "calibrated by temperature. Thresholds: by youden" in answers(facts)["What the model gives"]
     )
