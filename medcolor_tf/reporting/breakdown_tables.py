@@ -12,6 +12,7 @@ from medcolor_tf.files import file_sha256
 from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.contents import Cell, Note, Table
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import load_decision
 
 UNDEFINED = "-"
 TEST_HEADS = (
@@ -126,14 +127,29 @@ def _contents(
         except InputError as error:
             yield run["folder"].name, f"{run['folder'].name}: left out ({error})."
             continue
-        if content["predictions_sha256"] == file_sha256(predictions):
-            yield run["folder"].name, content
-            continue
-        yield (
-            run["folder"].name,
-            f"{run['folder'].name}: {path.name} is of other predictions than {predictions.name}; "
-            "evaluate the run by group or unit again.",
-        )
+        other = ""
+        if content["predictions_sha256"] != file_sha256(predictions):
+            other = f"other predictions than {predictions.name}"
+        elif _is_of_another_decision(content, run):
+            other = f"another decision than the run's {runs.DECISION}"
+        advice = f"{path.name} is of {other}; evaluate the run by group or unit again."
+        yield run["folder"].name, f"{run['folder'].name}: {advice}" if other else content
+
+
+def _is_of_another_decision(content: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether thresholds (and calibrated probabilities) are of another decision, or of none."""
+    try:
+        decision = load_decision(run["folder"], run["evaluation"].get("weights", "best"))
+    except InputError:
+        return False  # the section on decisions says what is wrong with it
+    if "decision_digest" in content:
+        return content["decision_digest"] != (decision and decision.digest)
+    # Files of earlier versions say it in words alone.
+    origin = content["threshold_from"]
+    if decision is None:
+        return "the decision" in origin
+    same = (f"({decision.describe()})", f"by {decision.rule} (the decision's rule)")
+    return not any(words in origin for words in same)
 
 
 def _group_row(row: Mapping) -> tuple[Cell | str, ...]:
