@@ -48,7 +48,7 @@ def by_group(group: EvaluationSet) -> Iterator[Table | Note]:
         measures = [title[0].upper() + title[1:] for title in TITLES.values()]
         yield Table(
             f"groups-{group.number}-{number}",
-            f"By group: {name}",
+            f"By group, run {name}",
             ("Group", "Observation", PLURAL[content["unit"]].capitalize(), "Positive", *measures),
             tuple(_group_row(row) for row in rows),
             BY_GROUP.format(
@@ -60,19 +60,19 @@ def by_group(group: EvaluationSet) -> Iterator[Table | Note]:
             ),
             row_headers=2,
             groups=tuple(row["by"] for row in rows),
-            summary=f"For whom is it better or worse? {name}, by {', '.join(content['by'])}",
+            summary=f"For whom is it better or worse? Run {name}, by {', '.join(content['by'])}",
             stacked=True,
         )
         tests = tuple(_test_rows(rows))
         if tests:
             yield Table(
                 f"group-tests-{group.number}-{number}",
-                f"Tests by group: {name}",
+                f"Tests by group, run {name}",
                 TEST_HEADS,
                 tests,
                 TESTS.format(least=content["least_tested"], count=len(tests)),
                 row_headers=3,
-                summary=f"Tests by group: {name}",
+                summary=f"Tests by group, run {name}",
                 stacked=True,
             )
 
@@ -97,7 +97,7 @@ def per_unit(group: EvaluationSet) -> Iterator[Table | Note]:
         unit = PLURAL[content["unit"]]
         yield Table(
             f"per-unit-{group.number}-{number}",
-            f"Per {content['unit']}: {name}, {content['units']:,} {unit}",
+            f"Per {content['unit']}, run {name}: {content['units']:,} {unit}",
             (
                 *("Observation", "Positive", "Negative", "AUC", "Sensitivity", "Specificity"),
                 *("Kappa", "Kappa at 0.5"),
@@ -155,7 +155,8 @@ def _is_of_another_decision(content: Mapping[str, Any], run: Mapping[str, Any]) 
 def _group_row(row: Mapping) -> tuple[Cell | str, ...]:
     start = (row["group"], row["observation"], f"{row['images']:,}", f"{row['positive']:,}")
     if row["few"]:
-        return (*start, row["few"], *[UNDEFINED] * (len(MEASURES) - 1))
+        few = Cell(row["few"], spans=True)
+        return (*start, few, *[UNDEFINED] * (len(MEASURES) - 1))
     return (*start, *(_measured(row["measures"].get(name), name) for name in MEASURES))
 
 

@@ -121,6 +121,9 @@ def test_groups_and_units_of_a_run(tmp_path):
     assert rows[0][4] == f"{100 * auc['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
     assert rows[3][0] == "small"
     assert rows[3][4].startswith("too few: ")
+    assert by_group.title == "By group, run one", "not all groups, where a run is called all"
+    assert by_group.cells[3][4].spans
+    assert by_group.numeric == [False, False, *[True] * 6]
     assert "fewer than 10 patients" in by_group.caption
     assert "thresholds by hand" in by_group.caption
     assert [cell.strong for cell in by_group.cells[0][4:]] == [True, False, False, False]
