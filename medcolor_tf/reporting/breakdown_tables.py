@@ -112,6 +112,22 @@ def per_unit(group: EvaluationSet) -> Iterator[Table | Note]:
         )
 
 
+def usable(
+    path_of: Callable[[runs.Run, str], Path], group: EvaluationSet
+) -> Iterator[Mapping[str, Any]]:
+    """What the tables show: the files of runs, without those that are left out."""
+    for _, content in _contents(group, path_of):
+        if not isinstance(content, str):
+            yield content
+
+
+def tests_of(content: Mapping[str, Any]) -> tuple[int, int]:
+    """How many tests a run's groups have, and how many of them are significant."""
+    found = [m for row in content["groups"] for m in row["measures"].values()]
+    adjusted = [m["adjusted"] for m in found if m["pvalue"] is not None]
+    return len(adjusted), sum(p < SIGNIFICANT for p in adjusted)
+
+
 def _contents(
     group: EvaluationSet, path_of: Callable[[runs.Run, str], Path]
 ) -> Iterator[tuple[str, Mapping[str, Any] | str]]:

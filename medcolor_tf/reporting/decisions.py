@@ -32,7 +32,7 @@ CAPTION = (
 )
 UNCALIBRATED = "Thresholds are of the probability that the model gives, which was not calibrated."
 CALIBRATED = "Thresholds are of the calibrated probability."
-CALIBRATED_HERE = "Thresholds are of the probability, which was calibrated where the rule says so."
+CALIBRATED_HERE = "Thresholds are of the probability, which was calibrated where it is said."
 CALIBRATION = (
     "Of the probabilities that the threshold is compared with. Brier score and ECE (ten bins) in "
     "percent, smaller is better; slope 1 and intercept 0 are right, a slope below 1 is of "
@@ -42,7 +42,7 @@ CALIBRATION = (
 
 def decisions(group: EvaluationSet) -> Iterator[Table | Note]:
     """Sensitivity, specificity, predictive values and calibration of the runs with a decision."""
-    chosen, calibrated, methods = [], [], []
+    chosen, calibrated, methods, rules = [], [], [], []
     for setting, of_setting in group.largest.items():
         for run in of_setting.to_dict("records"):
             found = _operating_points(run, group.split)
@@ -59,11 +59,12 @@ def decisions(group: EvaluationSet) -> Iterator[Table | Note]:
             for name, row in content["observations"].items():
                 entry = decision.observations[name]
                 methods.append(entry.method)
-                chosen.append((link, name, _rule(decision, entry), *_decided(row)))
+                rules.append(_rule(decision, entry))
+                chosen.append((link, name, *_decided(row)))
                 calibrated.append((link, name, *_calibration(row)))
     if not chosen:
         return
-    heads = ("Run", "Observation", "Rule", "Threshold", *SHARES.values())
+    heads = ("Run", "Observation", "Threshold", *SHARES.values())
     title = "Operating points"
     yield Table(
         f"thresholds-{group.number}",
@@ -72,6 +73,7 @@ def decisions(group: EvaluationSet) -> Iterator[Table | Note]:
         tuple(chosen),
         CAPTION.format(probability=_probability(methods)),
         row_headers=2,
+        groups=tuple(rules),
         stacked=True,
     )
     yield Table(
@@ -116,7 +118,7 @@ def _operating_points(run: Mapping[str, Any], split: str) -> tuple[Decision, dic
 def _rule(decision: Decision, entry: ObservationDecision) -> str:
     """By what rule, on which images and of which probability a threshold was chosen."""
     calibrated = "" if entry.method == NO_CALIBRATION else f", calibrated by {entry.method}"
-    return f"{decision.rule}, on {decision.images}{calibrated}"
+    return f"Chosen by {decision.rule}, on {decision.images}{calibrated}"
 
 
 def _probability(methods: Collection[str]) -> str:
