@@ -302,12 +302,24 @@ def spell_estimate(estimate: Mapping | None) -> str:
     if estimate is None or estimate["value"] is None:
         return "-"
     low, high = estimate["interval"]
-    value = _three_digits(estimate["value"])
+    value = spell_number(estimate["value"])
     if low is None or high is None:
         return value
-    return f"{value} [{_three_digits(low)}, {_three_digits(high)}]"
+    return f"{value} [{spell_number(low)}, {spell_number(high)}]"
 
 
-def _three_digits(value: float) -> str:
-    text = f"{value:.3f}"
-    return text.replace("-0.000", "0.000") if float(text) == 0 else text
+def spell_number(value: float, digits: int = 3, sign: str = "") -> str:
+    """Returns ``0.912``; ``0.000``, without a sign, for what is rounded to 0.
+
+    Args:
+        value: a number.
+        digits: behind the point.
+        sign: "+" to write it before positive numbers too.
+    """
+    text = f"{value:{sign}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def spell_line(slope: float, intercept: float) -> str:
+    """Returns ``0.5 * logit - 1.25``: a calibration, as a function of the logit."""
+    return f"{slope:.4g} * logit {'-' if intercept < 0 else '+'} {abs(intercept):.4g}"

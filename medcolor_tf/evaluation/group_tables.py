@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from medcolor_tf.evaluation.decisions import spell_number
 from medcolor_tf.evaluation.groups import GAP, MEASURES, SIGNIFICANT, TITLES, GroupResult
 
 
@@ -94,12 +95,12 @@ def _cell(found: Mapping | None, name: str) -> str:
     if found is None:
         return "-"
     sign = "+" if name == GAP else ""
-    low, high = ("-" if end is None else f"{end:{sign}.3f}" for end in found["interval"])
-    cell = f"{found['value']:{sign}.3f} [{low}, {high}]"
+    low, high = ("-" if end is None else spell_number(end, 3, sign) for end in found["interval"])
+    cell = f"{spell_number(found['value'], 3, sign)} [{low}, {high}]"
     if found["difference"] is None:
         return cell
     differs = found["adjusted"] is not None and found["adjusted"] < SIGNIFICANT
-    return f"{cell} ({found['difference']:+.3f}{'*' if differs else ''})"
+    return f"{cell} ({spell_number(found['difference'], 3, '+')}{'*' if differs else ''})"
 
 
 def _plain(value):

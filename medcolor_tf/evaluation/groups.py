@@ -217,7 +217,8 @@ def _too_few(labels: np.ndarray, index: np.ndarray, images: np.ndarray, least: i
     """Says why a set of images is too small, "" where it is not."""
     for word, people in _people(labels, index, images).items():
         if people < least:
-            return f"too few: {people} patients with a {word} image, expected {least}"
+            patients = "patient" if people == 1 else "patients"
+            return f"too few: {people} {patients} with a {word} image, expected {least}"
     return ""
 
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.bootstrap import bootstrap_auc, percentiles, resample_sums
 from medcolor_tf.evaluation.checks import checked, group_index
+from medcolor_tf.evaluation.decisions import spell_number
 from medcolor_tf.evaluation.operating_points import MEASURES, measures, patient_counts
 
 IMAGE, STUDY, PATIENT = "image", "study", "patient"
@@ -239,10 +240,10 @@ def table(content: Mapping) -> str:
         lines.append((name, *counts, threshold, *(_cell(row.get(key)) for key in keys)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     unit = content["unit"]
+    patients = "" if unit == PATIENT else f" of {content['patients']:,} patients"
     start = (
-        f"{content['split']}: {content['units']:,} {PLURAL[unit]} of {content['patients']:,} "
-        f"patients, the {content['aggregate']} of their images' probabilities; "
-        f"{content['threshold_from']}"
+        f"{content['split']}: {content['units']:,} {PLURAL[unit]}{patients}, the "
+        f"{content['aggregate']} of their images' probabilities; {content['threshold_from']}"
     )
     rows = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -261,8 +262,8 @@ def table(content: Mapping) -> str:
 def _cell(found: Mapping | None) -> str:
     if found is None or found["value"] is None:
         return "-"
-    low, high = ("-" if end is None else f"{end:.3f}" for end in found["interval"])
-    return f"{found['value']:.3f} [{low}, {high}]"
+    low, high = ("-" if end is None else spell_number(end) for end in found["interval"])
+    return f"{spell_number(found['value'])} [{low}, {high}]"
 
 
 def to_csv(observations: Sequence[str], predictions: UnitPredictions) -> str:

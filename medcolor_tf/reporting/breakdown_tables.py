@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.decisions import spell_number
 from medcolor_tf.evaluation.groups import GAP, MEASURES, SIGNIFICANT, TITLES
 from medcolor_tf.evaluation.units import PLURAL
 from medcolor_tf.files import file_sha256
 from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.contents import Cell, Note, Table
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.decision import load_decision
 
 UNDEFINED = "-"
 TEST_HEADS = (
@@ -46,7 +48,7 @@ def by_group(group: EvaluationSet) -> Iterator[Table | Note]:
         measures = [title[0].upper() + title[1:] for title in TITLES.values()]
         yield Table(
             f"groups-{group.number}-{number}",
-            f"By group: {name}",
+            f"By group, run {name}",
             ("Group", "Observation", PLURAL[content["unit"]].capitalize(), "Positive", *measures),
             tuple(_group_row(row) for row in rows),
             BY_GROUP.format(
@@ -58,19 +60,19 @@ def by_group(group: EvaluationSet) -> Iterator[Table | Note]:
             ),
             row_headers=2,
             groups=tuple(row["by"] for row in rows),
-            summary=f"For whom is it better or worse? {name}, by {', '.join(content['by'])}",
+            summary=f"For whom is it better or worse? Run {name}, by {', '.join(content['by'])}",
             stacked=True,
         )
         tests = tuple(_test_rows(rows))
         if tests:
             yield Table(
                 f"group-tests-{group.number}-{number}",
-                f"Tests by group: {name}",
+                f"Tests by group, run {name}",
                 TEST_HEADS,
                 tests,
                 TESTS.format(least=content["least_tested"], count=len(tests)),
                 row_headers=3,
-                summary=f"Tests by group: {name}",
+                summary=f"Tests by group, run {name}",
                 stacked=True,
             )
 
@@ -95,7 +97,7 @@ def per_unit(group: EvaluationSet) -> Iterator[Table | Note]:
         unit = PLURAL[content["unit"]]
         yield Table(
             f"per-unit-{group.number}-{number}",
-            f"Per {content['unit']}: {name}, {content['units']:,} {unit}",
+            f"Per {content['unit']}, run {name}: {content['units']:,} {unit}",
             (
                 *("Observation", "Positive", "Negative", "AUC", "Sensitivity", "Specificity"),
                 *("Kappa", "Kappa at 0.5"),
@@ -108,6 +110,22 @@ def per_unit(group: EvaluationSet) -> Iterator[Table | Note]:
             ),
             stacked=True,
         )
+
+
+def usable(
+    path_of: Callable[[runs.Run, str], Path], group: EvaluationSet
+) -> Iterator[Mapping[str, Any]]:
+    """What the tables show: the files of runs, without those that are left out."""
+    for _, content in _contents(group, path_of):
+        if not isinstance(content, str):
+            yield content
+
+
+def tests_of(content: Mapping[str, Any]) -> tuple[int, int]:
+    """How many tests a run's groups have, and how many of them are significant."""
+    found = [m for row in content["groups"] for m in row["measures"].values()]
+    adjusted = [m["adjusted"] for m in found if m["pvalue"] is not None]
+    return len(adjusted), sum(p < SIGNIFICANT for p in adjusted)
 
 
 def _contents(
@@ -125,20 +143,36 @@ def _contents(
         except InputError as error:
             yield run["folder"].name, f"{run['folder'].name}: left out ({error})."
             continue
-        if content["predictions_sha256"] == file_sha256(predictions):
-            yield run["folder"].name, content
-            continue
-        yield (
-            run["folder"].name,
-            f"{run['folder'].name}: {path.name} is of other predictions than {predictions.name}; "
-            "evaluate the run by group or unit again.",
-        )
+        other = ""
+        if content["predictions_sha256"] != file_sha256(predictions):
+            other = f"other predictions than {predictions.name}"
+        elif _is_of_another_decision(content, run):
+            other = f"another decision than the run's {runs.DECISION}"
+        advice = f"{path.name} is of {other}; evaluate the run by group or unit again."
+        yield run["folder"].name, f"{run['folder'].name}: {advice}" if other else content
+
+
+def _is_of_another_decision(content: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether thresholds (and calibrated probabilities) are of another decision, or of none."""
+    try:
+        decision = load_decision(run["folder"], run["evaluation"].get("weights", "best"))
+    except InputError:
+        return False  # the section on decisions says what is wrong with it
+    if "decision_digest" in content:
+        return content["decision_digest"] != (decision and decision.digest)
+    # Files of earlier versions say it in words alone.
+    origin = content["threshold_from"]
+    if decision is None:
+        return "the decision" in origin
+    same = (f"({decision.describe()})", f"by {decision.rule} (the decision's rule)")
+    return not any(words in origin for words in same)
 
 
 def _group_row(row: Mapping) -> tuple[Cell | str, ...]:
     start = (row["group"], row["observation"], f"{row['images']:,}", f"{row['positive']:,}")
     if row["few"]:
-        return (*start, row["few"], *[UNDEFINED] * (len(MEASURES) - 1))
+        few = Cell(row["few"], spans=True)
+        return (*start, few, *[UNDEFINED] * (len(MEASURES) - 1))
     return (*start, *(_measured(row["measures"].get(name), name) for name in MEASURES))
 
 
@@ -179,7 +213,7 @@ def _spell(found: Mapping | None, sign: str = "", scale: int = 100) -> str:
 def _number(value: float | None, sign: str = "", scale: int = 100) -> str:
     if value is None:
         return UNDEFINED
-    return f"{scale * value:{sign}.{1 if scale == 100 else 3}f}"
+    return spell_number(scale * value, 1 if scale == 100 else 3, sign)
 
 
 def _pvalue(value: float) -> str:

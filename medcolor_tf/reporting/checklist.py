@@ -8,8 +8,10 @@ our words; the guidelines' own texts count.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from medcolor_tf.reporting import breakdown_tables
 from medcolor_tf.reporting.contents import Content, Section, Table
 from medcolor_tf.reporting.methods import Facts, paragraphs
+from medcolor_tf.reporting.settings import counted
 
 YOURS = "to be filled by you"
 NONE = "-"
@@ -135,7 +137,7 @@ def _training(facts: Facts) -> str:
         *(f"optimizer {facts.option('optimizer')}", f"loss {facts.option('loss')}"),
         *(f"{facts.option('batch_size')} images per step", f"{facts.result('steps')} steps"),
         f"schedule {facts.option('schedule')} with a peak rate of {facts.rates}",
-        *(f"augmentation: {facts.augmentation}", f"{len(facts.runs)} models in all"),
+        *(f"augmentation: {facts.augmentation}", f"{counted(len(facts.runs), 'model')} in all"),
     ]
     tuned = f" Tuned on validation images: {facts.tuned}." if facts.tuned else ""
     text = ", ".join(words)
@@ -161,7 +163,32 @@ def _measures(facts: Facts) -> str:
     text = "AUC, average precision, Brier score, expected calibration error"
     if facts.thresholds:
         text += ", sensitivity, specificity, predictive values, calibration slope and intercept"
+    for unit in dict.fromkeys(content["unit"] for content in facts.units):
+        text += f", AUC and Cohen's kappa per {unit}"
     return f"{text}; curves."
+
+
+def _tests(facts: Facts) -> str:
+    words = [f"Bootstrap over patients ({facts.group.n_resamples:,} resamples)"]
+    words += ["DeLong's test with patients as clusters"] * facts.has_tests_on_same_images
+    words += ["paired t-tests over runs"] * facts.has_paired_tests
+    words += ["Student's t of groups over resamples of patients"] * facts.has_group_tests
+    words += ["Benjamini and Hochberg's adjustment"] * (len(words) > 1)
+    return f"{', '.join(words)}."
+
+
+def _fairness(facts: Facts) -> str:
+    if not facts.subgroups:
+        return ""
+    counts = [breakdown_tables.tests_of(content) for content in facts.subgroups]
+    tests, strong = (sum(column) for column in zip(*counts, strict=True))
+    few = sum(bool(row["few"]) for content in facts.subgroups for row in content["groups"])
+    rows = sum(len(content["groups"]) for content in facts.subgroups)
+    return (
+        f"Groups by {facts.groupings}, each compared with all others: {strong} of "
+        f"{counted(tests, 'test')} with adjusted p < {breakdown_tables.SIGNIFICANT}; {few} of "
+        f"{counted(rows, 'row')} (group and observation) too few to measure."
+    )
 
 
 def _updates(facts: Facts) -> str:
@@ -173,7 +200,9 @@ def _updates(facts: Facts) -> str:
 
 
 def _repeats(facts: Facts) -> str:
-    words = f"{facts.repeats} runs per setting with seeds {facts.option('seed')}"
+    seeds = facts.option("seed")
+    word = "seed" if seeds.isdecimal() else "seeds"
+    words = f"{counted(facts.repeats, 'run')} per setting, {word} {seeds}"
     sizes = ", and training sizes" if len(facts.group.fractions) > 1 else ""
     return f"{words}{sizes}."
 
@@ -317,10 +346,7 @@ def _items_of_results() -> Iterator[Item]:
         "Uncertainty and tests",
         "29",
         "12e",
-        lambda f: (
-            f"Bootstrap over patients ({f.group.n_resamples:,} resamples), DeLong's test with "
-            "patients as clusters, paired t-tests over runs, Benjamini and Hochberg's adjustment."
-        ),
+        _tests,
     )
     yield Item(
         evaluation,
@@ -351,7 +377,7 @@ def _items_of_results() -> Iterator[Item]:
         "Differences in setting, eligibility and labels",
     )
     yield Item(evaluation, "Updating or recalibrating the model", "", "12f, 24", _updates)
-    yield Item(evaluation, "Fairness between groups of people", "", "14")
+    yield Item(evaluation, "Fairness between groups of people", "", "14", _fairness, "What follows")
     yield Item(results, "Flow of patients and images", "35", "20a", _sizes, "From the source")
     yield Item(
         results,

@@ -83,6 +83,12 @@ def _treatment(setting: Setting) -> tuple:
     )
 
 
+def most_common_repeats(settings: Settings, compared: Iterable[Pair]) -> int:
+    """How many repeats (seed and subset) two compared settings share at most, 0 without a pair."""
+    repeats = {s: {*runs[REPEAT].itertuples(index=False)} for s, runs in settings.items()}
+    return max((len(repeats[a] & repeats[b]) for a, b in compared), default=0)
+
+
 def over_repeats(
     settings: Settings, compared: Iterable[Pair], measures: Mapping[str, str]
 ) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _DASHES = "-\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}"
 _NUMBER = re.compile(rf"[<>≤≥≈]?\s*[+{_DASHES}]?\.?\d.{{0,24}}|[{_DASHES}]?|n/a|nan", re.I)
+_WITH_INTERVAL = re.compile(r"(\S+) (\([-+.,\d]+ to [-+.,\d]+\))")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -25,12 +26,20 @@ class Cell:
         link: the anchor it links to, "" for none.
         strong: whether it stands out.
         csv: what the CSV file holds instead, "" for the text.
+        spans: whether the page and LaTeX show it in place of all cells to its right.
     """
 
     text: str
     link: str = ""
     strong: bool = False
     csv: str = ""
+    spans: bool = False
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The value, and its interval where it has one, which the page shows under it."""
+        match = _WITH_INTERVAL.fullmatch(self.text)
+        return (match[1], match[2]) if match else (self.text, "")
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,12 @@ class Table:
         """The rows with a Cell for every str."""
         return [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in self.rows]
 
+    @staticmethod
+    def shown(row: list[Cell]) -> list[Cell]:
+        """The cells of a row up to one that spans the rest."""
+        ends = [number for number, cell in enumerate(row, start=1) if cell.spans]
+        return row[: ends[0]] if ends else row
+
     def by_group(self) -> Iterator[tuple[str, list[list[Cell]]]]:
         """(title, rows) of each run of rows of the same group."""
         pairs = zip(self.groups or ("",) * len(self.rows), self.cells, strict=True)
@@ -76,7 +91,8 @@ class Table:
         """Which columns hold nothing but numbers and dashes; these are aligned to the right."""
         columns = zip(*self.cells, strict=True) if self.rows else [()] * len(self.header)
         return [
-            number >= self.row_headers and all(_NUMBER.fullmatch(c.text.strip()) for c in column)
+            number >= self.row_headers
+            and all(c.spans or _NUMBER.fullmatch(c.text.strip()) for c in column)
             for number, column in enumerate(columns)
         ]
 

@@ -1,16 +1,21 @@
 """The section of a report on decisions: thresholds of runs, and what they give on these images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from medcolor_tf.errors import InputError
-from medcolor_tf.evaluation.decisions import spell_threshold
+from medcolor_tf.evaluation.decisions import spell_number, spell_threshold
 from medcolor_tf.files import file_sha256
 from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.contents import Cell, Note, Table
 from medcolor_tf.reporting.settings import full_label
 from medcolor_tf.runs import folder as runs
-from medcolor_tf.runs.decision import load_decision
+from medcolor_tf.runs.decision import (
+    NO_CALIBRATION,
+    Decision,
+    ObservationDecision,
+    load_decision,
+)
 
 UNDEFINED = "-"
 SHARES = {
@@ -22,10 +27,12 @@ SHARES = {
 ERRORS = {"brier": "Brier score", "expected_calibration_error": "ECE"}
 LINE = {"calibration_slope": "Slope", "calibration_intercept": "Intercept"}
 CAPTION = (
-    "Thresholds are of the calibrated probability. In percent, with 95 % intervals by resampling "
-    "patients; the CSV file holds fractions of 1. PPV and NPV are those of these images' "
-    "prevalence, not of a clinic's."
+    "{probability} In percent, with 95 % intervals by resampling patients; the CSV file holds "
+    "fractions of 1. PPV and NPV are those of these images' prevalence, not of a clinic's."
 )
+UNCALIBRATED = "Thresholds are of the probability that the model gives, which was not calibrated."
+CALIBRATED = "Thresholds are of the calibrated probability."
+CALIBRATED_HERE = "Thresholds are of the probability, which was calibrated where it is said."
 CALIBRATION = (
     "Of the probabilities that the threshold is compared with. Brier score and ECE (ten bins) in "
     "percent, smaller is better; slope 1 and intercept 0 are right, a slope below 1 is of "
@@ -35,33 +42,38 @@ CALIBRATION = (
 
 def decisions(group: EvaluationSet) -> Iterator[Table | Note]:
     """Sensitivity, specificity, predictive values and calibration of the runs with a decision."""
-    chosen, calibrated = [], []
+    chosen, calibrated, methods, rules = [], [], [], []
     for setting, of_setting in group.largest.items():
         for run in of_setting.to_dict("records"):
-            content = _operating_points(run, group.split)
-            if content is None:
+            found = _operating_points(run, group.split)
+            if found is None:
                 continue
-            if isinstance(content, str):
-                yield Note("warning", f"{run['folder'].name}: {content}")
+            if isinstance(found, str):
+                yield Note("warning", f"{run['folder'].name}: {found}")
                 continue
+            decision, content = found
             if content["same_images"]:
                 yield Note("warning", f"{run['folder'].name}: {_apparent(group.split)}")
             label = f"{full_label(setting, group.largest)}, {run['folder'].name}"
             link = Cell(label, group.anchor(setting))
             for name, row in content["observations"].items():
-                chosen.append((link, name, *_decided(row, content)))
+                entry = decision.observations[name]
+                methods.append(entry.method)
+                rules.append(_rule(decision, entry))
+                chosen.append((link, name, *_decided(row)))
                 calibrated.append((link, name, *_calibration(row)))
     if not chosen:
         return
-    heads = ("Run", "Observation", "Rule", "Threshold", *SHARES.values())
+    heads = ("Run", "Observation", "Threshold", *SHARES.values())
     title = "Operating points"
     yield Table(
         f"thresholds-{group.number}",
         title,
         heads,
         tuple(chosen),
-        CAPTION,
+        CAPTION.format(probability=_probability(methods)),
         row_headers=2,
+        groups=tuple(rules),
         stacked=True,
     )
     yield Table(
@@ -82,7 +94,7 @@ def _apparent(split: str) -> str:
     )
 
 
-def _operating_points(run: Mapping[str, Any], split: str) -> dict | str | None:
+def _operating_points(run: Mapping[str, Any], split: str) -> tuple[Decision, dict] | str | None:
     """What a run's decision gives on the split, or why that cannot be used; None without one."""
     folder = runs.Run(run["folder"])
     path = folder.operating_points(split)
@@ -100,14 +112,27 @@ def _operating_points(run: Mapping[str, Any], split: str) -> dict | str | None:
     same_images = content["data_fingerprint"] == run["data_fingerprint"]
     if content["decision_sha256"] != digest or not same_images:
         return f"{path.name} is of another decision or data set than the run's; {advice}."
-    return content
+    return decision, content
 
 
-def _decided(row: Mapping[str, Any], content: Mapping[str, Any]) -> list[Cell | str]:
+def _rule(decision: Decision, entry: ObservationDecision) -> str:
+    """By what rule, on which images and of which probability a threshold was chosen."""
+    calibrated = "" if entry.method == NO_CALIBRATION else f", calibrated by {entry.method}"
+    return f"Chosen by {decision.rule}, on {decision.images}{calibrated}"
+
+
+def _probability(methods: Collection[str]) -> str:
+    """What thresholds are compared with, of the calibrations of all rows."""
+    if NO_CALIBRATION not in methods:
+        return CALIBRATED
+    return UNCALIBRATED if set(methods) == {NO_CALIBRATION} else CALIBRATED_HERE
+
+
+def _decided(row: Mapping[str, Any]) -> list[Cell | str]:
     if row["threshold"] is None:
-        return [content["rule"], *([UNDEFINED] * (1 + len(SHARES)))]
+        return [UNDEFINED] * (1 + len(SHARES))
     shares = (_share(row[name]) for name in SHARES)
-    return [content["rule"], _threshold(row["threshold"]), *shares]
+    return [_threshold(row["threshold"]), *shares]
 
 
 def _threshold(value: float) -> Cell:
@@ -115,7 +140,7 @@ def _threshold(value: float) -> Cell:
     text = spell_threshold(value)
     near = text.startswith("1 - ")
     percent = f"100 - {100 * (1 - value):.2g}" if near else f"{100 * value:.4g}"
-    return Cell(percent, csv=text)
+    return Cell(f"{percent} %", csv=text)
 
 
 def _calibration(row: Mapping[str, Any]) -> list[Cell | str]:
@@ -134,8 +159,8 @@ def _spell(estimate: Mapping[str, Any], scale: float, digits: int) -> str:
     """Returns ``91.2 (85.0 to 95.0)``, without the interval where it is undefined."""
     if estimate["value"] is None:
         return UNDEFINED
-    value = f"{scale * estimate['value']:.{digits}f}"
+    value = spell_number(scale * estimate["value"], digits)
     if None in estimate["interval"]:
         return value
-    low, high = (f"{scale * end:.{digits}f}" for end in estimate["interval"])
+    low, high = (spell_number(scale * end, digits) for end in estimate["interval"])
     return f"{value} ({low} to {high})"

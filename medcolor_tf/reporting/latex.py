@@ -1,7 +1,7 @@
 """A report's tables as LaTeX, for a paper: booktabs, every text escaped."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from medcolor_tf.reporting.contents import Cell, Report, Table
 
@@ -117,7 +117,7 @@ def _wrapped_columns(table: Table) -> Iterator[str]:
     """Columns as wide as their longest words (or numbers); what is left goes to long texts."""
     words, texts = [], []
     for head, numeric, *column in zip(table.header, table.numeric, *table.cells, strict=True):
-        cells = [cell.text for cell in column]
+        cells = [cell.text for cell in column if not cell.spans] or [""]
         parts = [*head.split(), *(cells if numeric else " ".join(cells).split())]
         words.append(max(map(len, parts)))
         texts.append(max(words[-1], min(MOST_LETTERS, max(map(len, cells)))))
@@ -145,8 +145,14 @@ def _body(table: Table) -> Iterator[str]:
         yield from (_row(row) for row in rows)
 
 
-def _row(cells: Iterable[Cell | str]) -> str:
-    return " & ".join(_cell(cell) for cell in cells) + r" \\"
+def _row(cells: Sequence[Cell | str]) -> str:
+    shown = []
+    for number, cell in enumerate(cells):
+        if isinstance(cell, Cell) and cell.spans:
+            shown.append(rf"\multicolumn{{{len(cells) - number}}}{{l}}{{{_cell(cell)}}}")
+            break
+        shown.append(_cell(cell))
+    return " & ".join(shown) + r" \\"
 
 
 def _cell(cell: Cell | str) -> str:

@@ -18,10 +18,13 @@ from medcolor_tf.catalog import (
     STRATEGIES,
 )
 from medcolor_tf.errors import InputError
+from medcolor_tf.evaluation.units import PLURAL
+from medcolor_tf.reporting import breakdown_tables, compare
 from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.settings import init_label, percent, title
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.runs.decision import NO_CALIBRATION, Decision, load_decision
+from medcolor_tf.runs.folder import Run
 
 PARTS = {"colorizer": "T", "backbone": "E", "head": "C"}
 POLICIES = {"ones": "positive", "zeros": "negative", "ignore": "left out"}
@@ -114,6 +117,44 @@ class Facts:
         return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
     @cached_property
+    def most_repeats(self) -> int:
+        """How many runs the setting with the most of them has."""
+        return max(len(runs) for runs in self.group.settings.values())
+
+    @cached_property
+    def has_paired_tests(self) -> bool:
+        """Whether strategies could be compared over repeats: two of them share two."""
+        group = self.group
+        pairs = [*compare.pairs(group.largest), *compare.colorizer_pairs(group.own)]
+        return compare.most_common_repeats(group.settings, pairs) > 1
+
+    @cached_property
+    def has_tests_on_same_images(self) -> bool:
+        """Whether single runs were compared: two strategies share a repeat."""
+        pairs = compare.colorizer_pairs(self.group.largest)
+        return compare.most_common_repeats(self.group.settings, pairs) > 0
+
+    @cached_property
+    def subgroups(self) -> list[Mapping[str, Any]]:
+        """What ``evaluate --by`` found of each run where it was asked."""
+        return list(breakdown_tables.usable(Run.subgroups, self.group))
+
+    @cached_property
+    def units(self) -> list[Mapping[str, Any]]:
+        """What ``evaluate --unit`` found of each run where it was asked."""
+        return list(breakdown_tables.usable(Run.units, self.group))
+
+    @cached_property
+    def groupings(self) -> str:
+        """By what images or units were put into groups, "" where they were not."""
+        return alternatives(f"{', '.join(c['by'])} of {PLURAL[c['unit']]}" for c in self.subgroups)
+
+    @cached_property
+    def has_group_tests(self) -> bool:
+        """Whether a group was tested against all others."""
+        return any(count for count, _ in map(breakdown_tables.tests_of, self.subgroups))
+
+    @cached_property
     def versions(self) -> str:
         """The software that the runs recorded."""
         names: dict[str, None] = {}
@@ -153,7 +194,7 @@ class Facts:
     @cached_property
     def thresholds(self) -> str:
         """By what rule and on which images thresholds were chosen, "" without a decision."""
-        return alternatives(f"{d.rule} on {d.data['split']} images" for d in self.decisions)
+        return alternatives(f"{d.rule} on {d.images}" for d in self.decisions)
 
     @cached_property
     def calibrations(self) -> str:
@@ -212,6 +253,7 @@ def _training(facts: Facts) -> str:
         if tuned
         else ""
     )
+    own = ", each with its own seed or subset" if facts.most_repeats > 1 else ""
     losses = facts.of_runs(lambda run: _component(LOSSES, _option(run, "loss")))
     optimizers = facts.of_runs(lambda run: _component(OPTIMIZERS, _option(run, "optimizer")))
     return (
@@ -219,29 +261,59 @@ def _training(facts: Facts) -> str:
         f"{facts.option('batch_size')} images, learning rate schedule {facts.option('schedule')} "
         f"with a peak of {facts.rates}.{how} Augmentation: {facts.augmentation}. Of every run the "
         "checkpoint with the highest mean AUC of the validation images was kept. "
-        f"Runs per setting: {facts.repeats}, each with its own seed or subset."
+        f"Runs per setting: {facts.repeats}{own}."
     )
 
 
 def _evaluation(facts: Facts) -> str:
     group = facts.group
     mean = ", and their unweighted mean" if len(group.observations) > 1 else ""
-    return (
-        f"Performance is the exact area under the ROC curve (AUC) of each observation{mean}. Means "
-        "and sample standard deviations are over runs. Strategies are compared by two-sided paired "
-        "t-tests over runs of the same seed and subset, single runs by DeLong's test with patients "
-        f"as clusters and by 95 % intervals of {group.n_resamples:,} bootstrap resamples of "
-        "patients. P values are adjusted by Benjamini and Hochberg's procedure within each table."
-        f"{_decisions(facts)}"
-    )
+    words = [
+        f"Performance is the exact area under the ROC curve (AUC) of each observation{mean}, with "
+        f"95 % intervals of {group.n_resamples:,} bootstrap resamples of patients."
+    ]
+    if facts.most_repeats > 1:
+        words.append("Means and sample standard deviations are over runs.")
+    if facts.has_paired_tests:
+        words.append(
+            "Strategies are compared by two-sided paired t-tests over runs of the same seed and "
+            "subset."
+        )
+    if facts.has_tests_on_same_images:
+        words.append("Single runs are compared by DeLong's test with patients as clusters.")
+    if facts.has_paired_tests or facts.has_tests_on_same_images:
+        words.append(
+            "P values are adjusted by Benjamini and Hochberg's procedure within each table."
+        )
+    return " ".join([*words, *_decisions(facts), *_breakdown(facts)])
 
 
-def _decisions(facts: Facts) -> str:
+def _breakdown(facts: Facts) -> Iterator[str]:
+    """Groups and studies or patients, where runs were evaluated by them."""
+    if facts.groupings:
+        tests = (
+            "; p values, of Student's t from the deviation over resamples of patients, are "
+            "adjusted by Benjamini and Hochberg's procedure within each run"
+        )
+        yield (
+            f"Groups (by {facts.groupings}) were each compared with all others in AUC, "
+            "sensitivity, specificity and calibration gap, with 95 % intervals over resamples of "
+            f"patients{tests if facts.has_group_tests else ''}."
+        )
+    for content in {(c["unit"], c["aggregate"]): c for c in facts.units}.values():
+        yield (
+            f"Images of a {content['unit']} were put together by the {content['aggregate']} of "
+            "their probabilities, for AUC, Cohen's kappa, sensitivity and specificity per "
+            f"{content['unit']}, {content['threshold_from']}."
+        )
+
+
+def _decisions(facts: Facts) -> Iterator[str]:
     if not facts.thresholds:
-        return ""
+        return
     how = f" after calibration of the probabilities by {facts.calibrations}"
-    return (
-        f" Sensitivity, specificity and predictive values are at thresholds chosen by "
+    yield (
+        f"Sensitivity, specificity and predictive values are at thresholds chosen by "
         f"{facts.thresholds}{how if facts.calibrations else ''}, with intervals over patients."
     )
 

@@ -19,16 +19,19 @@ from medcolor_tf.reporting import (
 from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
 from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section, Table
 from medcolor_tf.reporting.methods import Facts
-from medcolor_tf.reporting.settings import full_label, percent
+from medcolor_tf.reporting.settings import counted, full_label, percent
 
 if TYPE_CHECKING:
     from medcolor_tf.reporting.config import ReportConfig
 
 LEAD = (
     "AUC is the exact area under the ROC curve, in percent, of the checkpoint that was best in "
-    "validation, on test images. Values are mean ± sample standard deviation over repeats. "
+    "validation, on test images. {repeats}Every value links to its runs."
+)
+SPREAD = "Values are mean ± sample standard deviation over repeats. "
+PAIRED = (
     "p is of a two-sided paired t-test over the repeats; adjusted p after Benjamini-Hochberg "
-    "within the table where it stands. Every value links to its runs."
+    "within the table where it stands. "
 )
 # The tables and figures of an evaluation set, in the paper's order. To add one, write a function
 # that takes an EvaluationSet and yields it, or nothing where it does not apply, and list it here.
@@ -95,20 +98,26 @@ def build_report(collected: Collected, n_resamples: int) -> Report:
         contents = (*tables.every_run(group), *_commands(group))
         sections.append(Section(f"Runs on {group.data}", f"appendix-{group.number}", contents))
     studies = ", ".join(dict.fromkeys(collected.studies)) or "runs"
-    return Report(f"medcolor_tf report: {studies}", LEAD, tuple(sections))
+    facts = [Facts(group) for group in groups]
+    spread = SPREAD if any(fact.most_repeats > 1 for fact in facts) else ""
+    paired = PAIRED if any(fact.has_paired_tests for fact in facts) else ""
+    lead = LEAD.format(repeats=spread + paired)
+    return Report(f"medcolor_tf report: {studies}", lead, tuple(sections))
 
 
 def _first(collected: Collected, groups: list[EvaluationSet]) -> Iterator[Content]:
     """The numbers of runs, and every reason to read the rest with care."""
     runs, missing = len(collected.runs), collected.missing
-    yield f"{runs} of {runs + len(missing)} runs are finished and evaluated."
+    of_all = counted(runs + len(missing), "run")
+    yield f"{runs} of {of_all} {'is' if runs == 1 else 'are'} finished and evaluated."
     if missing:
         reasons = Counter(run.reason.split(":")[0] for run in missing)
+        alone = len(missing) == 1
         words = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
         yield Note(
             "warning",
-            f"{len(missing)} runs are missing or cannot be used: {words}. Nothing was put in "
-            "their place.",
+            f"{'1 run is' if alone else f'{len(missing):,} runs are'} missing or cannot be used: "
+            f"{words}. Nothing was put in {'its' if alone else 'their'} place.",
         )
         yield tables.missing_runs(missing)
     if len(groups) > 1:
@@ -140,7 +149,7 @@ def _cautions(group: EvaluationSet) -> Iterator[str]:
             f"{name} has no AUC: its test images are all of one class. It is left out of the mean "
             "AUC of every run here."
         )
-    most = max(len(runs) for runs in group.settings.values())
+    most = Facts(group).most_repeats
     for setting, runs in group.settings.items():
         if len(runs) < most:
             yield (
@@ -148,7 +157,7 @@ def _cautions(group: EvaluationSet) -> Iterator[str]:
                 "use the repeats that both rows have."
             )
     if most < 3:
-        yield f"{most} repeat{'s' if most > 1 else ''}: no test over repeats means anything."
+        yield f"{counted(most, 'repeat')}: no test over repeats means anything."
     smaller = {
         name: min(count["positive"], count["negative"])
         for name, count in evaluations[0]["observations"].items()
@@ -162,8 +171,8 @@ def _introduction(group: EvaluationSet) -> Iterator[str]:
     first = group.runs.iloc[0]
     evaluation = first["evaluation"]
     yield (
-        f"{evaluation['images']:,} {evaluation['split']} images of {evaluation['patients']:,} "
-        f"patients. Uncertain labels: {Facts(group).policy}."
+        f"{counted(evaluation['images'], evaluation['split'] + ' image')} of "
+        f"{counted(evaluation['patients'], 'patient')}. Uncertain labels: {Facts(group).policy}."
     )
     if len(group.fractions) > 1:
         yield (

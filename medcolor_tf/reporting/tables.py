@@ -21,6 +21,7 @@ from medcolor_tf.reporting.run_rows import MissingRun
 from medcolor_tf.reporting.settings import (
     Setting,
     colorizer_label,
+    counted,
     full_label,
     percent,
     size_label,
@@ -34,14 +35,14 @@ ORIGINS = {"": "scratch", "color_module": "θM", "all": "θA"}  # the paper's su
 MEAN_AUC = {"mean AUC": "mean_auc"}  # as a test's measure: its column
 TESTS = (
     "Two-sided paired t-tests over repeats. Family of the adjustment (Benjamini-Hochberg): the {} "
-    f"defined tests of this table. {UNDEFINED} : undefined (fewer than two common repeats, or no "
+    f"of this table. {UNDEFINED} : undefined (fewer than two common repeats, or no "
     f"variance). Bold: adjusted p < {SIGNIFICANT}."
 )
 SAME_IMAGES = (
     "Interval: percentiles of {:,} bootstrap resamples of patients. p: DeLong's test with the "
     "images of a patient as one cluster (Obuchowski 1997). They say how sure the test images are "
     "of this difference, not whether another training would show it. Family (Benjamini-Hochberg): "
-    "the {} defined tests of this table."
+    "the {} of this table."
 )
 
 
@@ -166,7 +167,7 @@ def same_images(group: EvaluationSet) -> Iterator[Table | Note]:
         "Single repeats on the same test images",
         (*header, "95 % interval", "p (DeLong)", "adjusted p"),
         rows,
-        SAME_IMAGES.format(group.n_resamples, tests["pvalue"].notna().sum()),
+        SAME_IMAGES.format(group.n_resamples, _family(tests)),
         row_headers=4,
         stacked=True,
         summary="Repeat by repeat on the same test images: bootstrap over patients, DeLong",
@@ -230,11 +231,15 @@ def _tests_table(
                 *_pvalues(test),
             )
         )
-    if rows:
+    if rows and tests["pvalue"].notna().any():
         heads = ("Row A", "Row B", *((head,) if head else ()))
         header = (*heads, "A - B (points)", "Repeats", "p", "adjusted p")
-        caption = TESTS.format(tests["pvalue"].notna().sum())
+        caption = TESTS.format(_family(tests))
         yield _table(group, name, title, header, rows, caption, len(heads), stacked=True)
+
+
+def _family(tests: pd.DataFrame) -> str:
+    return counted(int(tests["pvalue"].notna().sum()), "defined test")
 
 
 def calibration(group: EvaluationSet) -> Iterator[Table]:

@@ -151,6 +151,12 @@ _GROUP = schema.record(
         ),
     }
 )
+# Of the decision that was used, null without one; older files lack it.
+_OF_DECISION = {
+    "decision_digest": schema.maybe(
+        schema.text(64, schema.SHA256, "a SHA-256 in hexadecimal digits")
+    )
+}
 SUBGROUPS = schema.record(
     {
         **_BROKEN_DOWN,
@@ -158,7 +164,8 @@ SUBGROUPS = schema.record(
         **dict.fromkeys(("least", "least_tested"), _STEP),
         "thresholds": schema.mapping_of(_THRESHOLD, 10_000),
         "groups": schema.list_of(_GROUP, 1_000_000),
-    }
+    },
+    _OF_DECISION,
 )
 _OF_UNITS = schema.record(
     {
@@ -173,7 +180,8 @@ UNITS = schema.record(
         **_BROKEN_DOWN,
         **dict.fromkeys(("units", "images", "patients"), _STEP),
         "observations": schema.mapping_of(_OF_UNITS, 10_000),
-    }
+    },
+    _OF_DECISION,
 )
 
 

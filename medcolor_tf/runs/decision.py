@@ -195,6 +195,13 @@ class Decision:
         content = dataclasses.replace(self, comparison={}, previous={}).to_dict()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def images(self) -> str:
+        """On which images it was chosen: ``197 images of away (split train)``."""
+        data = self.data
+        split = "all splits" if data["split"] == "all" else f"split {data['split']}"
+        return f"{data['images']:,} images of {data['name']} ({split})"
+
     def describe(self) -> str:
         """Returns a line: the rule, the data, what the decision is of."""
         data = self.data

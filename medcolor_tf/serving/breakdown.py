@@ -117,6 +117,7 @@ class Breakdown:
             "split": split.split,
             "data_fingerprint": split.info.fingerprint,
             "threshold_from": origin,
+            "decision_digest": None if decision is None else decision.digest,
             "predictions_sha256": file_sha256(files.predictions(split.split)),
             "n_resamples": groups.N_RESAMPLES,
             "confidence_level": groups.CONFIDENCE_LEVEL,

@@ -12,7 +12,7 @@ from medcolor_tf.data.schema import SPLITS, DatasetInfo
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import adaptation
 from medcolor_tf.evaluation.adaptation import Adaptation, adapt
-from medcolor_tf.evaluation.decisions import spell_estimate, spell_threshold
+from medcolor_tf.evaluation.decisions import spell_estimate, spell_line, spell_threshold
 from medcolor_tf.evaluation.inference import Predictions, predict_split, predictor
 from medcolor_tf.evaluation.operating_points import Rule
 from medcolor_tf.progress import Progress
@@ -189,9 +189,9 @@ def _text(decision: Decision, base: Decision | None, path: Path, rule_from: str)
             lines.append(f"{name}: refused, no calibration and no threshold: {entry.reason}")
         else:
             lines.append(
-                f"{name}: {entry.method}, probability = sigmoid({entry.slope:.4g} * logit "
-                f"{entry.intercept:+.4g}); positive from {spell_threshold(entry.threshold)} on "
-                f"({decision.rule})"
+                f"{name}: {entry.method}, probability = sigmoid("
+                f"{spell_line(entry.slope, entry.intercept)}); positive from "
+                f"{spell_threshold(entry.threshold)} on ({decision.rule})"
             )
     for name, row in comparison["after"].items():
         low, _ = row["calibration_slope"]["interval"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from medcolor_tf.catalog import COLORIZERS
-from medcolor_tf.evaluation.decisions import spell_estimate, spell_threshold
+from medcolor_tf.evaluation.decisions import spell_estimate, spell_line, spell_threshold
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -178,7 +178,7 @@ def decision_facts(decision: Mapping, points: Mapping | None = None) -> list[tup
             continue
         words = [spell_threshold(entry["threshold"])]
         if entry["method"] != "none":
-            line = f"{entry['slope']:.4g} * logit {entry['intercept']:+.4g}"
+            line = spell_line(entry["slope"], entry["intercept"])
             words.append(f"of sigmoid({line}), {entry['method']}")
         for measure in ("sensitivity", "specificity"):
             if spelled := measured.get(name, {}).get(measure):

@@ -7,7 +7,13 @@ from sklearn import metrics
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.curves import calibration
-from medcolor_tf.evaluation.decisions import assess, decisions_table, warn_of_chance
+from medcolor_tf.evaluation.decisions import (
+    assess,
+    decisions_table,
+    spell_line,
+    spell_number,
+    warn_of_chance,
+)
 from medcolor_tf.evaluation.operating_points import apply_threshold, npv_at, parse_prevalence
 from medcolor_tf.evaluation.recalibration import calibration_line
 
@@ -98,3 +104,14 @@ def test_prevalence_is_one_number_or_one_per_observation():
             parse_prevalence(values, NAMES)
     with pytest.raises(InputError, match="the model has no 'Hernia'; it has Edema, Mass"):
         parse_prevalence(("Hernia=0.1",), NAMES)
+
+
+def test_a_number_has_a_sign_only_where_it_is_not_0_and_a_line_has_one():
+    assert [spell_number(value) for value in (-0.0004, -0.0006, 0.5)] == [
+        "0.000",
+        "-0.001",
+        "0.500",
+    ]
+    assert [spell_number(value, 1, "+") for value in (0.04, 1.2)] == ["0.0", "+1.2"]
+    assert spell_line(0.5, -1.0625) == "0.5 * logit - 1.062"
+    assert spell_line(1.25, 0.4171) == "1.25 * logit + 0.4171"

@@ -152,7 +152,7 @@ def test_too_few_is_said_and_nothing_computed():
     assert np.isnan([large.measures["auc"].rest, large.measures["auc"].pvalue]).all()
     # Ten positive images of one patient are one patient.
     one = compare(truth, chances, {"site": site}, np.where(patients < 15, 0, patients), least=2)
-    assert one["site", "small"].few.startswith("too few: 1 patients with a positive image")
+    assert one["site", "small"].few.startswith("too few: 1 patient with a positive image")
     text = table(to_json([small, large]))
     assert "too few: 9 patients" in text
     rows = list(csv.DictReader(io.StringIO(to_csv(to_json([small, large])))))

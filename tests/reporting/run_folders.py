@@ -14,7 +14,7 @@ from medcolor_tf.evaluation.color_table import ColorTable
 from medcolor_tf.evaluation.decisions import assess
 from medcolor_tf.files import file_sha256
 from medcolor_tf.runs.config import TrainConfig
-from medcolor_tf.runs.decision import Decision, ObservationDecision, save_decision
+from medcolor_tf.runs.decision import Decision, ObservationDecision, load_decision, save_decision
 from medcolor_tf.runs.folder import weights_digests
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -190,8 +190,8 @@ def write_everything(folder):
     one.labels[3:9, 0] = np.nan
     one.strategies(seeds=(0,), backbone_weights="none")
     write_color_table(one.folder / "all-0")
-    write_breakdown(one.folder / "all-0")
     one.decide("all-0", [0.5])
+    write_breakdown(one.folder / "all-0")
 
 
 def write_color_table(folder):
@@ -212,7 +212,9 @@ def write_breakdown(folder):
     patients = np.array([row["patient"] for row in rows])
     sex = np.where(np.arange(len(rows)) % 2 == 0, "female", "male")
     site = np.where(np.arange(len(rows)) < 10, "small", "=HYPERLINK()")
+    decision = load_decision(folder)
     common = {
+        "decision_digest": decision and decision.digest,
         "unit": "patient",
         "aggregate": "max",
         "split": "test",

@@ -8,7 +8,8 @@ from medcolor_tf.reporting import checklist
 from medcolor_tf.reporting.checklist import ITEMS, YOURS
 from medcolor_tf.reporting.collect import collect
 from medcolor_tf.reporting.methods import Facts, alternatives, paragraphs
-from tests.reporting.run_folders import Runs
+from medcolor_tf.reporting.render import build_report
+from tests.reporting.run_folders import Runs, write_breakdown
 
 MODEL = {"image_size": 64, "short_side": 96, "bits": 8, "pixel_mean": 0.50281, "pixel_std": 0.29}
 TRIPOD = re.findall(
@@ -59,6 +60,8 @@ def test_methods_say_what_the_runs_say(facts):
     assert "max_lr: chosen for each strategy by validation AUC on seeds of their own" in text
     assert "each with probability 75 %" in text
     assert "50 bootstrap resamples of patients" in text
+    assert "two-sided paired t-tests over runs of the same seed" in text
+    assert "compared by DeLong's test" in text
     assert YOURS not in text
 
 
@@ -102,11 +105,40 @@ def test_decisions_are_part_of_methods_and_answers(tmp_path):
     assert answers(Facts(group))["Updating or recalibrating the model"] == YOURS
     runs.decide("first", [0.6], slope=0.5)
     facts = Facts(group)
-    assert "at thresholds chosen by youden on valid images after" in " ".join(paragraphs(facts))
+    assert "at thresholds chosen by youden on 18 images of data (split valid)" in " ".join(
+        paragraphs(facts)
+    )
     assert (
         "calibrated by temperature. Thresholds: by youden" in answers(facts)["What the model gives"]
     )
     assert "sensitivity, specificity" in answers(facts)["Measures of performance"]
+
+
+def test_only_what_was_done_is_a_method(tmp_path):
+    runs = Runs(tmp_path / "runs", observations=("Edema",), fingerprint="three")
+    runs.add("all", "baseline")
+    collected = collect([runs.folder])
+    (group,) = collected.evaluation_sets(50)
+    facts = Facts(group)
+    text, found = " ".join(paragraphs(facts)), answers(facts)
+    for word in ("t-test", "DeLong", "Benjamini", "over runs", "own seed", "Groups"):
+        assert word not in text
+    assert found["Uncertainty and tests"] == "Bootstrap over patients (50 resamples)."
+    assert found["Fairness between groups of people"] == YOURS
+    assert found["Robustness"].startswith("1 run per setting, seed 0.")
+    assert "1 model in all" in found["Training and choice of its options"]
+    report = build_report(collected, 50)
+    assert "t-test" not in report.lead
+    assert "1 of 1 run is finished and evaluated." in report.sections[0].contents
+    write_breakdown(runs.folder / "all")
+    facts = Facts(group)
+    text, found = " ".join(paragraphs(facts)), answers(facts)
+    assert "Groups (by sex, site of patients) were each compared with all others" in text
+    assert "Images of a patient were put together by the max of their probabilities" in text
+    fair = found["Fairness between groups of people"]
+    assert "Groups by sex, site of patients, each compared" in fair
+    assert "1 of 2 tests with adjusted p < 0.05; " in fair
+    assert "Student's t of groups" in found["Uncertainty and tests"]
 
 
 def test_alternatives():

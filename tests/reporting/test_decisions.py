@@ -36,11 +36,14 @@ def test_the_tables_hold_what_the_run_says(runs):
     assert notes == []
     points = [[cell.text for cell in row] for row in tables["thresholds-1"].cells]
     edema, mass = points
-    assert edema[1:4] == ["Edema", "youden", "60"]
+    rule = "Chosen by youden, on 18 images of data (split valid), calibrated by temperature"
+    assert tables["thresholds-1"].caption.startswith("Thresholds are of the calibrated probability")
+    assert edema[1:3] == ["Edema", "60 %"]
     found = content["observations"]["Edema"]["sensitivity"]
+    assert tables["thresholds-1"].groups == (rule, rule)
     low, high = (f"{100 * end:.1f}" for end in found["interval"])
-    assert edema[4] == f"{100 * found['value']:.1f} ({low} to {high})"
-    assert mass[1:] == ["Mass", "youden", *["-"] * 5]
+    assert edema[3] == f"{100 * found['value']:.1f} ({low} to {high})"
+    assert mass[1:] == ["Mass", *["-"] * 5]
     assert f",0.6,{found['value']:.3f} (" in to_csv(tables["thresholds-1"])
     calibration = [[cell.text for cell in row] for row in tables["decision-calibration-1"].cells]
     slope = content["observations"]["Mass"]["calibration_slope"]["value"]
@@ -50,8 +53,9 @@ def test_the_tables_hold_what_the_run_says(runs):
 def test_a_threshold_of_almost_one_is_not_called_100(runs):
     runs.decide("first", [1 - 2e-6, 0.5])
     tables, _ = made(runs)
-    assert tables["thresholds-1"].cells[0][3].text == "100 - 0.0002"
-    assert tables["thresholds-1"].cells[0][3].csv == "1 - 2e-06"
+    assert tables["thresholds-1"].cells[0][2].text == "100 - 0.0002 %"
+    assert "was not calibrated" in tables["thresholds-1"].caption
+    assert tables["thresholds-1"].cells[0][2].csv == "1 - 2e-06"
 
 
 def test_what_is_doubtful_is_said_and_what_is_of_another_decision_left_out(runs):

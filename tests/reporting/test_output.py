@@ -24,6 +24,7 @@ from medcolor_tf.reporting.contents import (
     Section,
     Table,
 )
+from medcolor_tf.reporting.latex import to_latex
 from medcolor_tf.reporting.output import to_csv, to_html, to_markdown, write
 
 EVIL = """<script>alert("x")</script> & 'quotes' <img src=x onerror=alert(1)> | `*_$]("""
@@ -189,6 +190,16 @@ def test_numbers_are_aligned_words_are_not():
     heads = [th.get("class") for th in Parsed(to_html(report)).all("th") if th["scope"] == "col"]
     assert heads == [None, "number", None, "number"]
     assert "| --- | ---: | --- | ---: |" in to_markdown(report)
+
+
+def test_an_interval_stands_under_its_value_and_a_cell_may_span_the_rest():
+    few = ("b", Cell("too few: 1 patient", spans=True), "-", "-")
+    content = table((("a", "82.7 (76.2 to 88.8)", "1", "-"), few), ("Name", "AUC", "N", "More"))
+    html = to_html(report_of(content))
+    assert '<td class="number">82.7 <span class="interval">(76.2 to 88.8)</span></td>' in html
+    assert '<td colspan="3">too few: 1 patient</td></tr>' in html.replace("\n", "")
+    assert r"b & \multicolumn{3}{l}{too few: 1 patient} \\" in to_latex(report_of(content))
+    assert "b,too few: 1 patient,-,-" in to_csv(content)
 
 
 def test_details_are_closed(parsed):

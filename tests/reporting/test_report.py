@@ -23,6 +23,7 @@ from medcolor_tf.reporting import breakdown_tables, decisions, figures, render, 
 from medcolor_tf.reporting.collect import collect
 from medcolor_tf.reporting.contents import Commands, Figure, Note, Table
 from medcolor_tf.reporting.output import to_csv, write
+from medcolor_tf.runs.decision import load_decision
 from medcolor_tf.runs.folder import Run
 from tests.reporting.run_folders import (
     FIVE,
@@ -120,6 +121,9 @@ def test_groups_and_units_of_a_run(tmp_path):
     assert rows[0][4] == f"{100 * auc['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
     assert rows[3][0] == "small"
     assert rows[3][4].startswith("too few: ")
+    assert by_group.title == "By group, run one", "not all groups, where a run is called all"
+    assert by_group.cells[3][4].spans
+    assert by_group.numeric == [False, False, *[True] * 6]
     assert "fewer than 10 patients" in by_group.caption
     assert "thresholds by hand" in by_group.caption
     assert [cell.strong for cell in by_group.cells[0][4:]] == [True, False, False, False]
@@ -133,6 +137,21 @@ def test_groups_and_units_of_a_run(tmp_path):
     found = json.loads((runs.folder / "one" / "units-test.json").read_text())
     kappa = found["observations"]["Edema"]["kappa"]
     assert texts(per_unit)[0][6].startswith(f"{kappa['value']:.3f} (")
+    # A decision that came later has other thresholds.
+    runs.decide("one", [0.4])
+    for make in (breakdown_tables.by_group, breakdown_tables.per_unit):
+        (note,) = make(group)
+        assert isinstance(note, Note)
+        assert "is of another decision than the run's decision.json" in note.text
+    path = runs.folder / "one" / "units-test.json"
+    decision = load_decision(runs.folder / "one")
+    assert decision is not None
+    path.write_text(json.dumps(found | {"decision_digest": decision.digest}))
+    assert isinstance(next(breakdown_tables.per_unit(group)), Table)
+    del found["decision_digest"]
+    found["threshold_from"] = "chosen on the patients of valid by youden (the decision's rule)"
+    path.write_text(json.dumps(found))
+    assert isinstance(next(breakdown_tables.per_unit(group)), Table), "an earlier version's"
     # Predictions that were made anew have no groups any more.
     path = runs.folder / "one" / "predictions-test.csv"
     path.write_text(path.read_text() + "\n")

@@ -14,6 +14,7 @@ from medcolor_tf.data.schema import SPLITS, DatasetInfo
 from medcolor_tf.evaluate import main as evaluate_main
 from medcolor_tf.evaluation.operating_points import Rule, choose_threshold
 from medcolor_tf.files import file_sha256
+from medcolor_tf.runs.decision import Decision
 
 EDEMA = "Edema"
 
@@ -97,10 +98,11 @@ def test_studies_and_the_decision_of_the_run(run_dir, data_dir, tmp_path, capsys
     flags = ("--unit=patient", "--aggregate=max", "--operating_point=sensitivity=0.8", "--by=sex")
     assert evaluate(run_dir, data_dir, tmp_path, *flags) == 0
     printed = capsys.readouterr().out
-    assert "test: 64 patients of 64 patients, the max of their images' probabilities" in printed
+    assert "test: 64 patients, the max of their images' probabilities" in printed
     assert "on the patients of valid by sensitivity=0.8 (the decision's rule)" in printed
     content = json.loads((tmp_path / "units-test.json").read_text())
     decision = json.loads((tmp_path / "decision.json").read_text())
+    assert content["decision_digest"] == Decision.from_dict(decision).digest
     # A patient has one image here: the level changes nothing.
     row, own = content["observations"][EDEMA], decision["observations"][EDEMA]
     assert row["threshold"] == pytest.approx(own["threshold"])

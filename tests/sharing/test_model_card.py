@@ -152,7 +152,7 @@ def test_thresholds_stand_in_the_card_with_what_they_gave(card):
     facts = dict(model_card.decision_facts(decision, points))
     assert facts == {
         "thresholds": "sensitivity=0.9, on 1,200 images (all splits)",
-        "threshold, Edema": "0.3125; of sigmoid(0.5 * logit -1.25), platt; sensitivity 0.875 "
+        "threshold, Edema": "0.3125; of sigmoid(0.5 * logit - 1.25), platt; sensitivity 0.875 "
         "[0.800, 0.925]; specificity 0.875 [0.800, 0.925]",
         "threshold, Hernia": "none: 3 positive films",
         "measured": "on 300 test images, 95 % intervals",
