@@ -25,9 +25,6 @@ from medcolor_tf.runs.decision import (
 )
 from medcolor_tf.serving.decide_run import CHOSEN_ON, check_input, data_record
 
-# Where the rule is from without --operating_point and without a decision of the run.
-NO_RULE = "since the run has no decision"
-
 
 def calibrate_run(config, rule: Rule) -> str:
     """Adapts a run and writes its decision.
@@ -88,8 +85,15 @@ def calibrate_run(config, rule: Rule) -> str:
         comparison=comparison,
     )
     path = save_decision(decision, config.out or config.run_dir, config.replace_decision)
+    if base is not None:
+        before = base.describe()
+    elif own is not None:
+        before = "none (the run's were chosen on these films, or for other weights)"
+    else:
+        before = "none"
     origin = "--operating_point's" if config.operating_point else "the run's"
-    return _text(decision, base, path, origin if config.operating_point or own else NO_RULE)
+    rule_from = origin if config.operating_point or own else "since the run has no decision"
+    return _text(decision, before, path, rule_from)
 
 
 def _split_names(config) -> tuple[str, ...]:
@@ -174,13 +178,13 @@ def _entries(
     return entries
 
 
-def _text(decision: Decision, base: Decision | None, path: Path, rule_from: str) -> str:
+def _text(decision: Decision, before: str, path: Path, rule_from: str) -> str:
     data, comparison = decision.data, decision.comparison
     lines = [
         f"{data['images']:,} films of {data['patients']:,} patients of {data['name']}; after: "
         f"{comparison['folds']}-fold cross-validation over patients, intervals of "
         f"{comparison['confidence_level']:.0%} over patients",
-        f"thresholds before: {base.describe()}" if base else "thresholds before: none",
+        f"thresholds before: {before}",
         f"thresholds after: rule {decision.rule}, {rule_from}",
         adaptation.comparison_table(comparison),
     ]

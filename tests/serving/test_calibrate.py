@@ -1,5 +1,6 @@
 """The calibrate command: a run meets the films of another place."""
 
+import dataclasses
 import json
 
 import pytest
@@ -66,6 +67,12 @@ def test_a_run_is_adapted_and_nothing_is_lost(run_dir, places, capsys):
     printed = capsys.readouterr().out
     assert "thresholds before: sensitivity=0.9, chosen on valid of home" in printed
     assert "thresholds after: rule youden, --operating_point's" in printed
+    alone = dataclasses.replace(decision, previous={})
+    runs.Run(run_dir).write({runs.DECISION: alone.to_dict()})
+    flags = (f"--out={run_dir / 'alone'}", "--operating_point=youden")
+    assert calibrate(run_dir, places / "other", *flags) == 0
+    printed = capsys.readouterr().out
+    assert "thresholds before: none (the run's were chosen on these films" in printed
     evaluate = [f"--run_dir={run_dir}", f"--data_dir={places / 'other'}"]
     assert evaluate_main(evaluate) == 0
     printed = capsys.readouterr().out
