@@ -231,7 +231,7 @@ def _tests_table(
                 *_pvalues(test),
             )
         )
-    if rows and tests["pvalue"].notna().any():
+    if np.isfinite(tests["pvalue"].to_numpy(float)).any():
         heads = ("Row A", "Row B", *((head,) if head else ()))
         header = (*heads, "A - B (points)", "Repeats", "p", "adjusted p")
         caption = TESTS.format(_family(tests))
@@ -239,7 +239,7 @@ def _tests_table(
 
 
 def _family(tests: pd.DataFrame) -> str:
-    return counted(int(tests["pvalue"].notna().sum()), "defined test")
+    return counted(int(np.isfinite(tests["pvalue"].to_numpy(float)).sum()), "defined test")
 
 
 def calibration(group: EvaluationSet) -> Iterator[Table]:
