@@ -106,7 +106,9 @@ class FilmModel:
         findings = self.findings(logits)
         chances = [finding.probability for finding in findings]
         decision = self.decision
-        calibrated = decision.calibrated(logits) if decision and decision.calibrates else None
+        calibrated = None
+        if decision and decision.calibrates:
+            calibrated = [float(chance) for chance in decision.calibrated(logits)]
         drawn = (
             visualize.draw_panels(
                 read.image, colorized, heat, chances, self.spec.observations, calibrated
