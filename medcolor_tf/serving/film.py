@@ -106,7 +106,9 @@ class FilmModel:
         findings = self.findings(logits)
         chances = [finding.probability for finding in findings]
         decision = self.decision
-        calibrated = decision.calibrated(logits) if decision and decision.calibrates else None
+        calibrated = (
+            decision.calibrated(logits).tolist() if decision and decision.calibrates else None
+        )
         drawn = (
             visualize.draw_panels(
                 read.image, colorized, heat, chances, self.spec.observations, calibrated
