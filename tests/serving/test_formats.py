@@ -208,7 +208,11 @@ def test_what_differs_on_a_film_is_refused(run_dir, tmp_path, written_as, capsys
 
     def answer_of(model):
         answer = faithful(model)
-        return lambda reads: answer(reads) + 2e-4 * (np.stack([r.image for r in reads]).max() < 100)
+
+        def off_on_dark_films(reads, *output):
+            return answer(reads, *output) + 2e-4 * (np.stack([r.image for r in reads]).max() < 100)
+
+        return off_on_dark_films
 
     written_as(answer_of)
     for channel in ("a", "b"):
