@@ -35,7 +35,7 @@ AT_PREVALENCE = ("ppv_at_prevalence", "npv_at_prevalence")
 
 @dataclass(frozen=True)
 class DecisionOptions:
-    """What ``evaluate`` is told about decisions.
+    """Options of ``evaluate`` about decisions.
 
     Attributes:
         operating_point: how to choose thresholds on validation; "" uses the decision that is there.

@@ -28,7 +28,7 @@ HALF = 0.5
 
 @dataclass(frozen=True)
 class BreakdownOptions:
-    """What ``evaluate`` is told about groups and units.
+    """Options of ``evaluate`` about groups and units.
 
     Attributes:
         by: groups, or intersections of several such as "sex*view".

@@ -58,6 +58,12 @@ def check_input(spec: ModelSpec, split: Split, run_dir: str) -> None:
             )
 
 
+def predict_shown(predict: Predict, split: Split, batch_size: int) -> Predictions:
+    """Predicts a split and shows how far it is; see :func:`predict_split`."""
+    with Progress(f"predicting {split.split}", len(split)) as progress:
+        return predict_split(predict, split, batch_size, progress.update)
+
+
 class Decider:
     """The decision of an evaluation: chosen now, the run's own, or none.
 
@@ -118,8 +124,7 @@ class Decider:
         """
         rule = self._options.rule
         assert rule is not None
-        with Progress(f"predicting {split.split}", len(split)) as progress:
-            predictions = predict_split(predict, split, batch_size, progress.update)
+        predictions = predict_shown(predict, split, batch_size)
         # In double precision: an overconfident model has many that float32 rounds to 1.
         chances = sigmoid(predictions.logits.astype(np.float64))
         chosen = decisions.choose_thresholds(split.observations, predictions.labels, chances, rule)

@@ -19,7 +19,6 @@ from medcolor_tf.evaluation.inference import (
     Predict,
     Predictions,
     predict_batch,
-    predict_split,
     predictor,
 )
 from medcolor_tf.evaluation.units import BreakdownOptions
@@ -33,7 +32,7 @@ from medcolor_tf.progress import say
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import NO_DECISION
 from medcolor_tf.serving.breakdown import Breakdown
-from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider, check_input
+from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider, check_input, predict_shown
 
 
 def evaluate_run(run_dir: str, data_dir: str, **options) -> dict:
@@ -124,7 +123,7 @@ def evaluate_and_decide(
 
 def _predict_only(predict: Predict, split: Split, batch_size: int, files: runs.Run) -> Predictions:
     """Predicts validation images where no decision is chosen on them."""
-    return predict_split(predict, split, batch_size)
+    return predict_shown(predict, split, batch_size)
 
 
 def evaluate_model(

@@ -12,7 +12,7 @@ from medcolor_tf.parallel import runtime
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.runs.folder import Run
 from medcolor_tf.training.plan import TrainPlan
-from medcolor_tf.training.trainer import Trainer, record_of
+from medcolor_tf.training.trainer import Trainer, parameter_count, record_of
 
 
 def rehearse(config: TrainConfig) -> list[str]:
@@ -32,7 +32,7 @@ def rehearse(config: TrainConfig) -> list[str]:
         plan, run = TrainPlan.from_config(config), Run(Path(config.run_dir))
         run.check(record_of(plan))
         trainer = Trainer.build(plan, run)
-        parameters = _count(trainer.model.trainable_variables)
+        parameters = parameter_count(trainer.model.trainable_variables)
         lines = plan.describe(plan.spec, parameters, config.peak_rate())
         lines += plan.one_sided_labels()
         lines.append(_shapes(trainer.classifier, plan))
@@ -59,9 +59,9 @@ def _parameters(classifier: keras.Model) -> str:
             part = classifier.get_layer(name)
         except ValueError:  # no colorizer
             continue
-        trained = _count(part.trainable_variables)
+        trained = parameter_count(part.trainable_variables)
         kind = f"{trained:,} of them trained" if trained else "frozen"
-        words.append(f"{name} {_count(part.variables):,} ({kind})")
+        words.append(f"{name} {parameter_count(part.variables):,} ({kind})")
     return f"parameters: {', '.join(words)}"
 
 
@@ -85,7 +85,3 @@ def _folder(run: Run) -> str:
     if run.started:
         return f"{run.folder}: the command would go on at step {run.last_step:,}"
     return f"{run.folder}: would be made"
-
-
-def _count(variables) -> int:
-    return sum(int(np.prod(v.shape)) for v in variables)

@@ -7,6 +7,7 @@ what is open meanwhile, in the order data, model, state, loop, finish.
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -306,7 +307,7 @@ class Trainer:
 
     def _describe(self) -> None:
         """Says, before it takes time, what is about to be trained on what."""
-        parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
+        parameters = parameter_count(self.model.trainable_variables)
         lines = self.plan.describe(self.spec, parameters, self.max_lr)
         if note := runtime.xla_note(self.model):
             lines.append(note)
@@ -555,6 +556,11 @@ def _checked_record(plan: TrainPlan, run: Run, processes: Processes) -> dict:
     run.check_shared(processes)
     processes.advise(run.resume_advice)
     return record
+
+
+def parameter_count(variables: Iterable[keras.Variable]) -> int:
+    """Returns how many numbers the variables hold."""
+    return sum(int(np.prod(v.shape)) for v in variables)
 
 
 def record_of(plan: TrainPlan) -> dict:
