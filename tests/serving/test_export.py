@@ -77,7 +77,7 @@ def predicted(run_dir, files, folder, **options):
 
 
 def test_the_signatures_equal_the_keras_model(tmp_path):
-    """Of a colorizer that is a network, with normalisation to fold."""
+    """Of a colorizer that is a network."""
     run_dir = make_decided_run(tmp_path / "run", colorizer="color_u")
     loaded = tf.saved_model.load(export(ExportConfig(run_dir=str(run_dir))))
     signatures = loaded.signatures
