@@ -252,9 +252,10 @@ def do(request: dict) -> None:
 
 if __name__ == "__main__":
     server = socket.socket(fileno=int(sys.argv[1]))
+    gc.disable()  # imports make hardly any garbage
     import_all()
-    gc.collect()
     gc.freeze()  # the garbage collector of a fork need not copy all that is imported
     received = serve(server)
     if received:
+        gc.enable()
         do(received)
