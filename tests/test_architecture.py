@@ -4,6 +4,8 @@ Every import of medcolor_tf is read, those inside functions included.
 """
 
 import ast
+import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,9 +82,15 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """A module's tree, parsed once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(name: str, path: Path, known) -> list[Import]:
     """The imports of one module, submodules named in full."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     top_level = _top_level(tree)
     found = []
     for node in ast.walk(tree):
@@ -231,7 +239,7 @@ def test_the_run_folder_alone_knows_its_file_names():
     for name, path in MODULES.items():
         if not name.startswith("medcolor_tf."):
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         documentation = {
             node.value
             for node in ast.walk(tree)
@@ -254,7 +262,7 @@ def test_keras_operations_come_from_one_module():
     """As a type checker finds the types of ``keras.ops``, they depend on the order of files."""
     users = set()
     for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ImportFrom):
                 taken = node.module == "keras" and any(a.name == "ops" for a in node.names)
             else:
@@ -262,3 +270,17 @@ def test_keras_operations_come_from_one_module():
             if taken:
                 users.add(inner(name))
     assert users == {"keras_ops"}
+
+
+def test_models_import_no_backend():
+    """What keeps them portable is checked even where jax is not installed."""
+    for path in (ROOT / "medcolor_tf" / "models").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if path.name in ("batch_norm.py", "stem.py"):  # TensorFlow inside their functions
+            text = re.sub(r"^ +(?:import|from) tensorflow.*", "", text, flags=re.M)
+        if path.name == "restricted_pickle.py":  # the numbers of opcodes, never its unpickler
+            assert not re.search(r"pickle\.(?:loads?|_?Unpickler|_loads?)\b", text)
+            text = text.replace("import pickle\n", "")
+        found = re.findall(r"^\s*(?:import|from) (?:tensorflow|jax|torch|pickle)\b", text, re.M)
+        assert not found, f"{path.name}: {found}"
+        assert "layers.Lambda" not in text, path.name

@@ -92,6 +92,7 @@ def test_an_epoch_holds_every_image_once_and_the_next_another_order(tmp_path, wr
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1, 3, 7])
 def test_a_stream_from_a_later_step_is_the_rest_of_the_whole_one(small_dataset, start):
     split = Split(small_dataset, "train")
@@ -100,6 +101,7 @@ def test_a_stream_from_a_later_step_is_the_rest_of_the_whole_one(small_dataset, 
     assert same(whole[start:], rest)
 
 
+@pytest.mark.slow
 def test_order_and_crops_depend_on_the_seed(small_dataset):
     def batches(seed):
         return numpy_batches(Split(small_dataset, "train").training_batches(8, seed), count=3)
@@ -108,6 +110,7 @@ def test_order_and_crops_depend_on_the_seed(small_dataset):
     assert not same(batches(5), batches(6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("global_seed", [0, 5])
 def test_order_does_not_depend_on_tensorflows_global_seed(small_dataset, global_seed):
     def batches():
@@ -156,6 +159,7 @@ def test_subsets_are_nested_and_hold_their_positives(small_dataset, monkeypatch,
     assert found[0] < found[1] < found[2]
 
 
+@pytest.mark.slow
 def test_a_cached_subset_repeats_and_resumes_like_a_whole_split(small_dataset):
     split = Split(small_dataset, "train", Selection(train_fraction=0.5))
     whole = numpy_batches(split.training_batches(4, seed=3), count=7)
@@ -167,6 +171,7 @@ def test_a_cached_subset_repeats_and_resumes_like_a_whole_split(small_dataset):
     assert not same(whole[:3], whole[3:6])
 
 
+@pytest.mark.slow
 def test_a_subset_is_not_read_again_from_disk(tmp_path, write_small_dataset):
     write_small_dataset(tmp_path)
     split = Split(tmp_path, "train", Selection(train_fraction=0.5))
@@ -255,6 +260,7 @@ def test_parts_in_order_have_every_image_once(small_dataset):
         assert same([[column[index::5] for column in whole]], [columns])
 
 
+@pytest.mark.slow
 def test_only_a_parts_images_are_decoded(small_dataset, monkeypatch):
     """Decoding any other image of the first epoch is an error here."""
     allowed, decode = [], Split._decode

@@ -211,6 +211,7 @@ def test_every_application_is_listed():
     assert all(hasattr(keras.applications, name) for name in names[len(BACKBONES) :])
 
 
+@pytest.mark.slow
 def test_input_scaling_is_taken_out():
     model = build_backbone("EfficientNetB0", weights=None)
     kinds = {type(layer).__name__ for layer in model.layers}

@@ -151,6 +151,7 @@ def test_variable_paths_are_unique_and_the_same_every_time(backbone):
     _assert_stable_paths(backbone, None)
 
 
+@pytest.mark.slow
 def test_variable_paths_of_the_mobilenet_file(mobilenet_path):
     _assert_stable_paths(str(mobilenet_path), "imagenet")
 
@@ -179,6 +180,7 @@ def test_colliding_paths_are_refused():
         build_classifier(unscoped(1), unscoped(3), 2, **PIXELS)
 
 
+@pytest.mark.slow
 def test_seed_decides_everything():
     first, again, other = (
         build_classifier(
@@ -255,6 +257,7 @@ def test_random_backbones_are_named_none():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda model: model, classify_and_colorize, colorize_model])
 def test_every_model_is_called_with_what_it_was_built_from(make, tiny_backbone):
     """Keras warns otherwise, on every first call ("The structure of `inputs` doesn't match")."""

@@ -59,6 +59,7 @@ def test_each_call_is_a_fork_of_one_server_and_ends_with_its_status(tmp_path, ca
         executor.submit(fail)
 
 
+@pytest.mark.slow
 def test_a_signal_reaches_its_call_alone(tmp_path):
     with ForkExecutor(2) as executor:
         stopped, other = executor.submit(catch, tmp_path), executor.submit(leave, 0, tmp_path, 1.0)

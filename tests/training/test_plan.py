@@ -36,6 +36,7 @@ def test_an_observation_without_known_labels_is_refused(tmp_path, write_small_da
     TrainPlan.from_config(chosen)
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
     tmp_path, write_small_dataset, capsys
 ):
