@@ -1,9 +1,6 @@
 """Images in the accelerator's memory: the same crops and the same weights, bit for bit."""
 
 import dataclasses
-import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -245,51 +242,3 @@ def test_more_lines_than_their_type_can_number_are_refused(small_dataset):
     split.__dict__["sizes"] = np.array([[32, 2**27]] * 16 + [[32, 32]] * 8)
     with pytest.raises(InputError, match=r"2,147,483,904 rows of pixels; expected at most"):
         PackedImages.from_split(split)
-
-
-JAX_SCRIPT = """
-import sys
-import keras, numpy as np
-from medcolor_tf.data.packed_images import PackedImages
-from medcolor_tf.data.pipeline import Split
-from medcolor_tf.training.augment import RandomRotationZoom
-from medcolor_tf.training.device_cache import DeviceImageCache
-from medcolor_tf.training.losses import MaskedBinaryCrossentropy
-from medcolor_tf.training.optimizer import MomentumSGD
-assert keras.backend.backend() == "jax"
-split = Split(sys.argv[1], "train")
-stream = 8, 0, 0, 100
-
-def trained(on_device):
-    inputs = keras.Input((32, 32, 1), dtype="float32")
-    x = keras.layers.Conv2D(4, 8, 8, kernel_initializer=keras.initializers.GlorotUniform(1))(
-        RandomRotationZoom(seed=1)(inputs)
-    )
-    x = keras.layers.BatchNormalization()(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    x = keras.layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(2))(x)
-    model = keras.Model(inputs, x)
-    model.compile(MomentumSGD(0.05), MaskedBinaryCrossentropy())
-    model.optimizer.build(model.trainable_variables)
-    if on_device:
-        front = DeviceImageCache.load(PackedImages.from_split(split), model)
-        before = front.model.get_layer("images").rows.numpy()
-        front.model.fit(front.batches(*stream), epochs=2, steps_per_epoch=4, verbose=0)
-        np.testing.assert_array_equal(front.model.get_layer("images").rows.numpy(), before)
-    else:
-        model.fit(split.training_batches(*stream), epochs=2, steps_per_epoch=4, verbose=0)
-    assert int(model.optimizer.iterations) == 8
-    return model.get_weights()
-
-for one, two in zip(trained(False), trained(True), strict=True):
-    np.testing.assert_array_equal(one, two)
-print("fine")
-"""
-
-
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-def test_on_jax_too_the_weights_are_the_same(small_dataset):
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", JAX_SCRIPT, str(small_dataset)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip().endswith("fine"), done.stderr[-2000:]

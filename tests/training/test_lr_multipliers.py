@@ -1,11 +1,7 @@
 """Learning rates per part: exact in every optimizer, and the same in every way of training."""
 
 import dataclasses
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -79,21 +75,6 @@ def test_the_paper_has_one_rate():
 @pytest.mark.parametrize("name", cases.OPTIMIZERS)
 def test_a_part_trains_as_it_would_at_its_rate(name):
     cases.compare(name)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-def test_the_same_on_jax():
-    names = ["ours", "AdamW", "SGD with momentum", "loss scaling"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.multiplier_cases", *names],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.endswith("fine jax\n"), done.stderr[-2000:]
 
 
 def test_factors_are_replaced_and_taken_away():

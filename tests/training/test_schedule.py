@@ -1,10 +1,5 @@
 """One-cycle: agreement with torch's OneCycleLR, and that the optimizer really follows it."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -71,21 +66,6 @@ def test_every_step_uses_the_scheduled_rate_and_momentum(name):
     cases.compare(name)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-def test_and_on_jax():
-    names = ("SGD", "SGD with momentum", "Adam", "AdamW", "ours", "loss scaling")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.one_cycle_cases", *names],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip().endswith("fine jax"), done.stderr[-2000:]
-
-
 def test_what_is_the_momentum():
     optimizers = keras.optimizers
     assert momentum_name(optimizers.SGD(momentum=0.9)) == "momentum"
@@ -116,6 +96,7 @@ def _fit(model, *callbacks, steps=4):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SGD with momentum", "AdamW", "ours", "loss scaling"])
 def test_the_optimizer_has_its_own_numbers_again_after_training(name):
     """Its configuration holds them even while it follows, so that any callback may save it."""
