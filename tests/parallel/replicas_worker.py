@@ -1,7 +1,7 @@
 """Trains the same runs on one device and on two, for test_replicas.py; in a process of its own,
 since TensorFlow can be given logical devices only once, before it starts.
 
-    python replicas_worker.py DATA_SET FOLDER
+    python -m tests.parallel.replicas_worker DATA_SET FOLDER
 
 Leaves in FOLDER the run folders, what each looked like at its first checkpoint (NAME-half), and
 seen.json.
@@ -45,7 +45,6 @@ def main(data: str, folder: Path) -> None:
         log_every=1,
         max_lr="0.002",
         uncertain_policy="ignore",  # unknown labels, not the same number on both devices
-        evaluate=("test",),
         deterministic=True,  # so that what is left of rounding does not vary
     )
     for devices in ("1", "2"):
@@ -54,7 +53,7 @@ def main(data: str, folder: Path) -> None:
     source = {"init_from": str(folder / "color_module-1"), "colorizer": "", "backbone": ""}
     stage2 = source | {"strategy": "all", "lr_multipliers": "head=4"}
     for devices in ("1", "2"):
-        train(folder / f"all-{devices}", base, **stage2, devices=devices)
+        train(folder / f"all-{devices}", base, **stage2, devices=devices, evaluate=("test",))
     for before, after in (("1", "2"), ("2", "1")):
         resumed = folder / f"all-{before}-then-{after}"
         shutil.copytree(folder / f"all-{before}-half", resumed)

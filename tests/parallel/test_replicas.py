@@ -2,10 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,23 +14,14 @@ from medcolor_tf.runs import checkpoint
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def folder(small_dataset, tmp_path_factory):
+def folder(forks, small_dataset, tmp_path_factory):
     """What replicas_worker.py leaves; the next fixture, `seen`, is its summary."""
     folder = tmp_path_factory.mktemp("devices")
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    worker = Path(__file__).with_name("replicas_worker.py")
-    done = subprocess.run(
-        [sys.executable, str(worker), str(small_dataset), str(folder)],
-        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forks.run(["-m", "tests.parallel.replicas_worker", str(small_dataset), str(folder)])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
