@@ -1,23 +1,25 @@
 """Kills training runs with SIGKILL at random places and goes on, until they end by themselves.
 
-Run as a program, this file imports TensorFlow once and forks a process for each try, before
-TensorFlow has started anything. What a try does is counted in events: a step, or a file that is
-about to be flushed, about to get its name, or has got it. At one of them it kills itself.
+Run as a program, this file forks a process for each try, before TensorFlow has started anything.
+What a try does is counted in events: a step, or a file that is about to be flushed, about to get
+its name, or has got it. At one of them it kills itself.
 """
 
 import json
 import os
 import random
 import signal
-import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parents[1]
+if TYPE_CHECKING:  # a fork does not find it
+    from forks import Forks
+
 COMPARED = ("last.safetensors", "best.safetensors", "log.csv", "result.json", "lr_find.csv")
 
 
-def campaign(folder: Path, flags: list[str], kills: int, seed: int) -> int:
+def campaign(forks: "Forks", folder: Path, flags: list[str], kills: int, seed: int) -> int:
     """Trains a run whole, and again killed at random places; both must be the same bytes.
 
     Runs are begun anew until there were ``kills`` kills.
@@ -28,9 +30,8 @@ def campaign(folder: Path, flags: list[str], kills: int, seed: int) -> int:
     Raises:
         AssertionError: a killed run ended in other bytes, or a process failed by itself.
     """
-    words = [sys.executable, __file__, str(folder), str(kills), str(seed), *flags]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    words = ["-m", "tests.kill_campaign", str(folder), str(kills), str(seed), *flags]
+    done = forks.run(words, timeout=3600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])["kills"]
 

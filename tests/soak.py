@@ -2,12 +2,10 @@
 
 import csv
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from forks import Forks
+
 # Writes the resident memory at each checkpoint, in bytes.
 CODE = """
 import os, sys
@@ -23,10 +21,13 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def soak(folder: Path, data: Path, backbone: str, flags: list[str], steps: int) -> None:
+def soak(
+    forks: Forks, folder: Path, data: Path, backbone: str, flags: list[str], steps: int
+) -> None:
     """Trains with 20 checkpoints; raises AssertionError where memory grows or a loss is not finite.
 
     Args:
+        forks: starts the process.
         folder: new, for the run.
         data: a data set of square images.
         backbone: a .keras file.
@@ -38,13 +39,7 @@ def soak(folder: Path, data: Path, backbone: str, flags: list[str], steps: int) 
         *(f"--backbone={backbone}", "--batch_size=4", f"--steps={steps}", "--max_lr=0.01"),
         f"--checkpoint_every={steps // 20}",
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forks.run(["-c", CODE, *words], timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("MEMORY")]
     memory = [int(size) for _, _, size in lines]

@@ -144,7 +144,7 @@ def results(source, tmp_path_factory, backbone_file):
     )
     command(
         *("medcolor_tf.train", f"--data_dir={folders['data']}", f"--run_dir={folders['run']}"),
-        *("--strategy=color_module", "--colorizer=color_u", f"--backbone={backbone_file}"),
+        *("--strategy=color_module", "--colorizer=color_map", f"--backbone={backbone_file}"),
         *("--batch_size=4", "--steps=2", "--max_lr=0.01"),
         *("--checkpoint_every=1", "--evaluate=test"),
     )
@@ -190,7 +190,12 @@ def private_results(source, tmp_path_factory, backbone_file):
     )
     command(
         *("medcolor_tf.experiment", "--name=s", f"--data_dir={folders['data']}"),
-        *(f"--study_dir={folders['study']}", "--strategies=all", "--colorizers=color_u"),
+        *(
+            f"--study_dir={folders['study']}",
+            "--strategies=all",
+            "--colorizers=color_map",
+            "--colorizer_inits=gray",
+        ),
         *("--seeds=0", f"--backbones={backbone}", "--batch_size=4", "--steps=2"),
         *("--checkpoint_every=1", "--private_paths"),
     )

@@ -172,7 +172,9 @@ def test_ids_of_steps_are_those_of_the_images(data):
 
 
 @pytest.mark.slow
-def test_train_evaluate_and_find_lr_count_bad_records(data, tmp_path, monkeypatch, capsys):
+def test_train_evaluate_and_find_lr_count_bad_records(
+    data, tmp_path, one_layer_backbone_file, capsys
+):
     train, evaluate, find_lr = (
         importlib.import_module(f"medcolor_tf.{name}") for name in ("train", "evaluate", "find_lr")
     )
@@ -180,7 +182,8 @@ def test_train_evaluate_and_find_lr_count_bad_records(data, tmp_path, monkeypatc
     flip(data, "test-00001-of-00002.tfrecord", 1, 40)
     run = tmp_path / "run"
     common = [
-        *(f"--data_dir={data}", "--strategy=baseline", "--backbone_weights=none"),
+        *(f"--data_dir={data}", "--strategy=baseline"),
+        f"--backbone={one_layer_backbone_file}",
         *("--batch_size=4", "--steps=2", "--max_lr=0.01", "--cache=none"),
     ]
     words = [*common, f"--run_dir={run}", "--evaluate=test"]

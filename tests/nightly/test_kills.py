@@ -44,7 +44,7 @@ def stage1(square_dataset, backbone_file, tmp_path_factory):
 
 @pytest.mark.parametrize("name", CAMPAIGNS)
 def test_killed_runs_end_as_undisturbed_ones(
-    name, square_dataset, backbone_file, stage1, tmp_path, record_property
+    forks, name, square_dataset, backbone_file, stage1, tmp_path, record_property
 ):
     flags = [flag.replace("SOURCE", stage1) for flag in CAMPAIGNS[name]]
     if "--init_from" not in " ".join(flags):
@@ -55,7 +55,7 @@ def test_killed_runs_end_as_undisturbed_ones(
     ]
     if "--max_lr=auto" not in flags:
         common.append("--max_lr=0.05")
-    kills = campaign(tmp_path, [*common, *flags], KILLS, seed=len(name))
+    kills = campaign(forks, tmp_path, [*common, *flags], KILLS, seed=len(name))
     assert kills >= KILLS
     print(f"{name}: {kills} kills")
     record_property("kills", kills)

@@ -15,5 +15,5 @@ pytestmark = [pytest.mark.nightly, pytest.mark.slow]
     ],
     ids=["from memory", "from the shards", "frozen features"],
 )
-def test_memory_is_flat_and_the_loss_finite(flags, square_dataset, backbone_file, tmp_path):
-    soak(tmp_path / "run", square_dataset, backbone_file, flags, 20_000)
+def test_memory_is_flat_and_the_loss_finite(forks, flags, square_dataset, backbone_file, tmp_path):
+    soak(forks, tmp_path / "run", square_dataset, backbone_file, flags, 20_000)

@@ -3,16 +3,10 @@
 import csv
 import importlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -31,7 +25,9 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_a_killed_study_goes_on_and_its_report_has_the_runs_numbers(data, tmp_path, capsys):
+def test_a_killed_study_goes_on_and_its_report_has_the_runs_numbers(
+    data, tmp_path, capsys, forks, backbone_file
+):
     study, report = tmp_path / "study", tmp_path / "report"
     arguments = [
         "--flagfile=phantom.flags",
@@ -46,23 +42,26 @@ def test_a_killed_study_goes_on_and_its_report_has_the_runs_numbers(data, tmp_pa
         "--steps=2",
         "--checkpoint_every=1",
         "--jobs=1",
+        "--colorizers=color_map",
+        "--colorizer_inits=gray",
+        f"--backbones={backbone_file}",
     ]
-    words = [sys.executable, "-m", "medcolor_tf.experiment", *arguments]
-    # The study's runs are processes of their own, which find the package by this path.
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(words, env=environment, cwd=ROOT)
-    first = study / "runs" / "first-color_module-color_u-ResNet18-f1-s0"
-    second = study / "runs" / "first-all-color_u-ResNet18-f1-s0"
+    words = ["-m", "medcolor_tf.experiment", *arguments]
+    child = forks.start(words)
+    first = study / "runs" / "first-color_module-color_map_gray-small-f1-s0"
+    second = study / "runs" / "first-all-color_map_gray-small-f1-s0"
     deadline = time.monotonic() + 300
     while not (second / "config.json").is_file() and time.monotonic() < deadline:
+        assert child.poll() is None, child.communicate()
         time.sleep(0.2)
-    child.send_signal(signal.SIGKILL)
+    child.kill()
     child.wait()
     before = (first / "result.json").stat().st_mtime_ns
     assert not (second / "result.json").is_file()
 
-    subprocess.run(words, env=environment, cwd=ROOT, check=True)
-    third = study / "runs" / "second-last_layer_from_all-color_u-ResNet18-f1-s0"
+    done = forks.run(words)
+    assert done.returncode == 0, done.stderr
+    third = study / "runs" / "second-last_layer_from_all-color_map_gray-small-f1-s0"
     evaluations = {
         run: json.loads((run / "evaluation-test.json").read_text())
         for run in (first, second, third)

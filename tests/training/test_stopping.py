@@ -31,7 +31,8 @@ from medcolor_tf.training.trainer import Trainer, range_test, train
 
 pytestmark = pytest.mark.slow
 
-PLAIN: dict[str, Any] = {"strategy": "color_module", "colorizer": "color_u"}
+# The colorizer that is traced quickest; test_trainer.py resumes one with normalisation.
+PLAIN: dict[str, Any] = {"strategy": "color_module", "colorizer": "color_map"}
 FROZEN: dict[str, Any] = {
     "strategy": "baseline",
     "colorizer": "",
@@ -269,13 +270,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(config, whol
     assert content(config.run_dir) == whole
 
 
-def test_runs_that_are_killed_at_random_places_end_in_the_same_bytes(config, tmp_path):
+def test_runs_that_are_killed_at_random_places_end_in_the_same_bytes(forks, config, tmp_path):
     """The short form of tests/nightly/test_kills.py."""
     words = [word for word in flags(config) if not word.startswith("--run_dir")]
-    assert campaign(tmp_path, [*words, "--deterministic"], kills=2, seed=3) >= 2
+    assert campaign(forks, tmp_path, [*words, "--deterministic"], kills=2, seed=3) >= 2
 
 
-def test_memory_is_flat_over_many_checkpoints(square_dataset, backbone_file, tmp_path):
+def test_memory_is_flat_over_many_checkpoints(forks, square_dataset, backbone_file, tmp_path):
     """tests/nightly/test_soak.py does 20,000 steps."""
     flags = ["--strategy=baseline_all", "--cache=ram"]
-    soak(tmp_path / "run", square_dataset, backbone_file, flags, 400)
+    soak(forks, tmp_path / "run", square_dataset, backbone_file, flags, 400)
