@@ -38,7 +38,7 @@ def test_from_xray_files_to_an_exported_two_stage_model(tmp_path, capsys, backbo
         "--flagfile=demo.flags",
         f"--backbone={backbone_file}",
         f"--data_dir={data}",
-        "--colorizer=color_u",
+        "--colorizer=color_map",
         "--backbone_weights=none",
         "--evaluate=",
         "--image_size=0",

@@ -79,7 +79,7 @@ def test_every_console_script_tells_the_version_and_returns_its_exit_status(run,
     assert "unknown flag --no_such_flag" in run(script, "--no_such_flag", status=2)
 
 
-def test_readme_commands_from_prep_to_export(run, monkeypatch):
+def test_readme_commands_from_prep_to_export(run, backbone_file, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     data, stage1 = "--data_dir=tfrecords/phantom", "--run_dir=runs/stage1"
     run(
@@ -90,8 +90,9 @@ def test_readme_commands_from_prep_to_export(run, monkeypatch):
         *("--phantom_images=40", "--short_side=32", "--workers=1"),
     )
     small = (
-        "--backbone=ResNet18",
+        f"--backbone={backbone_file}",
         "--backbone_weights=none",
+        "--colorizer=color_map",
         "--epochs=0",
         "--steps=2",
         "--checkpoint_every=2",

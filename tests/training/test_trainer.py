@@ -69,6 +69,13 @@ def finished(small_dataset, tmp_path_factory, backbone_file):
     return config, train_alone(config)
 
 
+@pytest.fixture
+def short_range_test(monkeypatch):
+    """A fifth of the LR finder's steps, where a rate must be found and any will do."""
+    short = functools.partial(find_lr, steps=20)
+    monkeypatch.setattr("medcolor_tf.training.trainer.find_lr", short)
+
+
 def build(config):
     return Trainer.build(TrainPlan.from_config(config), runs.Run(Path(config.run_dir)))
 
@@ -93,11 +100,11 @@ def test_a_run_leaves_its_folder_complete(finished):
     assert hidden == {LOCK}
 
 
-def test_tensorboard_shows_what_was_promised(config):
+def test_tensorboard_shows_what_was_promised(config, short_range_test):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
 
-    config = dataclasses.replace(config, evaluate=("test",), max_lr="auto")
+    config = dataclasses.replace(config, evaluate=("test",), max_lr="auto", colorizer="color_map")
     result = train_alone(config, Inspection(graph=True, profiled=(2, 3)))
     events = EventAccumulator(config.run_dir, {"tensors": 0})
     events.Reload()
@@ -162,7 +169,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(("killed_at", "max_lr"), [(4, "0.05"), (6, "auto")])
-def test_resume_is_exact(config, tmp_path, monkeypatch, killed_at, max_lr):
+def test_resume_is_exact(config, tmp_path, monkeypatch, short_range_test, killed_at, max_lr):
     config = dataclasses.replace(config, deterministic=True, max_lr=max_lr)
     if max_lr == "auto":  # the rate is what matters there
         config = dataclasses.replace(config, **WITHOUT_COLORIZER)
@@ -507,9 +514,10 @@ def test_evaluation_at_the_end_is_that_of_the_best_weights(config, capsys):
     from medcolor_tf.serving.evaluate_run import evaluate_run
     from medcolor_tf.train import main
 
+    config = dataclasses.replace(config, colorizer="color_map", evaluate=("test", "valid"))
     words = [
         f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
-        for name, value in vars(dataclasses.replace(config, evaluate=("test", "valid"))).items()
+        for name, value in vars(config).items()
         if not isinstance(value, bool)
     ]
     assert main(words) == 0
@@ -565,7 +573,8 @@ def test_a_run_of_an_older_version_without_an_option_is_the_same_run(finished, t
 
 
 def test_where_a_source_comes_from_is_recorded(config, stage1):
-    train(dataclasses.replace(config, strategy="all", init_from=stage1, colorizer="", backbone=""))
+    source = {"init_from": stage1, "colorizer": "", "backbone": ""}
+    train(dataclasses.replace(config, **source, strategy="last_layer", steps=1))
     record = read_json(Path(config.run_dir) / runs.CONFIG)
     origin = record["init_from"]
     assert origin["strategy"] == "color_module"
