@@ -41,7 +41,7 @@ LONGEST_FIRST = (
     "test_export.py",
     "test_replicas.py",
     "test_wheel.py",
-    "test_docs_start.py",
+    "test_docs_blocks.py",
     "test_privacy.py",
     "test_harness.py",
     "test_lr_multipliers.py",
