@@ -125,6 +125,15 @@ def test_studies_and_the_decision_of_the_run(run_dir, data_dir, tmp_path, capsys
     assert studies["observations"][EDEMA]["auc"] == row["auc"]
 
 
+def test_why_an_observation_has_no_threshold(run_dir, write_small_dataset, tmp_path, capsys):
+    write_small_dataset(tmp_path / "all", images=(8, 8, 8), always_uncertain=EDEMA)
+    assert evaluate(run_dir, tmp_path / "all", tmp_path / "out", "--unit=patient") == 0
+    printed = capsys.readouterr().out
+    reason = "8 positive and 0 negative patients; a threshold needs one of each"
+    assert f"\n{EDEMA}: no threshold: {reason}\n" in printed
+    assert printed.count("no threshold:") == 1
+
+
 def test_predict_decides_studies_by_their_own_thresholds(run_dir, data_dir, tmp_path, capsys):
     run = Run(Path(shutil.copytree(run_dir, tmp_path / "run")))
     words = ("--operating_point=youden", "--unit=study", "--aggregate=max")
