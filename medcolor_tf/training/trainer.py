@@ -458,7 +458,8 @@ class Trainer:
             **{f"learning_rate {p}": rate * f for p, f in self.plan.config.lr_factors.items()},
             "valid_mean_auc": mean_auc(auc),
         }
-        if self.frozen_features is None or not self.run.read_log():  # a frozen T paints them once
+        painted = self.frozen_features is not None and self.run.read_log()  # a frozen T, once
+        if self.spec.has_colorizer and not painted:
             self.log.pictures(step, *first_pictures(self._colorize, self.plan.valid))
             if self.spec.is_gray_map:
                 self.log.color_table(step, self._color_table().to_picture())
