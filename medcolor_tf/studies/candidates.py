@@ -109,6 +109,11 @@ def check(config: StudyConfig) -> None:
     if not tuned:
         if config.tune_only:
             raise InputError("--tune_only: nothing to tune; expected --tune_max_lr=... or the like")
+        if config.tune_fraction:
+            raise InputError(
+                f"--tune_fraction={config.tune_fraction}: nothing to tune; expected "
+                "--tune_max_lr=... or the like"
+            )
         return
     for seed in config.tune_seeds:
         if not seed.isdecimal():

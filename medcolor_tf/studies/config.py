@@ -91,6 +91,12 @@ class StudyConfig(SharedOptions):
     tune_seeds: tuple[str, ...] = option(
         ("100",), "Seeds of the trials; none of the study's.", group="Tuning"
     )
+    tune_fraction: str = option(
+        "",
+        "Share of the training images with which the trials run, and whose choice holds for all of "
+        "--train_fractions; not set: each share chooses its own.",
+        group="Tuning",
+    )
     tune_keep: int = option(
         3,
         "Successive halving: one trial in so many goes on, with runs that many times as long.",

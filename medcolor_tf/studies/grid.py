@@ -274,6 +274,10 @@ def check(config: StudyConfig) -> None:
     for flag in ("seeds", "subset_seeds", "gpus"):
         _check_each(config, flag, str.isdecimal, whole)
     _check_each(config, "train_fractions", _is_fraction, ("numbers above 0 and up to 1",))
+    if config.tune_fraction and not _is_fraction(config.tune_fraction):
+        raise InputError(
+            f"--tune_fraction={config.tune_fraction}: expected a number above 0 and up to 1"
+        )
     for flag in ("strategies", "colorizers", "colorizer_inits", "backbones", "seeds"):
         if not getattr(config, flag):
             raise InputError(f"--{flag}: expected at least one value")

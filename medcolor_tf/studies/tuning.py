@@ -75,19 +75,33 @@ def shortened(config: TrainConfig, share: float) -> TrainConfig:
 def cells(config: StudyConfig) -> list[list[GridPoint]]:
     """Lists the cells of a study by level: those of a level start from cells of earlier ones.
 
-    A cell is the point of the grid on the first of --tune_seeds.
+    A cell is the point of the grid on the first of --tune_seeds, at --tune_fraction if that is set.
     """
-    seed, level = config.tune_seeds[0], {}
+    level = {}
 
     def place(point: GridPoint) -> int:
         if point not in level:
-            source = grid.source_of(point, config)
+            source = _source(point, config)
             level[point] = 0 if source is None else 1 + place(source)
         return level[point]
 
     for point in grid.grid_points(config):
-        place(dataclasses.replace(point, seed=seed, subset_seed=seed))
+        place(_tried_as(point, config))
     return [[p for p in level if level[p] == n] for n in range(max(level.values()) + 1)]
+
+
+def _tried_as(point: GridPoint, config: StudyConfig) -> GridPoint:
+    """Returns the cell whose choice a point of the grid takes."""
+    seed, fraction = config.tune_seeds[0], point.fraction
+    if config.tune_fraction and point.data_dir not in config.target_dirs:  # those have one share
+        fraction = config.tune_fraction
+    return dataclasses.replace(point, seed=seed, subset_seed=seed, fraction=fraction)
+
+
+def _source(cell: GridPoint, config: StudyConfig) -> GridPoint | None:
+    """Returns the cell that one's trials start from, or None."""
+    source = grid.source_of(cell, config)
+    return _tried_as(source, config) if source else None
 
 
 @dataclass
@@ -229,7 +243,7 @@ def races(config: StudyConfig) -> Iterator[list[Race]]:
     for level in cells(config):
         started = []
         for point in level:
-            source = grid.source_of(point, config)
+            source = _source(point, config)
             init_from = over[source].source.config.run_dir if source else ""
             started.append(Race.start(point, config, init_from))
         yield started
@@ -257,7 +271,7 @@ def tune(
     """
     finished: list[Race] = []
     levels = cells(config)
-    needed = {grid.source_of(point, config) for level in levels for point in level}
+    needed = {_source(point, config) for level in levels for point in level}
     for level, started in enumerate(races(config), start=1):
         for number in range(max(len(race.plan) for race in started)):
             trials = [trial for race in started for trial in race.trials(number)]
@@ -273,7 +287,13 @@ def tune(
     if save:
         _save(config, finished)
     names = tuple(dict.fromkeys(axis.option for axis in axes(config)))
-    return {race.point.cell: {**dict(race.chosen.options), "tuned": names} for race in finished}
+    chosen = {race.point: {**dict(race.chosen.options), "tuned": names} for race in finished}
+    shares = config.train_fractions if config.tune_fraction else ()
+    return {
+        dataclasses.replace(point, fraction=share).cell: options
+        for point, options in chosen.items()
+        for share in (point.fraction, *shares)
+    }
 
 
 def _save(config: StudyConfig, finished: Sequence[Race]) -> None:

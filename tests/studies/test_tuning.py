@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import types
 from concurrent.futures import Future
 from pathlib import Path
@@ -114,6 +115,8 @@ def test_any_option_can_be_tuned(config):
         ({"tune_cost": 0.0}, "--tune_cost above 0"),
         ({"overrides": ("all:max_lr=0.1",)}, "--overrides=all:max_lr=...: tuning chooses"),
         ({"tune_max_lr": (), "tune_head": (), "tune_only": True}, "--tune_only: nothing to tune"),
+        ({"tune_fraction": "2"}, "--tune_fraction=2: expected a number above 0"),
+        ({"tune_max_lr": (), "tune_head": (), "tune_fraction": "1"}, "--tune_fraction=1: nothing"),
         ({"tune_max_lr": (), "max_lr": "auto"}, "--max_lr=auto: the LR finder suggests another"),
     ],
 )
@@ -235,6 +238,43 @@ def test_a_study_is_tuned_then_run_and_nothing_is_done_twice(small, fake_train, 
     assert runner.run_study(dataclasses.replace(more, tune_cost=2.0, tune_only=True)) == 0
     again = [name for name, *_ in fake_train.calls]
     assert len(set(again)) == len(again) > len(calls), "what was tried is not tried again"
+
+
+def test_one_share_can_choose_for_all(small, fake_train):
+    shares = ("0.25", "0.5", "1")
+    each = dataclasses.replace(small, train_fractions=shares, tune_only=True)
+    assert len([p for level in tuning.cells(each) for p in level]) == 9
+    config = dataclasses.replace(each, tune_fraction="0.5", tune_only=False)
+    assert [[p.fraction for p in level] for level in tuning.cells(config)] == [["0.5"] * 2, ["0.5"]]
+    assert runner.run_study(config) == 0
+    trials = [name for name, _, seed in fake_train.calls if seed == 100]
+    assert all("-f0.5-" in name for name in trials)
+    assert len(trials) == 3 * (9 + 3) + 1, "no more than a study of one share"
+    runs = json.loads((Path(small.study_dir) / "study.plan.json").read_text())["runs"]
+    assert len(runs) == 27
+    assert {(run["flags"]["max_lr"], run["flags"]["lr_multipliers"]) for run in runs} == {
+        ("0.005", "head=4")
+    }
+    assert {run["flags"]["train_fraction"] for run in runs} == {0.25, 0.5, 1.0}
+
+
+def test_transfers_start_from_trials_of_the_share_that_chooses(small, fake_train, data, tmp_path):
+    target = tmp_path / "target"
+    shutil.copytree(data / "first", target)
+    config = dataclasses.replace(
+        small,
+        train_fractions=("0.25", "1"),
+        tune_fraction="0.25",
+        target_dirs=(str(target),),
+        target_strategies=("baseline",),
+        transfers=("last_layer@color_module",),
+    )
+    cells = [(p.cell, p.fraction) for level in tuning.cells(config) for p in level]
+    assert sorted(fraction for cell, fraction in cells if cell.startswith("first-")) == ["0.25"] * 3
+    assert {fraction for cell, fraction in cells if cell.startswith("target-")} == {"1"}
+    assert runner.run_study(config) == 0
+    runs = json.loads((Path(small.study_dir) / "study.plan.json").read_text())["runs"]
+    assert all(run["flags"]["tuned"] == ["max_lr", "lr_multipliers"] for run in runs)
 
 
 def test_trials_that_fail_stop_the_study_and_are_tried_again(small, fake_train, capsys):
