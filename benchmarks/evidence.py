@@ -4,7 +4,7 @@ Reads the folder of its pieces, finished or not, and prints Markdown: the AUC of
 three families of tests against the same training without T. Tests that the plan names and whose
 runs are missing count with p = 1 in the adjustment. Example:
 
-  python -m benchmarks.evidence --study_dir=evidence/studies
+  python -m benchmarks.evidence --study_dir=runs/evidence
 """
 
 import sys

@@ -56,8 +56,10 @@ def lines(block: str) -> list[str]:
     return [line for line in joined.splitlines() if line.strip()]
 
 
-def command(line: str, where: str) -> Command | None:
-    """Returns the command of this project in a line, None where there is none."""
+def command(
+    line: str, where: str, packages: tuple[str, ...] = ("medcolor_tf.", "data_prep.")
+) -> Command | None:
+    """Returns the command of one of these packages in a line, None where there is none."""
     words = shlex.split(line, comments=True)
     if "-m" in words and Path(words[words.index("-m") - 1]).name.startswith("python"):
         start = words.index("-m") + 1
@@ -65,7 +67,7 @@ def command(line: str, where: str) -> Command | None:
     else:
         start = next((i for i, word in enumerate(words) if word in SCRIPTS), None)
         module = SCRIPTS[words[start]].partition(":")[0] if start is not None else ""
-    if not module.startswith(("medcolor_tf.", "data_prep.")) or start is None:
+    if not module.startswith(packages) or start is None:
         return None
     arguments = words[start + 1 :]
     kept = [word for word in arguments if not word.endswith(LEFT_OUT)]

@@ -121,6 +121,7 @@ THERE: dict[str, dict[str, Callable[[Path], None] | str]] = {
         ),
         "knee_oa/labels.csv": lambda path: data.make_labelled_films(path, "path", "Osteoarthritis"),
         "resnet18_imagenet_layer3_bn.keras": "README:small.keras",
+        "runs/evidence": "studies:runs/paper",
     },
     "gpus": {"tfrecords/chexpert": "start-chexpert", "runs/stage1": "training"},
     "groups": {
@@ -238,7 +239,7 @@ def run_python(program: str, name: str) -> None:
 def run_line(line: str, name: str) -> None:
     """Runs a line of a block of commands; AssertionError where its status is not 0."""
     added = [word for words, more in ADDED if all(w in line for w in words) for word in more]
-    found = documented.command(line, name)
+    found = documented.command(line, name, ("medcolor_tf.", "data_prep.", "benchmarks."))
     if found is not None:
         assert found.complete, "something is left out (...); REPLACED may fill it in"
         arguments = [*found.arguments, *added]
