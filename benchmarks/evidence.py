@@ -163,7 +163,7 @@ def test_table(tests: pd.DataFrame, planned: int) -> Iterator[str]:
     """Yields the Markdown table of a family of tests."""
     yield (
         f"\n{len(tests)} of {max(planned, len(tests))} planned tests; "
-        f"{int((tests['adjusted'] <= 0.05).sum())} significant at 5 % after adjustment.\n"
+        f"{np.sum(tests['adjusted'].to_numpy(float) <= 0.05)} significant at 5 % after adjustment.\n"
     )
     header = ("data", "backbone", "share", "with T", "without", "difference, points")
     yield _row((*header, "p (t)", "adjusted", "p (DeLong)"))
@@ -196,9 +196,9 @@ def show(config: EvidenceConfig) -> None:
     tests["family"] = [family(setting, config.primary_colorizer) for setting in tests["a"]]
     planned = (config.primary, config.secondary, config.transfers)
     for name, number in zip(FAMILIES, planned, strict=True):
-        own = tests[tests["family"] == name]
+        own = tests.query("family == @name")
         if len(own):
-            own = own.assign(adjusted=adjusted(own["pvalue"].to_numpy(float), number))
+            own = own.assign(adjusted=adjusted(np.asarray(own["pvalue"], float), number))
             lines += [f"\n### {name}", *test_table(own, number)]
     print("\n".join(lines))
 
