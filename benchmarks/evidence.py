@@ -163,7 +163,8 @@ def test_table(tests: pd.DataFrame, planned: int) -> Iterator[str]:
     """Yields the Markdown table of a family of tests."""
     yield (
         f"\n{len(tests)} of {max(planned, len(tests))} planned tests; "
-        f"{np.sum(tests['adjusted'].to_numpy(float) <= 0.05)} significant at 5 % after adjustment.\n"
+        f"{np.sum(tests['adjusted'].to_numpy(float) <= 0.05)} significant at 5 % after the "
+        "adjustment.\n"
     )
     header = ("data", "backbone", "share", "with T", "without", "difference, points")
     yield _row((*header, "p (t)", "adjusted", "p (DeLong)"))
