@@ -136,12 +136,17 @@ class RamCache:
         side = min(self.arrays[0].shape[:2])
         shape = len(positions), side, side, self.channels
         squares = _aligned(math.prod(shape), self.arrays[0].dtype).reshape(shape)
-        for square, position, share in zip(squares, positions, shares, strict=True):
-            image = self.arrays[position]
-            # As crop_start rounds.
-            top, left = (int(np.rint(np.float32(n - side) * share)) for n in image.shape[:2])
-            square[:] = image[top : top + side, left : left + side]
+        overhang = self._sizes[positions] - np.float32(side)
+        starts = np.rint(overhang * shares[:, None]).astype(int)  # as crop_start rounds
+        places = zip(squares, positions.tolist(), starts.tolist(), strict=True)
+        for square, position, (top, left) in places:
+            square[:] = self.arrays[position][top : top + side, left : left + side]
         return squares
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """(N, 2) float32, heights and widths."""
+        return np.array([array.shape[:2] for array in self.arrays], np.float32)
 
     def example(self, position):
         """Returns image (H, W, C), label (L,), image id and patient of the image at a position."""
