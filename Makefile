@@ -63,15 +63,21 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html, or for the search: $(BIN)/python -m http.server --directory site"
 
-# `make check` is for every change, in less than 90 seconds; `make test` is everything. A third
-# process works there while the tests of several hosts wait for heartbeats that do not come.
+# `make check` is for every change, in less than 90 seconds; `make test` is everything. Both run
+# `static` and `docs` beside the tests: each of the two says what it has to say in one piece, among
+# the tests' lines, and a failure of any fails the whole. A third process of tests works while those
+# of several hosts wait for heartbeats that do not come.
 PYTEST := $(BIN)/python -m pytest --dist=loadfile --no-loadscope-reorder
+STATIC_AND_DOCS = $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going static docs
 
-check: static docs
-	$(PYTEST) --numprocesses=2 -m "not slow and not nightly"
+check: TESTS := --numprocesses=2 -m "not slow and not nightly"
+test: TESTS := --numprocesses=3
 
-test: static docs
-	$(PYTEST) --numprocesses=3
+check test: $(VENV)/.installed
+	@$(STATIC_AND_DOCS) & others=$$!; \
+	$(PYTEST) $(TESTS); tests=$$?; \
+	wait $$others || { echo "$@: static or docs failed, see above" >&2; exit 1; }; \
+	exit $$tests
 
 static: $(VENV)/.installed
 	$(BIN)/ruff check .

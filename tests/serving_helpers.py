@@ -1,6 +1,7 @@
 """A small run folder and pictures, for the tests of prediction and of exported models."""
 
 import dataclasses
+import functools
 import io
 
 import keras
@@ -22,7 +23,7 @@ from medcolor_tf.serving.inputs import InputImage, read_batches
 OBSERVATIONS = ("Edema", "Pleural Effusion")
 
 
-def make_run(folder, channels=1, bits=8, colorizer="color_u", pixel_range="full"):
+def make_run(folder, channels=1, bits=8, colorizer="color_map", pixel_range="full"):
     """A run folder with random weights, as training leaves it."""
     inputs = keras.Input((None, None, 3))
     # Seeded: some draws leave ReLU nothing, and then all images are alike.
@@ -136,20 +137,32 @@ class Comparison:
     only_graph: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def compare_files(exported, run_dir, files, folder) -> Comparison:
-    """Runs files, (name, content), through an exported model and through predict's path.
+@functools.cache
+def load_export(exported):
+    """An exported model, loaded once for all tests of a process."""
+    return tf.saved_model.load(str(exported))
 
-    A model of several channels gets a file for each of them.
-    """
+
+@functools.cache
+def _ways(exported, run_dir):
+    """An export's spec, predict's model, preparation as a graph, and the signature for files."""
     spec, classifier, _ = runs.load_predictor(run_dir)
-    model = classify_and_colorize(classifier)
-    signatures = tf.saved_model.load(str(exported)).signatures
     shape = (None,) if spec.input_channels == 1 else (None, spec.input_channels)
     prepare = tf.function(
         lambda encoded: prepare_files(encoded, spec),
         input_signature=[tf.TensorSpec(shape, tf.string)],
         autograph=False,
     )
+    signature = load_export(exported).signatures["encoded"]
+    return spec, classify_and_colorize(classifier), prepare, signature
+
+
+def compare_files(exported, run_dir, files, folder) -> Comparison:
+    """Runs files, (name, content), through an exported model and through predict's path.
+
+    A model of several channels gets a file for each of them.
+    """
+    spec, model, prepare, signature = _ways(exported, run_dir)
     result = Comparison()
     for name, content in files:
         path = folder / "image"
@@ -162,7 +175,7 @@ def compare_files(exported, run_dir, files, folder) -> Comparison:
         )
         try:
             prepared = prepare(encoded)[0].numpy()
-            received = signatures["encoded"](encoded)["probabilities"].numpy()[0]
+            received = signature(encoded)["probabilities"].numpy()[0]
         except tf.errors.InvalidArgumentError as error:
             if isinstance(image, str):
                 result.refused += 1

@@ -62,6 +62,7 @@ def numbers(rows, name):
     return np.array([float(row[name] or "nan") for row in rows])
 
 
+@pytest.mark.slow
 def test_groups_at_the_threshold_of_validation(run_dir, data_dir, tmp_path, capsys):
     flags = ("--by=sex,sex*view", "--split=valid")
     assert evaluate(run_dir, data_dir, tmp_path, *flags) == 0
@@ -98,6 +99,7 @@ def test_groups_at_the_threshold_of_validation(run_dir, data_dir, tmp_path, caps
     assert "--by=sex,sex*view,view compares all in one family" in printed
 
 
+@pytest.mark.slow
 def test_studies_and_the_decision_of_the_run(run_dir, data_dir, tmp_path, capsys):
     flags = ("--unit=patient", "--aggregate=max", "--operating_point=sensitivity=0.8", "--by=sex")
     assert evaluate(run_dir, data_dir, tmp_path, *flags) == 0

@@ -57,6 +57,7 @@ def read(path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_thresholds_are_those_of_validation_and_measured_on_test(run_dir, data_dir, capsys):
     assert evaluate(run_dir, data_dir) == 0
     assert not (run_dir / "operating-points-test.json").exists()

@@ -65,7 +65,8 @@ def film(path, seed=0, **tags):
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("dicom out of Mrs Miller") / "run")
+    folder = tmp_path_factory.mktemp("dicom out of Mrs Miller") / "run"
+    return make_run(folder, colorizer="color_u")  # whose heat maps have heat
 
 
 @pytest.fixture(scope="module")

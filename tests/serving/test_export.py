@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zlib
@@ -13,7 +14,15 @@ import pytest
 import tensorflow as tf
 from odd_pictures import chunk, mutated, odd_pictures, png
 from PIL import Image, PngImagePlugin
-from serving_helpers import OBSERVATIONS, compare_files, encode, made_decision, make_run, pixels
+from serving_helpers import (
+    OBSERVATIONS,
+    compare_files,
+    encode,
+    load_export,
+    made_decision,
+    make_run,
+    pixels,
+)
 
 from medcolor_tf.catalog import EXPORT_FORMATS
 from medcolor_tf.errors import InputError
@@ -34,11 +43,17 @@ from medcolor_tf.serving.saved_model import EXTRA, answer_by
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    run_dir = make_run(tmp_path_factory.mktemp("a run of Mrs Miller") / "run")
+def make_decided_run(folder, **options):
+    """A run whose decision file has calibrations, and a threshold for one of two findings."""
+    run_dir = make_run(folder, **options)
     save_decision(made_decision(run_dir, (0.755, None), slope=2.0, intercept=-1.0), run_dir)
     return run_dir
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a run of Mrs Miller") / "run"
+    return make_decided_run(folder, colorizer="context_map")
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +63,7 @@ def exported(run_dir):
 
 @pytest.fixture(scope="module")
 def signatures(exported):
-    loaded = tf.saved_model.load(exported)
-    yield loaded.signatures
-    del loaded  # the signatures are its
+    return load_export(exported).signatures
 
 
 def predicted(run_dir, files, folder, **options):
@@ -63,7 +76,11 @@ def predicted(run_dir, files, folder, **options):
     return np.array([[float(row[name]) for name in OBSERVATIONS] for row in rows])
 
 
-def test_the_signatures_equal_the_keras_model(run_dir, signatures):
+def test_the_signatures_equal_the_keras_model(tmp_path):
+    """Of a colorizer that is a network, with normalisation to fold."""
+    run_dir = make_decided_run(tmp_path / "run", colorizer="color_u")
+    loaded = tf.saved_model.load(export(ExportConfig(run_dir=str(run_dir))))
+    signatures = loaded.signatures
     images = np.stack([pixels(32, 32, seed=i) for i in range(3)])[..., None]
     model = classify_and_colorize(runs.load_classifier(run_dir)[1])
     logits, colorized = model.predict_on_batch(images)
@@ -156,7 +173,7 @@ def test_several_channels_of_16_bits(other_run, other_export, tmp_path):
         (tmp_path / name).write_bytes(encode(image, "PNG"))
     (tmp_path / "list.csv").write_text("id,t1,t2\n1,t1.png,t2.png\n")
     expected = predicted(other_run, [tmp_path / "list.csv"], tmp_path, path_column=("t1", "t2"))
-    loaded = tf.saved_model.load(other_export)
+    loaded = load_export(other_export)
     files = [encode(image, "PNG") for image in images]
     received = loaded.signatures["encoded"](tf.constant([files]))["probabilities"]
     np.testing.assert_allclose(received, expected, atol=1e-5)
@@ -169,12 +186,10 @@ def test_several_channels_of_16_bits(other_run, other_export, tmp_path):
         loaded.signatures["encoded"](tf.constant([other]))
 
 
-def test_a_map_with_local_contrast_is_exported(tmp_path):
-    run_dir = make_run(tmp_path / "run", colorizer="context_map")
+def test_a_map_with_local_contrast_is_exported(run_dir, signatures):
     images = np.stack([pixels(32, 32, seed=i) for i in range(2)])[..., None]
     logits, colors = classify_and_colorize(runs.load_classifier(run_dir)[1])(images)
-    exported = tf.saved_model.load(export(ExportConfig(run_dir=str(run_dir))))
-    answer = exported.signatures["colorized"](tf.constant(images))
+    answer = signatures["colorized"](tf.constant(images))
     np.testing.assert_allclose(answer["probabilities"], sigmoid(logits), atol=1e-5)
     np.testing.assert_allclose(answer["colorized"], colors, atol=1e-5)
     gray = (images / 255 - 0.5) / 0.25
@@ -348,7 +363,7 @@ def test_films_without_a_file_go_through_the_prepared_signature(exported, run_di
     spec, classifier, _ = runs.load_predictor(run_dir)
     images = [pixels(32, 32, seed=i)[..., None] for i in range(2)]
     films = [ReadImage(InputImage("film", (), ""), image) for image in images]
-    answer = answer_by(tf.saved_model.load(exported), spec)
+    answer = answer_by(load_export(exported), spec)
     expected = sigmoid(classifier.predict_on_batch(np.stack(images)))
     np.testing.assert_allclose(answer(films), expected, atol=1e-5)
 
@@ -358,7 +373,12 @@ def test_an_existing_export_is_not_overwritten(exported, run_dir):
         export(ExportConfig(run_dir=str(run_dir)))
 
 
-def test_an_export_that_differs_from_predict_is_refused(run_dir, tmp_path, monkeypatch):
+def test_an_export_that_differs_from_predict_is_refused(run_dir, exported, tmp_path, monkeypatch):
+    def write(spec, model, folder, contract):
+        shutil.copytree(exported, folder)
+        return answer_by(load_export(exported), spec)
+
+    monkeypatch.setattr("medcolor_tf.serving.saved_model.write", write)
     monkeypatch.setattr(export_module, "compare", lambda *args: float("nan"))
     with pytest.raises(InputError, match=r"--run_dir=.*: the exported model and predict are up to"):
         export(ExportConfig(run_dir=str(run_dir), out=str(tmp_path / "new")))
@@ -369,7 +389,7 @@ def test_the_comparison_sees_another_resampling(run_dir, exported, monkeypatch):
     """Pillow and TensorFlow's own resize are 1 of 255 apart: enough to be refused."""
     spec, classifier, _ = runs.load_predictor(run_dir)
     model = classify_and_colorize(classifier)
-    answer = answer_by(tf.saved_model.load(exported), spec)
+    answer = answer_by(load_export(exported), spec)
     tolerance = EXPORT_FORMATS["savedmodel"].tolerance
     assert export_module.compare(answer, model, spec) <= tolerance
     read = Image.Image.resize
