@@ -82,8 +82,8 @@ def image_stages(text: str, side: int, total_steps: int, interval: int) -> list[
                 "shares, or a smaller --checkpoint_every"
             )
     return [
-        Stage(*steps, size)
-        for *steps, size in zip(edges[:-1], edges[1:], [*sides, side], strict=True)
+        Stage(first, last, size)
+        for first, last, size in zip(edges[:-1], edges[1:], [*sides, side], strict=True)
     ]
 
 
