@@ -4,7 +4,7 @@ Reads the folder of its pieces, finished or not, and prints Markdown: the AUC of
 three families of tests against the same training without T. Tests that the plan names and whose
 runs are missing count with p = 1 in the adjustment. Example:
 
-  python -m benchmarks.evidence --study_dir=evidence/studies
+  python -m benchmarks.evidence --study_dir=runs/evidence
 """
 
 import sys
@@ -163,7 +163,8 @@ def test_table(tests: pd.DataFrame, planned: int) -> Iterator[str]:
     """Yields the Markdown table of a family of tests."""
     yield (
         f"\n{len(tests)} of {max(planned, len(tests))} planned tests; "
-        f"{int((tests['adjusted'] <= 0.05).sum())} significant at 5 % after adjustment.\n"
+        f"{np.sum(tests['adjusted'].to_numpy(float) <= 0.05)} significant at 5 % after the "
+        "adjustment.\n"
     )
     header = ("data", "backbone", "share", "with T", "without", "difference, points")
     yield _row((*header, "p (t)", "adjusted", "p (DeLong)"))
@@ -196,9 +197,9 @@ def show(config: EvidenceConfig) -> None:
     tests["family"] = [family(setting, config.primary_colorizer) for setting in tests["a"]]
     planned = (config.primary, config.secondary, config.transfers)
     for name, number in zip(FAMILIES, planned, strict=True):
-        own = tests[tests["family"] == name]
+        own = tests.query("family == @name")
         if len(own):
-            own = own.assign(adjusted=adjusted(own["pvalue"].to_numpy(float), number))
+            own = own.assign(adjusted=adjusted(np.asarray(own["pvalue"], float), number))
             lines += [f"\n### {name}", *test_table(own, number)]
     print("\n".join(lines))
 

@@ -1,8 +1,9 @@
-"""The commands of README.md, docs/ and the flag files, as their parsers see them."""
+"""The blocks of README.md, docs/ and CONTRIBUTING.md, and commands as their parsers see them."""
 
 import importlib
 import re
 import shlex
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
 # What stands for further options or for something to fill in, and what asks for help alone.
 LEFT_OUT = ("...", "…", "--help")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.M | re.S)
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,14 @@ def pages() -> list[Path]:
     return [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
+def all_blocks(text: str) -> list[tuple[str, str]]:
+    """Returns the fenced blocks of a page: language ("" are shell commands) and content."""
+    return [(name, textwrap.dedent(content)) for name, content in BLOCK.findall(text)]
+
+
 def blocks(text: str, language: str = "") -> list[str]:
-    """Returns the fenced blocks of a page in one language ("" are shell commands)."""
-    return [content for name, content in BLOCK.findall(text) if name == language]
+    """Returns the fenced blocks of a page in one language."""
+    return [content for name, content in all_blocks(text) if name == language]
 
 
 def lines(block: str) -> list[str]:
@@ -50,8 +56,10 @@ def lines(block: str) -> list[str]:
     return [line for line in joined.splitlines() if line.strip()]
 
 
-def command(line: str, where: str) -> Command | None:
-    """Returns the command of this project in a line, None where there is none."""
+def command(
+    line: str, where: str, packages: tuple[str, ...] = ("medcolor_tf.", "data_prep.")
+) -> Command | None:
+    """Returns the command of one of these packages in a line, None where there is none."""
     words = shlex.split(line, comments=True)
     if "-m" in words and Path(words[words.index("-m") - 1]).name.startswith("python"):
         start = words.index("-m") + 1
@@ -59,7 +67,7 @@ def command(line: str, where: str) -> Command | None:
     else:
         start = next((i for i, word in enumerate(words) if word in SCRIPTS), None)
         module = SCRIPTS[words[start]].partition(":")[0] if start is not None else ""
-    if not module.startswith(("medcolor_tf.", "data_prep.")) or start is None:
+    if not module.startswith(packages) or start is None:
         return None
     arguments = words[start + 1 :]
     kept = [word for word in arguments if not word.endswith(LEFT_OUT)]

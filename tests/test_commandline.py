@@ -344,10 +344,11 @@ def test_help_and_flag_errors_import_neither_tensorflow_nor_keras():
 @pytest.mark.slow
 def test_what_no_command_needs_is_not_imported_with_tensorflow():
     script = (
-        "import sys\n"
+        "import gc, sys\n"
         "from medcolor_tf.commandline import NOT_NEEDED, import_tensorflow\n"
         "tf = import_tensorflow()\n"
         "import keras, medcolor_tf.training.trainer\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"  # what is there for good
         "assert tf.__name__ == 'tensorflow' and keras.backend.backend() == 'tensorflow'\n"
         "assert not set(NOT_NEEDED) & set(sys.modules), set(NOT_NEEDED) & set(sys.modules)\n"
         "import matplotlib, pandas, scipy.stats, sklearn.metrics\n"  # as ever

@@ -3,8 +3,10 @@
 The accelerator's memory is :mod:`medcolor_tf.training.device_cache`' part.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +33,7 @@ class RamCache:
 
     Attributes:
         pixels: (sum of H*W*C,) uint8 or uint16, on the host.
+        arrays: N times (H, W, C), the same memory as ``pixels``.
         offsets: (N,) int64, where each image starts.
         sizes: (N, 2) int64, heights and widths.
         channels: C.
@@ -40,6 +43,7 @@ class RamCache:
     """
 
     pixels: tf.Tensor
+    arrays: Sequence[np.ndarray] = field(repr=False)
     offsets: tf.Tensor
     sizes: tf.Tensor
     channels: int
@@ -80,9 +84,14 @@ class RamCache:
                 )
             pixels[offsets[position] : offsets[position + 1]] = image.reshape(-1)
             image_ids.append(image_id)
+        arrays = [
+            pixels[first:last].reshape(*size, info.channels)
+            for first, last, size in zip(offsets[:-1], offsets[1:], sizes, strict=True)
+        ]
         with tf.device("/CPU:0"):
             return cls(
                 pixels=tf.constant(pixels),
+                arrays=arrays,
                 offsets=tf.constant(offsets[:-1]),
                 sizes=tf.constant(sizes),
                 channels=info.channels,
@@ -90,6 +99,54 @@ class RamCache:
                 image_ids=tf.constant(np.array(image_ids)),
                 patients=tf.constant(patients),
             )
+
+    @cached_property
+    def is_square(self) -> bool:
+        """Whether every image is a square of the same size."""
+        return len({side for array in self.arrays for side in array.shape[:2]}) == 1
+
+    def has_side(self, side: int) -> bool:
+        """Whether ``side`` is every image's shorter side, so that a crop needs no scaling."""
+        return all(min(array.shape[:2]) == side for array in self.arrays)
+
+    def batch(self, positions, shares):
+        """Returns the largest squares (B, S, S, C) of a batch, and labels (B, L).
+
+        Of images whose shorter side is the same, see :meth:`has_side`. Whole images are one gather.
+        Others are copied by numpy: TensorFlow has no operation that cuts from images of different
+        sizes, and one by one they take twice the time (measured).
+
+        Args:
+            positions: (B,) int64, of the images.
+            shares: (B,) float32, where along the longer side the squares lie, 0 to 1.
+        """
+        side = min(self.arrays[0].shape[:2])
+        shape = [positions.shape[0], side, side, self.channels]
+        if self.is_square:
+            whole = tf.reshape(self.pixels, [len(self.arrays), -1])
+            images = tf.reshape(tf.gather(whole, positions), shape)
+        else:
+            images = tf.numpy_function(
+                self._squares, [positions, shares], self.pixels.dtype, stateful=False
+            )
+        return tf.ensure_shape(images, shape), tf.gather(self.labels, positions)
+
+    def _squares(self, positions: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """What :meth:`batch` returns of images that are not square, in numpy."""
+        side = min(self.arrays[0].shape[:2])
+        shape = len(positions), side, side, self.channels
+        squares = _aligned(math.prod(shape), self.arrays[0].dtype).reshape(shape)
+        overhang = self._sizes[positions] - np.float32(side)
+        starts = np.rint(overhang * shares[:, None]).astype(int)  # as crop_start rounds
+        places = zip(squares, positions.tolist(), starts.tolist(), strict=True)
+        for square, position, (top, left) in places:
+            square[:] = self.arrays[position][top : top + side, left : left + side]
+        return squares
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """(N, 2) float32, heights and widths."""
+        return np.array([array.shape[:2] for array in self.arrays], np.float32)
 
     def example(self, position):
         """Returns image (H, W, C), label (L,), image id and patient of the image at a position."""

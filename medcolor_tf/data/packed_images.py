@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from medcolor_tf.data.damage import WrongSizeError
 from medcolor_tf.data.image_ops import crop_start, without_autograph
-from medcolor_tf.data.pipeline import Split, crop_offset
+from medcolor_tf.data.pipeline import BATCHES_READY, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.progress import progressing
 
@@ -120,24 +120,16 @@ class PackedImages:
             transposed = tf.constant(self.transposed.astype(np.int32))
             labels = tf.constant(self.split.labels)
 
-        batch_size = stream[0]
+        is_square = not self.overhang.any()
 
-        def batched(items, key):
-            def crops(numbers, positions):
-                first = tf.gather(row_offsets, positions)
-                if self.overhang.any():
-                    # One draw per image, as the split's own crops, but a map over batches: a third
-                    # of the work of a map over images (measured).
-                    keys = [(*key, numbers[image]) for image in range(batch_size)]
-                    offsets = tf.stack([crop_offset(crop_key) for crop_key in keys])
-                    first += crop_start(tf.gather(overhang, positions), offsets)
-                crop = tf.stack([first, tf.gather(transposed, positions)], axis=1)
-                return crop, tf.gather(labels, positions)
+        def crops(positions, shares):
+            first = tf.gather(row_offsets, positions)
+            if not is_square:
+                first += crop_start(tf.gather(overhang, positions), shares)
+            crop = tf.stack([first, tf.gather(transposed, positions)], axis=1)
+            return crop, tf.gather(labels, positions)
 
-            whole = items.batch(batch_size, drop_remainder=True)
-            return whole.map(crops, num_parallel_calls=tf.data.AUTOTUNE)
-
-        return self.split.training_stream(batched, stream, positions=True)
+        return self.split.crops(*stream, is_square).map(crops).prefetch(BATCHES_READY)
 
     def _empty(self, rows: int) -> np.ndarray:
         return np.empty((rows, self.width), self.dtype)

@@ -21,6 +21,7 @@ from medcolor_tf.data.damage import SHOWN, Damage, find_damage
 from medcolor_tf.data.image_cache import RamCache
 from medcolor_tf.data.image_ops import resize_pixels, square_crop, without_autograph
 from medcolor_tf.data.labels import apply_policy, count_raw_labels, parse_policy
+from medcolor_tf.data.random_crops import crop_offset, crop_offsets, fold
 from medcolor_tf.data.records import (
     RecordReader,
     check_shards,
@@ -35,6 +36,8 @@ WHOLE = (0, 1)
 # The records of a subset of at most this size are kept in memory, encoded, and shuffled as a whole;
 # a larger one is filtered from the stream, which costs reading but no memory.
 SUBSET_CACHE_BYTES = 2 * 2**30
+# Batches from memory that wait for the step.
+BATCHES_READY = 2
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,7 @@ class Split:
             self._cached_records = self._reader.records().cache()
             self._in_order_examples.clear()  # they hold the old ones
 
+    @without_autograph
     def training_batches(
         self,
         batch_size: int,
@@ -239,6 +243,12 @@ class Split:
         if batch_size % count:
             raise ValueError(f"{count} equal parts of a batch of {batch_size}")
         rows = batch_size // count
+        cache = self._ram_cache
+        if cache is not None and cache.has_side(self.image_size):
+            places = self.crops(batch_size, seed, start_step, shuffle_buffer, cache.is_square)
+            return places.map(
+                lambda *crops: cache.batch(*(crop[index * rows :][:rows] for crop in crops))
+            ).prefetch(BATCHES_READY)
 
         def batched(items, key):
             if count > 1:
@@ -249,25 +259,11 @@ class Split:
             )
             return examples.batch(rows, drop_remainder=True)
 
-        return self.training_stream(batched, (batch_size, seed, start_step, shuffle_buffer))
-
-    @without_autograph
-    def training_stream(self, batched, stream, positions: bool | None = None) -> tf.data.Dataset:
-        """What :meth:`training_batches` returns, of batches made in another way.
-
-        Args:
-            batched: called with an epoch's (number, item), a dataset, and its key (seed, epoch);
-                returns its batches. Key and number make a crop's key, see :func:`crop_offset`.
-            stream: batch_size, seed, start_step and shuffle_buffer, see :meth:`training_batches`.
-            positions: items are positions in the order of :meth:`batches` (True), encoded records
-                (False), or what the split's own examples are made from (None).
-        """
-        batch_size, seed, start_step, shuffle_buffer = stream
         steps = self.steps_per_epoch(batch_size)
         first_epoch, skipped = divmod(start_step, steps)
 
         def epoch(number, skip=0):
-            items = self._epoch((seed, number), steps * batch_size, shuffle_buffer, positions)
+            items = self._epoch((seed, number), steps * batch_size, shuffle_buffer)
             return batched(items.enumerate().skip(skip * batch_size), (seed, number))
 
         first = tf.data.Dataset.from_tensors(tf.constant(first_epoch, tf.int64)).flat_map(
@@ -275,6 +271,44 @@ class Split:
         )
         later = tf.data.Dataset.range(first_epoch + 1, tf.int64.max).flat_map(epoch)
         return first.concatenate(later).prefetch(tf.data.AUTOTUNE)
+
+    @without_autograph
+    def crops(
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int,
+        shuffle_buffer: int,
+        square: bool = False,
+    ) -> tf.data.Dataset:
+        """The order and the crops of :meth:`training_batches`, without a pixel.
+
+        Args:
+            batch_size, seed, start_step, shuffle_buffer: as there.
+            square: whether images are squares, which are not cropped.
+
+        Returns:
+            An endless dataset of (positions (B,) int64, in the order of :meth:`batches`, shares
+            (B,) float32: where along the longer side the crop lies, 0 to 1).
+        """
+        steps = self.steps_per_epoch(batch_size)
+        first_epoch, skipped = divmod(start_step, steps)
+
+        def shares(folded):
+            return crop_offsets(int(folded), steps * batch_size)
+
+        def batches(number, positions):
+            offsets = tf.zeros([steps * batch_size])
+            if not square:
+                key = fold(seed, number)
+                offsets = tf.numpy_function(shares, [key], tf.float32, stateful=False)
+            crops = [tf.reshape(part, [steps, batch_size]) for part in (positions, offsets)]
+            done = tf.where(number == first_epoch, tf.constant(skipped, tf.int64), 0)
+            return tf.data.Dataset.from_tensor_slices(tuple(crops)).skip(done)
+
+        # An item per epoch, not per image: that took longer than to copy the images.
+        epochs = self.training_positions(batch_size, seed, first_epoch, shuffle_buffer)
+        return epochs.enumerate(first_epoch).flat_map(batches)
 
     @without_autograph
     def epoch_batches(
@@ -402,7 +436,7 @@ class Split:
         None means what :meth:`_example` needs: positions once the images are in memory.
         """
         positions = self._ram_cache is not None if positions is None else positions
-        seed = None if shuffle_key is None else _fold(*shuffle_key)
+        seed = None if shuffle_key is None else fold(*shuffle_key)
         if self._shuffle_whole and positions:
             dataset = tf.data.Dataset.range(len(self))
         elif self._cached_records is not None:
@@ -427,16 +461,6 @@ class Split:
         """Image, label and ids of an encoded record."""
         image, raw, image_id, patient = decode_record(record, self.info)
         return image, label_tensor(raw, self._apply_policy, self._columns), image_id, patient
-
-
-def crop_offset(crop_key):
-    """Where the crop lies along the longer side, 0 to 1, as a function of (seed, epoch, number)."""
-    return tf.random.stateless_uniform([], seed=tf.stack([_fold(*crop_key[:2]), crop_key[2]]))
-
-
-def _fold(seed, epoch):
-    """One int64 key of (seed, epoch); epochs stay below 2**32."""
-    return tf.cast(epoch, tf.int64) + tf.constant(int(seed) % 2**31, tf.int64) * 2**32
 
 
 def _columns(folder, info, observations) -> list[int]:

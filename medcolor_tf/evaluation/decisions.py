@@ -71,7 +71,11 @@ class DecisionOptions:
 
 
 def choose_thresholds(
-    observations: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, rule: Rule
+    observations: Sequence[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    rule: Rule,
+    counted: str = "images",
 ) -> dict[str, dict]:
     """Chooses a threshold per observation.
 
@@ -80,6 +84,7 @@ def choose_thresholds(
         labels: (N, L) 0, 1 or NaN.
         probabilities: (N, L) in [0, 1]: those that are compared with the threshold later.
         rule: how.
+        counted: what the rows are, for the reason.
 
     Returns:
         Observation -> "threshold" (None without a positive and a negative image, with the
@@ -94,7 +99,7 @@ def choose_thresholds(
             ""
             if threshold is not None
             else (
-                f"{count['positive']} positive and {count['negative']} negative images; a "
+                f"{count['positive']} positive and {count['negative']} negative {counted}; a "
                 "threshold needs one of each"
             )
         )

@@ -25,6 +25,7 @@ from medcolor_tf.reporting.settings import init_label, percent, title
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.runs.decision import NO_CALIBRATION, Decision, load_decision
 from medcolor_tf.runs.folder import Run
+from medcolor_tf.runs.image_stages import describe_progressive
 
 PARTS = {"colorizer": "T", "backbone": "E", "head": "C"}
 POLICIES = {"ones": "positive", "zeros": "negative", "ignore": "left out"}
@@ -49,6 +50,10 @@ class Facts:
     def option(self, name: str) -> str:
         """The values of an option of ``train``."""
         return self.of_runs(lambda run: _shown(_option(run, name)))
+
+    def option_if_set(self, name: str) -> str:
+        """As :meth:`option`, of the runs where it is not zero."""
+        return self.of_runs(lambda run: _shown(_option(run, name)) if _option(run, name) else "")
 
     def model(self, name: str) -> str:
         """The values of an entry of model.json."""
@@ -254,14 +259,16 @@ def _training(facts: Facts) -> str:
         else ""
     )
     own = ", each with its own seed or subset" if facts.most_repeats > 1 else ""
+    target = facts.option_if_set("stop_at_auc")
+    ended = f" Training ended when that AUC reached {target}." if target else ""
     losses = facts.of_runs(lambda run: _component(LOSSES, _option(run, "loss")))
     optimizers = facts.of_runs(lambda run: _component(OPTIMIZERS, _option(run, "optimizer")))
     return (
         f"Training minimised the {losses} by {optimizers}, {facts.result('steps')} steps of "
         f"{facts.option('batch_size')} images, learning rate schedule {facts.option('schedule')} "
         f"with a peak of {facts.rates}.{how} Augmentation: {facts.augmentation}. Of every run the "
-        "checkpoint with the highest mean AUC of the validation images was kept. "
-        f"Runs per setting: {facts.repeats}{own}."
+        "checkpoint with the highest mean AUC of the validation images was kept."
+        f"{ended} Runs per setting: {facts.repeats}{own}."
     )
 
 
@@ -371,6 +378,8 @@ def _augmentation(run: Mapping[str, Any]) -> str:
     probability = float(_option(run, "augment_probability"))
     changes = [f"rotation up to {degrees:g} degrees to either side"] if degrees else []
     changes += [f"magnification up to {zoom:g}"] if zoom > 1 else []
+    sizes = describe_progressive(str(_option(run, "progressive")))
+    later = f"; images scaled to {sizes}, then the whole size" if sizes else ""
     if not changes or not probability:
-        return "none"
-    return f"{' and '.join(changes)}, each with probability {percent(probability)}"
+        return f"none{later}"
+    return f"{' and '.join(changes)}, each with probability {percent(probability)}{later}"

@@ -27,6 +27,7 @@ from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel.hosts import find_cluster
 from medcolor_tf.private_paths import PRIVATE_HELP, without_folders
+from medcolor_tf.runs.image_stages import parse_progressive
 
 AUTO = "auto"
 ALL = "all"
@@ -127,6 +128,13 @@ class SharedOptions:
     )
     momentum_max: float = option(0.95, "Momentum at the start and the end.", group="Schedule")
     momentum_min: float = option(0.85, "Momentum at the peak learning rate.", group="Schedule")
+    progressive: str = option(
+        "",
+        "Small images first, for a result sooner: SCALE:SHARE, as 0.5:0.6, trains on images of "
+        "half the side in the first 60 % of the steps; several: 0.5:0.4,0.75:0.3. The size changes "
+        "at the nearest checkpoint; validation and results are of the whole size.",
+        group="Schedule",
+    )
 
     rotation_degrees: float = option(
         10.0, "Largest random rotation to either side; 0: none.", group="Augmentation"
@@ -217,6 +225,7 @@ class SharedOptions:
         if self.max_lr != AUTO:
             self.peak_rate()
         parse_multipliers(self.lr_multipliers)
+        parse_progressive(self.progressive)
         self.device_count()
 
     def peak_rate(self) -> float | None:
@@ -336,6 +345,12 @@ class TrainConfig(SharedOptions):
     )
     subset_seed: int = option(
         0, "Which random subset of that size; smaller ones are nested in it.", group="Data"
+    )
+    stop_at_auc: float = option(
+        0.0,
+        "Ends the run at the first checkpoint at which the mean AUC of the validation images is at "
+        "least this; the schedule stays that of all steps. 0: never.",
+        group="Schedule",
     )
     seed: int = option(0, "Of initialisation, order, crops and augmentation.", group="Run")
     verify: str = option(
@@ -469,6 +484,7 @@ _RANGES = {
     "augment_probability": (0.0, 1.0),
     "shuffle_buffer": (1, 100_000_000),
     "views": (0, 10_000),
+    "stop_at_auc": (0.0, 1.0),
     "max_bad_records": (0, 1_000_000_000),
     "checkpoint_every": (0, 1_000_000_000),
     "log_every": (1, 1_000_000_000),

@@ -1,5 +1,6 @@
 """An evaluation by group, and per study or patient: from predictions of images to a run's files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +111,7 @@ class Breakdown:
             return ""
         split, names = self._split, self._split.observations
         scored = self._scored(split, predictions, decision)
-        thresholds, origin = self._thresholds(decision, validation)
+        thresholds, origin, missing = self._thresholds(decision, validation)
         common = {
             "unit": self._options.unit,
             "aggregate": self._options.aggregate if self._options.unit != IMAGE else None,
@@ -128,7 +129,7 @@ class Breakdown:
             path = files.units(split.split)
             csv_file = path.with_suffix(".csv").name
             files.write({csv_file: units.to_csv(names, scored.together), path.name: found})
-            texts += [units.table(found), f"all of it: {path}, {csv_file}"]
+            texts += [units.table(found), *missing, f"all of it: {path}, {csv_file}"]
         if self._options.by:
             groupings = self._groupings(predictions, scored)
             found = common | self._compare_groups(scored, groupings, thresholds)
@@ -139,7 +140,8 @@ class Breakdown:
             counted = PLURAL[self._options.unit]
             texts.append(f"groups of {counted}; {origin}")
             shown = group_tables.table(found["groups"], counted)
-            texts += [shown, *replaced, f"all of it: {path}, {csv_file}"]
+            missing = missing if scored.together is None else []  # said above
+            texts += [shown, *missing, *replaced, f"all of it: {path}, {csv_file}"]
         return "\n".join(texts)
 
     def _replaced(self, files: runs.Run, path: Path) -> list[str]:
@@ -224,22 +226,32 @@ class Breakdown:
 
     def _thresholds(
         self, decision: Decision | None, validation: tuple[Split, Predictions] | None
-    ) -> tuple[list[float | None], str]:
-        """Thresholds of the observations, and where they are from, in words."""
+    ) -> tuple[list[float | None], str, list[str]]:
+        """Thresholds of the observations, in words where they are from, and why some are missing.
+
+        The last are lines, one per observation without a threshold.
+        """
         if decision is not None and self._options.unit == IMAGE:
-            return decision.thresholds, f"thresholds of the decision ({decision.describe()})"
+            missing = {name: entry.reason for name, entry in decision.observations.items()}
+            origin = f"thresholds of the decision ({decision.describe()})"
+            return decision.thresholds, origin, _why_missing(missing)
         assert validation is not None, "needs_validation() says when"
         split, predictions = validation
         rule = Rule(YOUDEN) if decision is None else Rule.parse(decision.rule)
         scored = self._scored(split, predictions, decision)
+        counted = PLURAL[self._options.unit]
         chosen = choose_thresholds(
-            split.observations, scored.labels, scored.probabilities, rule
-        ).values()
-        why = "the run has no decision" if decision is None else "the decision's rule"
-        origin = (
-            f"thresholds chosen on the {PLURAL[self._options.unit]} of {split.split} by {rule} "
-            f"({why})"
+            split.observations, scored.labels, scored.probabilities, rule, counted
         )
+        why = "the run has no decision" if decision is None else "the decision's rule"
+        origin = f"thresholds chosen on the {counted} of {split.split} by {rule} ({why})"
         if split.split == self._split.split:
             origin += "; these are the same images: new patients will fare worse"
-        return [entry["threshold"] for entry in chosen], origin
+        thresholds = [entry["threshold"] for entry in chosen.values()]
+        missing = {name: entry["reason"] for name, entry in chosen.items()}
+        return thresholds, origin, _why_missing(missing)
+
+
+def _why_missing(reasons: Mapping[str, str]) -> list[str]:
+    """Returns a line per observation that has no threshold, with the reason."""
+    return [f"{name}: no threshold: {reason}" for name, reason in reasons.items() if reason]

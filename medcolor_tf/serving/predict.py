@@ -73,7 +73,7 @@ def predict(config) -> tuple[int, int]:
         config.inputs, config.path_column, spec.input_channels, config.study_column
     )
     inputs = _without_own_pictures(inputs, config, table)
-    studies = StudyRows(config, inputs, goes_on=table.recorded() is not None)
+    studies = StudyRows(config, inputs, decision, goes_on=table.recorded() is not None)
     drawings = _drawings(config, spec, classifier, inputs)
     dicom = None
     if config.dicom_out:

@@ -12,6 +12,7 @@ TensorFlow's own projective transform, which has no XLA kernel (`python -m bench
 import math
 
 import keras
+import numpy as np
 
 from medcolor_tf.keras_ops import ops
 from medcolor_tf.parallel import replicas
@@ -177,3 +178,41 @@ class RandomRotationZoom(keras.layers.Layer):
             "probability": self.probability,
             "seed": self.seed,
         }
+
+
+def scale_weights(before: int, after: int) -> np.ndarray:
+    """Returns (after, before) float32: what each pixel of a smaller row takes of a larger one.
+
+    Bilinear and antialiased: a triangle as wide as two pixels of the smaller row, as Pillow's and
+    TensorFlow's, cut at the border. Every row sums to 1.
+    """
+    factor = before / after
+    centres = (np.arange(after)[:, None] + 0.5) * factor
+    distances = np.abs(np.arange(before) + 0.5 - centres) / max(factor, 1.0)
+    weights = np.maximum(1 - distances, 0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+class ScaledImages(keras.layers.Layer):
+    """Square images at a smaller side, which a step that is traced anew may change.
+
+    As two products of matrices, it needs no operation that XLA or an accelerator lacks.
+
+    Args:
+        side: of the result, in pixels.
+
+    Called with (B, S, S, C) float32; returns (B, side, side, C).
+    """
+
+    def __init__(self, side: int, **kwargs):
+        super().__init__(trainable=False, dtype="float32", **kwargs)
+        self.side = side
+
+    def call(self, images):
+        """Returns the batch at ``side``; as it is where that is its size."""
+        before = images.shape[1]
+        if before == self.side:
+            return images
+        weights = ops.convert_to_tensor(scale_weights(before, self.side))
+        rows = ops.einsum("yh,bhwc->bywc", weights, images)
+        return ops.einsum("xw,bywc->byxc", weights, rows)

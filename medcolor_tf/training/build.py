@@ -10,9 +10,11 @@ from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.runs.checkpoint import TrainState
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.sharing.pretrained import assign_parts
-from medcolor_tf.training.augment import RandomRotationZoom
+from medcolor_tf.training.augment import RandomRotationZoom, ScaledImages
 from medcolor_tf.training.lr_multipliers import set_lr_multipliers
 from medcolor_tf.training.plan import TrainPlan
+
+SCALED = "scaled"  # the layer that --progressive needs
 
 
 def initial_classifier(
@@ -60,6 +62,8 @@ def training_model(
         config.rotation_degrees, config.max_zoom, config.augment_probability, config.seed
     )
     x = augment(inputs)
+    if config.progressive:
+        x = ScaledImages(side, name=SCALED)(x)
     for part in classifier.layers[1:]:
         x = (part if part.trainable else fold_batch_norm(part))(x)
     model = keras.Model(inputs, x, name="training")
@@ -73,3 +77,20 @@ def training_model(
         set_lr_multipliers(model, config.lr_factors)
     processes.replicate([*classifier.variables, *model.variables, *model.optimizer.variables])
     return model
+
+
+def set_image_side(model: keras.Model, side: int) -> bool:
+    """Has a training model scale its images to a side, where --progressive has given it the layer.
+
+    Args:
+        model: of :func:`training_model`.
+        side: of the square images that the classifier sees, in pixels.
+
+    Returns:
+        Whether this changes the step: a traced one must be traced anew.
+    """
+    if SCALED not in {layer.name for layer in model.layers}:
+        return False
+    layer = model.get_layer(SCALED)
+    before, layer.side = layer.side, side
+    return before != side

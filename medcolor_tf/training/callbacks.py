@@ -191,16 +191,19 @@ class AtCheckpoint(keras.callbacks.Callback):
 
     Args:
         first, interval: see :class:`AfterSteps`.
-        action: what to do.
+        action: what to do; returns whether training ends there.
     """
 
-    def __init__(self, first: int, interval: int, action: Callable[[int, float], None]):
+    model: keras.Model  # a property of Keras, None only before ``fit``
+
+    def __init__(self, first: int, interval: int, action: Callable[[int, float], bool]):
         super().__init__()
         self.first, self.interval, self.action = first, interval, action
 
     def on_epoch_end(self, epoch, logs: Any = None):
         """Reports the step reached and the interval's mean training loss."""
-        self.action(self.first + (epoch + 1) * self.interval, float(logs["loss"]))
+        if self.action(self.first + (epoch + 1) * self.interval, float(logs["loss"])):
+            self.model.stop_training = True
 
 
 class LossCurve(AfterSteps):

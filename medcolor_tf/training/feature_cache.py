@@ -83,6 +83,8 @@ def _only_head(config: TrainConfig) -> bool:
 
 def _other_step(config: TrainConfig) -> str:
     """Says which option :func:`fit_head` does not compute, or ""."""
+    if config.progressive:
+        return f"--progressive={config.progressive} has images of several sizes"
     for flag, known in _FIT_HEAD.items():
         if getattr(config, flag) != known:
             return f"with --{flag}={getattr(config, flag)} there is no step on stored features"
@@ -232,6 +234,7 @@ def fit_head(
         multiplier: factor of the schedule's rate.
     """
     callback_list = keras.callbacks.CallbackList(list(callbacks), model=model)
+    model.stop_training = False
     step = int(model.optimizer.iterations.numpy())
     state = _read(model)
     callback_list.on_train_begin()
@@ -250,6 +253,8 @@ def fit_head(
                 callback_list.on_train_batch_begin(batch)
                 callback_list.on_train_batch_end(batch, {"loss": loss.mean})
         callback_list.on_epoch_end(epoch, {"loss": loss.mean})
+        if model.stop_training:
+            break
     callback_list.on_train_end()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from medcolor_tf.catalog import STRATEGIES
 from medcolor_tf.data.labels import count_labels
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
+from medcolor_tf.models.colorizers import check_image_size
 from medcolor_tf.models.spec import ModelSpec
 from medcolor_tf.parallel.replicas import Devices
 from medcolor_tf.runs.config import TrainConfig, parse_multipliers
 from medcolor_tf.runs.folder import Run
+from medcolor_tf.runs.image_stages import Stage, image_stages
 from medcolor_tf.sharing.pretrained import PretrainedParts, read_parts
 from medcolor_tf.training import feature_cache, strategies
 from medcolor_tf.training.callbacks import Schedule
@@ -69,7 +72,9 @@ class TrainPlan:
         whole = dataclasses.replace(selection, train_fraction=1.0)
         evaluated = tuple(_split(config, name, whole) for name in config.evaluate)
         spec = _spec(config, source, train, parts)
-        return cls(config, source, train, valid, evaluated, spec, devices)
+        plan = cls(config, source, train, valid, evaluated, spec, devices)
+        plan.check_sizes()
+        return plan
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -96,6 +101,27 @@ class TrainPlan:
         default = min(PAPER_CHECKPOINT_STEPS, self.steps_per_epoch)
         return min(self.config.checkpoint_every or default, self.total_steps)
 
+    @property
+    def stages(self) -> list[Stage]:
+        """Which steps see images of which size; one stage without --progressive."""
+        config, side = self.config, self.spec.image_size
+        return image_stages(config.progressive, side, self.total_steps, self.checkpoint_interval)
+
+    def image_side(self, step: int) -> int:
+        """Returns the side of the images that the step after ``step`` steps sees, in pixels."""
+        return next((s.side for s in self.stages if step < s.last), self.spec.image_size)
+
+    def check_sizes(self) -> None:
+        """Raises InputError where --progressive has a size that the colorizer does not take."""
+        for stage in self.stages[:-1]:
+            try:
+                check_image_size(self.spec.colorizer, stage.side)
+            except InputError as error:
+                raise InputError(
+                    f"--progressive={self.config.progressive}, of images of "
+                    f"{self.spec.image_size} px: {error}"
+                ) from None
+
     def schedule(self, max_lr: float) -> Schedule:
         """Returns --schedule with a peak rate: step -> (learning rate, momentum)."""
         return functools.partial(
@@ -109,7 +135,8 @@ class TrainPlan:
         """Splits the steps from ``start`` on into whole intervals and what is shorter.
 
         Checkpoints are at the same steps wherever a run goes on: first comes what is left of an
-        interval that was left in the middle, last the end of the run.
+        interval that was left in the middle, last the end of the run. All steps of a segment see
+        images of one size.
 
         Returns:
             (first step, step after the last, steps between checkpoints) of each.
@@ -117,12 +144,11 @@ class TrainPlan:
         total, interval = self.total_steps, self.checkpoint_interval
         begin = min(-(-start // interval) * interval, total)
         whole = begin + (total - begin) // interval * interval
-        segments = [
-            (start, begin, begin - start),
-            (begin, whole, interval),
-            (whole, total, total - whole),
+        changes = {stage.last for stage in self.stages if stage.last > start}
+        edges = sorted({start, begin, whole, total} | changes)
+        return [
+            (first, last, min(interval, last - first)) for first, last in itertools.pairwise(edges)
         ]
-        return [segment for segment in segments if segment[0] < segment[1]]
 
     def describe(self, spec: ModelSpec, parameters: int, max_lr: float | None) -> list[str]:
         """Says in lines of text what is about to be trained on what.
@@ -149,6 +175,14 @@ class TrainPlan:
             f"{spec.image_size} px; {self.total_steps:,} steps of {config.batch_size}, "
             f"checkpoint every {self.checkpoint_interval:,}; peak learning rate {rates}"
         )
+        if len(self.stages) > 1:
+            sizes = (f"{s.side} px in steps {s.first + 1:,} to {s.last:,}" for s in self.stages)
+            lines.append(f"training images of {', '.join(sizes)}")
+        if config.stop_at_auc:
+            lines.append(
+                "training ends at the first checkpoint with a mean validation AUC of at least "
+                f"{config.stop_at_auc:g}"
+            )
         idle = parse_multipliers(config.lr_multipliers).keys() - STRATEGIES[config.strategy].trains
         if idle:
             lines.append(

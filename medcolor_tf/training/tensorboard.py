@@ -27,6 +27,8 @@ from medcolor_tf.files import cannot_write
 # Thresholds of a precision-recall curve.
 CURVE_POINTS = 101
 MEAN_AUC = "{}/mean_auc"
+# Group of the pictures: TensorBoard sorts groups and opens the first two, which are curves then.
+PICTURES = "visual"
 # Options that the HPARAMS tab shows first; the others can be ticked.
 FIRST_OPTIONS = ("strategy", "colorizer", "backbone", "max_lr", "lr_multipliers", "train_fraction")
 
@@ -67,14 +69,16 @@ class Log:
         """Writes gray images (B, H, W, C) beside T's output (B, H, W, 3)."""
         with self._writing(step):
             tf.summary.image(
-                "gray_and_colorized", side_by_side(gray, colorized), max_outputs=len(gray)
+                f"{PICTURES}/gray_and_colorized",
+                side_by_side(gray, colorized),
+                max_outputs=len(gray),
             )
             self._writer.flush()
 
     def color_table(self, step: int, picture: np.ndarray) -> None:
         """Writes the gray values and their colours, (H, W, 3) uint8, of a color_map."""
         with self._writing(step):
-            tf.summary.image("gray_to_color", picture[None])
+            tf.summary.image(f"{PICTURES}/gray_to_color", picture[None])
 
     def validation(
         self,

@@ -44,7 +44,7 @@ from medcolor_tf.serving.evaluate_run import (
 )
 from medcolor_tf.sharing import colormap, pretrained
 from medcolor_tf.training import callbacks, device_cache, feature_cache, strategies
-from medcolor_tf.training.build import initial_classifier, training_model
+from medcolor_tf.training.build import initial_classifier, set_image_side, training_model
 from medcolor_tf.training.inspection import NO_INSPECTION, Inspection
 from medcolor_tf.training.lr_finder import LRCurve, find_lr
 from medcolor_tf.training.optimizer import follow
@@ -231,6 +231,7 @@ class Trainer:
             strategies.set_trainable(classifier, plan.config.strategy, plan.config.frozen_bn)
             plan.devices.prepare(classifier)
             model = training_model(classifier, plan.spec.image_size, plan.config, processes)
+            set_image_side(model, plan.image_side(0))
         return cls(plan, run, processes, plan.spec, classifier, model)
 
     @functools.cached_property
@@ -278,6 +279,8 @@ class Trainer:
         stoppable = interrupts.deferred("finishing the step, then saving")
         with contextlib.ExitStack() as self.open, stoppable as self.stop:
             for first, last, interval in plan.segments(self.step):
+                if self._ends_early(first):
+                    break
                 self._fit_segment(first, (last - first) // interval, interval)
 
     def _options_used(self) -> dict[str, Any]:
@@ -338,8 +341,9 @@ class Trainer:
         observers = self._callbacks(first, steps, KerasLoss(model))
         together = runtime.steps_together(config.steps_per_execution, steps)
         table = tabulate(self.schedule, self.plan.total_steps)
+        resized = set_image_side(self.model, self.plan.image_side(first))
         # The optimizer looks rate and momentum up inside the step, by its iterations.
-        if follow(model.optimizer, table) or together != model.steps_per_execution:
+        if follow(model.optimizer, table) or resized or together != model.steps_per_execution:
             model.steps_per_execution = together
             model.make_train_function(force=True)
         model.fit(
@@ -407,14 +411,26 @@ class Trainer:
         images = f"Its {len(ids)} images (keyed ids): {shown}. " if ids else ""
         return callbacks.diverged(f"{what} {where}", images + self.run.what_is_kept())
 
-    def _checkpoint(self, step: int, loss: float) -> None:
-        """Validates in all processes and saves in one."""
+    def _checkpoint(self, step: int, loss: float) -> bool:
+        """Validates in all processes and saves in one; returns whether training ends there."""
         labels, logits = self._validate()
         if self.processes.is_main_process:
             auc = roc_auc(labels, logits)
             self.save_checkpoint(step, loss, auc)
             self._log_validation(step, labels, logits)
         self.processes.all_gather(None)  # nobody waits for the file inside a collective operation
+        return self._ends_early(step)
+
+    def _ends_early(self, step: int) -> bool:
+        """Whether the run has reached --stop_at_auc after ``step`` steps; all processes agree."""
+        if not self.plan.config.stop_at_auc:
+            return False
+        return self.processes.broadcast_from_main(lambda: self._reached(step))
+
+    def _reached(self, step: int) -> bool:
+        """The same in the process that writes; of no step that is still to be done again."""
+        target, best = self.plan.config.stop_at_auc, self.best
+        return bool(0 < target <= best.auc and best.step <= step)
 
     def _validate(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns labels and logits of the validation images."""
@@ -458,12 +474,16 @@ class Trainer:
             **{f"learning_rate {p}": rate * f for p, f in self.plan.config.lr_factors.items()},
             "valid_mean_auc": mean_auc(auc),
         }
-        if self.frozen_features is None or not self.run.read_log():  # a frozen T paints them once
+        sizes = {"image_size": self.plan.image_side(step - 1)} if len(self.plan.stages) > 1 else {}
+        painted = self.frozen_features is not None and self.run.read_log()  # a frozen T, once
+        if self.spec.has_colorizer and not painted:
             self.log.pictures(step, *first_pictures(self._colorize, self.plan.valid))
             if self.spec.is_gray_map:
                 self.log.color_table(step, self._color_table().to_picture())
-        self.log.scalars(step, {"train/interval_loss": loss})
-        return self.run.log_with(row | {f"valid_auc {k}": v for k, v in per_observation.items()})
+        named = {f"train/{name}": float(side) for name, side in sizes.items()}
+        self.log.scalars(step, {"train/interval_loss": loss} | named)
+        per_observation = {f"valid_auc {name}": value for name, value in per_observation.items()}
+        return self.run.log_with(row | sizes | per_observation)
 
     def _log_validation(self, step: int, labels: np.ndarray, logits: np.ndarray) -> None:
         assert self.log is not None, "only the process that writes logs"
@@ -498,8 +518,9 @@ class Trainer:
             pretrained.save_colorizer(self.run.folder, self.spec)
         if self.spec.is_gray_map:
             colormap.write_to_run(self.run)
+        stopped = self._reached(plan.total_steps) and best.step < plan.total_steps
         result = {
-            "steps": plan.total_steps,
+            "steps": best.step if stopped else plan.total_steps,
             "best_step": best.step,
             "best_valid_mean_auc": best.auc if np.isfinite(best.auc) else None,
             "max_lr": self.max_lr,
@@ -507,6 +528,12 @@ class Trainer:
             "train_images": len(plan.train),
             "valid_images": len(plan.valid),
         }
+        if stopped:
+            result["stopped"] = (
+                f"at step {best.step:,} of {plan.total_steps:,}: the mean AUC of the validation "
+                f"images, {best.auc:.4f}, reached --stop_at_auc={plan.config.stop_at_auc:g}"
+            )
+            say(f"training ended {result['stopped']}")
         if plan.config.max_bad_records:
             result["bad_records"] = {s.split: len(s.bad_records) for s in plan.splits}
         self.run.write({runs.RESULT: result})

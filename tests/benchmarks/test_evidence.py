@@ -84,7 +84,7 @@ def test_primary_tests_are_scipys_adjusted_over_the_whole_plan(study, capsys):
     pairs = [("context", "baseline", 0.1), ("context", "baseline", 1.0)]
     pairs += [("context_all", "baseline_all", 0.1), ("context_all", "baseline_all", 1.0)]
     pvalues = [stats.ttest_rel(aucs[a, share], aucs[b, share]).pvalue for a, b, share in pairs]
-    expected = multipletests([*pvalues, *np.ones(32)], method="fdr_bh")[1]
+    expected = np.asarray(multipletests([*pvalues, *np.ones(32)], method="fdr_bh")[1])
     for row, (a, b, share), pvalue, adjusted in zip(
         found, pairs, pvalues, expected[:4], strict=True
     ):
@@ -92,8 +92,8 @@ def test_primary_tests_are_scipys_adjusted_over_the_whole_plan(study, capsys):
         assert float(row[5].split()[0]) == pytest.approx(difference, abs=0.051)
         assert row[5].endswith("(3 repeats)") == (share == 0.1)
         assert row[6:8] == [evidence._p(pvalue), evidence._p(adjusted)]
-        means = [probabilities(study, name, share) for name in (a, b)]
-        delong = delong_test(runs.labels[:, 0], *means, runs.patient).pvalue
+        with_t, without = (probabilities(study, name, share) for name in (a, b))
+        delong = delong_test(runs.labels[:, 0], with_t, without, runs.patient).pvalue
         assert row[8] == evidence._p(delong)
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from medcolor_tf.data import image_cache
+from medcolor_tf.data import image_cache, random_crops
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import runtime
@@ -42,7 +43,9 @@ DATASETS = {
         ("many shards", None, 0.5, 0),
         ("square", 16, 1.0, None),
         ("square", 48, 1.0, None),
+        ("square", None, 1.0, None),
         ("16 bits, tall", 24, 1.0, None),
+        ("16 bits, tall", None, 1.0, None),
         ("two channels", None, 1.0, None),
         ("jpeg", None, 1.0, None),
     ],
@@ -64,6 +67,7 @@ def test_batches_are_the_same_from_memory(
         return [
             taken(split.training_batches(5, 3, shuffle_buffer=7), steps),
             taken(split.training_batches(5, 3, steps - 2, shuffle_buffer=7), 3),
+            taken(split.training_batches(6, 3, 1, 7, (1, 2)), steps),
             taken(split.identified_batches(7), -1),
             taken(split.batches(7), -1),
         ]
@@ -73,6 +77,17 @@ def test_batches_are_the_same_from_memory(
         shard.rename(shard.with_suffix(".tfrecord"))
     for one, two in zip(everything(streamed), from_memory, strict=True):
         assert_same(one, two)
+
+
+def test_the_crops_of_an_epoch_are_those_of_its_images():
+    """Numpy's numbers are TensorFlow's, bit for bit; low and high halves of both keys matter."""
+    for seed, epoch in ((0, 0), (3, 7), (2**31 - 1, 2**32 - 1)):
+        drawn = [
+            random_crops.crop_offset((seed, epoch, tf.constant(n, tf.int64))) for n in range(9)
+        ]
+        together = random_crops.crop_offsets(int(random_crops.fold(seed, epoch)), 9)
+        assert together.dtype == np.float32
+        np.testing.assert_array_equal(together, np.array(drawn))
 
 
 def test_images_that_shrink_are_cached_small_and_all_are_counted(tmp_path, write_small_dataset):

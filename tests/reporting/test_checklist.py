@@ -78,7 +78,8 @@ def test_what_runs_cannot_know_is_left_to_the_authors(facts):
 
 def test_other_runs_give_other_answers(tmp_path):
     runs = Runs(tmp_path / "runs", "table", ("Edema",))
-    runs.add("alone", "baseline", loss="focal", augment_probability=0.0, optimizer="adamw")
+    options = {"augment_probability": 0.0, "progressive": "0.5:0.6", "stop_at_auc": 0.9}
+    runs.add("alone", "baseline", loss="focal", optimizer="adamw", **options)
     config = runs.folder / "alone" / "config.json"
     changed = config.read_text().replace('"data_fingerprint": "one"', '"data_fingerprint": "two"')
     config.write_text(changed.replace('"init_from"', '"bad_records": {"train": [3]}, "init_from"'))
@@ -86,7 +87,9 @@ def test_other_runs_give_other_answers(tmp_path):
     facts = Facts(group)
     text, found = " ".join(paragraphs(facts)), answers(facts)
     assert "minimised the focal loss (gamma 2) by AdamW" in text
-    assert "Augmentation: none." in text
+    scaled = "images scaled to 0.5 of the side in 60 % of the steps, then the whole size"
+    assert f"Augmentation: none; {scaled}." in text
+    assert "images was kept. Training ended when that AUC reached 0.9. Runs" in text
     assert "three times to a convolutional backbone" in text
     assert "and their unweighted mean" not in text
     assert "squares of" not in text  # the run does not say

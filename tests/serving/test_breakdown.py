@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from serving_helpers import make_run
+from serving_helpers import encode, make_run, pixels
 from sklearn import metrics
 
 from medcolor_tf.data.groups import GroupsInfo, SplitGroups
@@ -14,7 +16,9 @@ from medcolor_tf.data.schema import SPLITS, DatasetInfo
 from medcolor_tf.evaluate import main as evaluate_main
 from medcolor_tf.evaluation.operating_points import Rule, choose_threshold
 from medcolor_tf.files import file_sha256
+from medcolor_tf.predict import main as predict_main
 from medcolor_tf.runs.decision import Decision
+from medcolor_tf.runs.folder import Run
 
 EDEMA = "Edema"
 
@@ -121,6 +125,55 @@ def test_studies_and_the_decision_of_the_run(run_dir, data_dir, tmp_path, capsys
     assert "test: 64 studies of 64 patients, the mean of" in capsys.readouterr().out
     studies = json.loads((tmp_path / "units-test.json").read_text())
     assert studies["observations"][EDEMA]["auc"] == row["auc"]
+
+
+def test_why_an_observation_has_no_threshold(run_dir, write_small_dataset, tmp_path, capsys):
+    write_small_dataset(tmp_path / "all", images=(8, 8, 8), always_uncertain=EDEMA)
+    assert evaluate(run_dir, tmp_path / "all", tmp_path / "out", "--unit=patient") == 0
+    printed = capsys.readouterr().out
+    reason = "8 positive and 0 negative patients; a threshold needs one of each"
+    assert f"\n{EDEMA}: no threshold: {reason}\n" in printed
+    assert printed.count("no threshold:") == 1
+
+
+def test_predict_decides_studies_by_their_own_thresholds(run_dir, data_dir, tmp_path, capsys):
+    run = Run(Path(shutil.copytree(run_dir, tmp_path / "run")))
+    words = ("--operating_point=youden", "--unit=study", "--aggregate=max")
+    assert evaluate(run.folder, data_dir, run.folder, *words) == 0
+    for n in range(6):
+        (tmp_path / f"{n}.png").write_bytes(encode(pixels(40, 32, seed=n), "PNG"))
+    rows = [f"{n}.png,exam {n // 2}\n" for n in range(6)]
+    (tmp_path / "list.csv").write_text("path,exam\n" + "".join(rows))
+    words = (f"--run_dir={run.folder}", f"--inputs={tmp_path / 'list.csv'}", "--study_column=exam")
+
+    def predict(name, *flags):
+        assert predict_main([*words, f"--out={tmp_path / name}.csv", *flags]) == 0
+        return rows_of(tmp_path / f"{name}-studies.csv"), capsys.readouterr().out
+
+    studies, said = predict("max", "--aggregate=max")
+    assert "\ndecisions of studies: thresholds chosen on the studies of valid by youden" in said
+    content = run.read_json("units-test.json")
+    threshold = content["observations"][EDEMA]["threshold"]
+    chances = numbers(studies, f"calibrated {EDEMA}")
+    called = ["positive" if chance >= threshold else "negative" for chance in chances]
+    assert [row[f"decision {EDEMA}"] for row in studies] == called
+    # Those of another way to put images together are not used.
+    studies, said = predict("mean")
+    assert "\nno decisions of studies: the decision's thresholds are of single images" in said
+    assert "--unit=study --aggregate=mean` chooses them" in said
+    assert f"decision {EDEMA}" not in studies[0]
+    # Seven digits do not tell on which side of such a threshold a study is.
+    content["observations"][EDEMA]["threshold"] = float(chances[1])
+    run.write({"units-test.json": content})
+    studies, said = predict("same", "--aggregate=max")
+    assert studies[1][f"decision {EDEMA}"] == ""
+    assert "warning: 1 decisions of studies are left empty" in said
+    run.write({"units-valid.json": content | {"observations": {
+        name: entry | {"threshold": 0.25} for name, entry in content["observations"].items()
+    }}})  # fmt: skip
+    studies, said = predict("two", "--aggregate=max")
+    assert "units-test.json, units-valid.json in" in said
+    assert f"decision {EDEMA}" not in studies[0]
 
 
 @pytest.mark.parametrize(

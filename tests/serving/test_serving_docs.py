@@ -80,7 +80,6 @@ def run(text):
     return names, said.getvalue()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # ten lines close no file
 @pytest.mark.parametrize("form", ["onnx", "litert"])
 def test_the_ten_lines_of_a_runtime(form, run_dir, here, expected):
     needs(*EXPORT_FORMATS[form].packages)

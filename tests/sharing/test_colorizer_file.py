@@ -9,6 +9,7 @@ import huggingface_hub
 import keras
 import numpy as np
 import pytest
+from hub_stand_in import COMMIT, Downloads, FakeApi, on_the_hub
 from PIL import Image
 
 import medcolor_tf as mc
@@ -24,7 +25,6 @@ from medcolor_tf.sharing import colorizer_file, pretrained
 from medcolor_tf.training.plan import TrainPlan
 from medcolor_tf.training.trainer import Trainer, train
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 pytestmark = pytest.mark.slow
 
 
@@ -303,34 +303,6 @@ def test_addresses_that_are_none(text):
         pretrained.read_parts(text)
 
 
-class FakeApi:
-    """Stands for huggingface_hub.HfApi."""
-
-    def __init__(self, public=False, failure=None):
-        self.public, self.failure, self.files, self.calls = public, failure, {}, []
-
-    def __call__(self):
-        return self
-
-    def create_repo(self, repository, private, exist_ok):
-        if self.failure:
-            raise self.failure
-        self.calls.append((repository, private, exist_ok))
-
-    def repo_info(self, repository):
-        return type("Info", (), {"private": not self.public})
-
-    def create_commit(self, repository, operations, commit_message):
-        self.files = {o.path_in_repo: o.path_or_fileobj for o in operations}
-        return type("Commit", (), {"oid": COMMIT})
-
-
-def on_the_hub(monkeypatch, api, token: str | None = "secret"):
-    monkeypatch.setattr(huggingface_hub, "HfApi", api)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
-    return api
-
-
 def test_publish_uploads_what_init_from_takes(run_dir, tmp_path, monkeypatch, capsys):
     api = on_the_hub(monkeypatch, FakeApi())
     words = ["publish", run_dir, "hf://me/my-T", "--private", "--license=cc-by-4.0"]
@@ -398,19 +370,6 @@ def test_contradictions_and_refusals(file, monkeypatch, capsys, words, message):
 # The whole classifier
 
 
-class Hub:
-    """What was uploaded, given back as huggingface_hub's cache has it."""
-
-    def __init__(self, files, folder):
-        self.files, self.folder = files, folder / "snapshots" / COMMIT
-
-    def __call__(self, repository, name, revision):
-        assert (repository, revision) in (("me/model", None), ("me/model", COMMIT))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / name).write_bytes(self.files[name])
-        return str(self.folder / name)
-
-
 @pytest.fixture(scope="module")
 def published(run_dir, tmp_path_factory):
     """(FakeApi after `publish --what=model`, folder of the Space, what was printed)."""
@@ -424,17 +383,15 @@ def published(run_dir, tmp_path_factory):
 
 def test_a_published_classifier_is_loaded_back(published, run_dir, tmp_path, monkeypatch):
     api, _ = published
-    hub = Hub(api.files, tmp_path)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", Downloads(api, tmp_path))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1)).astype(np.uint8)
     loaded, expected = mc.load_classifier("hf://me/model"), mc.load_run(run_dir)
     assert loaded.observations == expected.observations
     np.testing.assert_array_equal(loaded.model(images), expected.model(images))
 
-    api_files = dict(api.files)
-    damaged = bytearray(api_files["best.safetensors"])
+    damaged = bytearray(api.files["best.safetensors"])
     damaged[-1] ^= 1
-    hub.files = api_files | {"best.safetensors": bytes(damaged)}
+    monkeypatch.setitem(api.files, "best.safetensors", bytes(damaged))
     with pytest.raises(InputError, match=r"best\.safetensors: "):
         mc.load_classifier("hf://me/model")
 

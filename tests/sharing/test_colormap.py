@@ -120,7 +120,7 @@ def test_tensorboard_shows_the_table(run_dir):
 
     events = EventAccumulator(str(run_dir), size_guidance={"tensors": 0})
     events.Reload()
-    pictures = events.Tensors("gray_to_color")
+    pictures = events.Tensors("visual/gray_to_color")
     assert [event.step for event in pictures] == [2, 4]
     encoded = pictures[-1].tensor_proto.string_val[2]
     assert Image.open(io.BytesIO(encoded)).size == (512, 100)

@@ -198,6 +198,7 @@ def test_a_run_says_and_records_its_rates(config, capsys):
     events = EventAccumulator(config.run_dir, {"tensors": 0})
     events.Reload()
     assert "train/learning_rate_head" in events.Tags()["tensors"]
+    assert not [tag for tag in events.Tags()["tensors"] if "colorized" in tag], "there is no T"
 
 
 @pytest.mark.slow

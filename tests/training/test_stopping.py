@@ -94,8 +94,12 @@ def content(run_dir):
         ({}, [(3, 3)]),
         ({"cache": "device", "steps_per_execution": 5}, [(5, 5)]),
         (FROZEN, [(3, 3), (6, 6), (9, 9)]),
+        (
+            {"progressive": "0.5:0.4", "colorizer": "color_map"},
+            [(3, 3), (8, 8)],
+        ),  # the size changes at step 5
     ],
-    ids=["plain", "device", "frozen features"],
+    ids=["plain", "device", "frozen features", "progressive"],
 )
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(config, tmp_path, whole, changes, stops):
     config = dataclasses.replace(config, **changes)

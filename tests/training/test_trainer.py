@@ -111,7 +111,7 @@ def test_tensorboard_shows_what_was_promised(config, short_range_test):
     names = ("Edema", "Cardiomegaly", "Pleural Effusion")
     assert {
         *("train/loss", "train/learning_rate", "train/momentum", "train/images_per_second"),
-        *("valid/mean_auc", "valid/loss", "test/mean_auc", "gray_and_colorized"),
+        *("valid/mean_auc", "valid/loss", "test/mean_auc", "visual/gray_and_colorized"),
         *(f"{split}/auc {name}" for split in ("valid", "test") for name in names),
         *(f"valid/{kind} Edema" for kind in ("sensitivity", "specificity", "threshold")),
     } <= set(events.Tags()["tensors"])
