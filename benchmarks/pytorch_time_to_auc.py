@@ -144,6 +144,11 @@ class Training:
             self.model.train()
             with torch.no_grad():
                 pixels = augment(pixels.float())
+                if step <= options.small_share * options.steps:
+                    size = round(options.small_scale * options.size)
+                    pixels = functional.interpolate(
+                        pixels, (size, size), mode="bilinear", antialias=True
+                    )
             with self.precision():
                 logits = self.model(pixels)
             self.step(logits, wanted)
@@ -179,6 +184,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     for name in ("max_lr", "head_factor"):
         parser.add_argument(f"--{name}", type=float, required=True)
+    # The first steps on smaller images: share of the steps, and scale of the images' side.
+    parser.add_argument("--small_share", type=float, default=0.0)
+    parser.add_argument("--small_scale", type=float, default=0.5)
     for name in ("bfloat16", "head_only"):
         parser.add_argument(f"--{name}", action="store_true")
     options = parser.parse_args(argv)

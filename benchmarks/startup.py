@@ -24,6 +24,18 @@ checkout of another version, its run of one step is measured beside.
 """
 ROOT = Path(__file__).resolve().parents[1]
 IMPORT = "from medcolor_tf import commandline; commandline.import_tensorflow()"
+# The command, whose process ends with the first training step; in version 0.1, too.
+TO_FIRST_STEP = """
+import os, sys
+from medcolor_tf import commandline, train
+import_tensorflow = commandline.import_tensorflow
+def import_and_watch():
+    import_tensorflow()
+    import keras
+    keras.callbacks.CallbackList.on_train_batch_end = lambda *_, **__: os._exit(0)
+commandline.import_tensorflow = import_and_watch
+sys.exit(train.main(sys.argv[1:]))
+"""
 RUN = (
     *("--strategy=color_module", "--colorizer=color_u", "--backbone=ResNet18"),
     *("--backbone_weights=none", "--batch_size=16", "--deterministic"),
@@ -80,11 +92,14 @@ def _measure_rounds(config: StartupConfig, folder: Path) -> dict[str, Measured]:
         "ours": Measured("the same as our commands do it", "import"),
         "predict": Measured("predict, one image of 48 px", "import"),
         "first": Measured("train, one step", "import"),
+        "to step": Measured("train, from command to the first step", "import"),
     }
     _prepare(ROOT, folder / "now")
     if config.before:
         rows["before"] = Measured(f"train, one step, in {Path(config.before).name}", "import")
         rows["against"] = Measured("train, one step: now", "before")
+        rows["to step before"] = Measured("train, to the first step, there", "import")
+        rows["to step against"] = Measured("train, to the first step: now", "to step before")
         _prepare(Path(config.before), folder / "before")
     if config.study:
         rows["processes"] = Measured("four runs, each by its own command", "")
@@ -98,9 +113,13 @@ def _measure_rounds(config: StartupConfig, folder: Path) -> dict[str, Measured]:
         rows["ours"].add(*_python(ROOT, "-c", IMPORT))
         rows["predict"].add(*_predict(now / "predicted", image, folder / f"{turn}.csv"))
         rows["first"].add(*_train(ROOT, now, name, 1))
+        rows["to step"].add(*_train(ROOT, now, f"step{turn}", 3, ("-c", TO_FIRST_STEP)))
         if config.before:
             rows["before"].add(*_train(Path(config.before), before, name, 1))
             rows["against"].add(rows["first"].wall[-1], rows["first"].processor[-1])
+            there = _train(Path(config.before), before, f"step{turn}", 3, ("-c", TO_FIRST_STEP))
+            rows["to step before"].add(*there)
+            rows["to step against"].add(rows["to step"].wall[-1], rows["to step"].processor[-1])
         if config.study:
             rows["study"].add(*_study(now))
             rows["processes"].add(*_single_runs(now))
@@ -122,9 +141,15 @@ def _predict(run_dir: Path, image: Path, out: Path) -> tuple[float, float]:
     return _python(ROOT, "-m", "medcolor_tf.predict", *words)
 
 
-def _train(root: Path, folder: Path, name: str, steps: int) -> tuple[float, float]:
+def _train(
+    root: Path,
+    folder: Path,
+    name: str,
+    steps: int,
+    command: Sequence[str] = ("-m", "medcolor_tf.train"),
+) -> tuple[float, float]:
     own = (f"--data_dir={folder / 'data'}", f"--run_dir={folder / name}", f"--steps={steps}")
-    return _python(root, "-m", "medcolor_tf.train", *RUN, *own)
+    return _python(root, *command, *RUN, *own)
 
 
 def _study(folder: Path) -> tuple[float, float]:

@@ -129,7 +129,7 @@ class PackedImages:
             crop = tf.stack([first, tf.gather(transposed, positions)], axis=1)
             return crop, tf.gather(labels, positions)
 
-        return self.split.crops(*stream, is_square).map(crops).prefetch(BATCHES_READY)
+        return self.split.crops(*stream, square=is_square).map(crops).prefetch(BATCHES_READY)
 
     def _empty(self, rows: int) -> np.ndarray:
         return np.empty((rows, self.width), self.dtype)

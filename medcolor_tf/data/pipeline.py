@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -308,7 +309,8 @@ class Split:
 
         # An item per epoch, not per image: that took longer than to copy the images.
         epochs = self.training_positions(batch_size, seed, first_epoch, shuffle_buffer)
-        return epochs.enumerate(first_epoch).flat_map(batches)
+        numbered: Any = epochs.enumerate(first_epoch)  # to type checkers a dataset of one argument
+        return numbered.flat_map(batches)
 
     @without_autograph
     def epoch_batches(

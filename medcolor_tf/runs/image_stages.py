@@ -74,13 +74,12 @@ def image_stages(text: str, side: int, total_steps: int, interval: int) -> list[
         ends.append(round(done * total_steps / interval) * interval)
         sides.append(max(1, round(scale * side)))
     edges = [0, *ends, total_steps]
-    for first, last in itertools.pairwise(edges):
-        if first >= last:
-            raise InputError(
-                f"--progressive={text}: sizes change at checkpoints, which of {total_steps:,} "
-                f"steps are every {interval:,}, so that a size would have no step; expected other "
-                "shares, or a smaller --checkpoint_every"
-            )
+    if any(first >= last for first, last in itertools.pairwise(edges)):
+        raise InputError(
+            f"--progressive={text}: sizes change at checkpoints, which of {total_steps:,} steps "
+            f"are every {interval:,}, so that a size would have no step; expected other shares, or "
+            "a smaller --checkpoint_every"
+        )
     return [
         Stage(first, last, size)
         for first, last, size in zip(edges[:-1], edges[1:], [*sides, side], strict=True)
