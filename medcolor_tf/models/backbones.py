@@ -16,7 +16,7 @@ import numpy as np
 from medcolor_tf import catalog
 from medcolor_tf.catalog import BACKBONES, Backbone, HubWeights, PackageWeights
 from medcolor_tf.errors import InputError
-from medcolor_tf.models.cloning import has_automatic_names, input_scaling, rebuild
+from medcolor_tf.models.cloning import has_automatic_names, input_scaling, rebuild, with_policy
 from medcolor_tf.models.fast.replace import use_fast_layers
 from medcolor_tf.models.keras_file import load_model
 from medcolor_tf.models.layers import PaddedMaxPool2D, Tensor
@@ -319,7 +319,7 @@ def _from_file(path: Path, weights: str | None) -> keras.Model:
                 path,
                 ", ".join(input_scaling(model)),
             )
-        return _as_backbone(model)
+        return _as_backbone(with_policy(model, keras.config.dtype_policy().name))
 
 
 def _check_image_model(model: keras.Model, path: Path) -> None:

@@ -16,6 +16,7 @@ from medcolor_tf.models import (
     load_torch_resnet18,
 )
 from medcolor_tf.models.torch_weights import _RESNET_NAMES, torch_variables
+from medcolor_tf.parallel.runtime import precision
 
 ops: Any = keras.ops  # not annotated in Keras
 
@@ -396,3 +397,30 @@ def test_a_model_file_takes_no_weights_file(tmp_path, tiny_backbone):
     path = _save(tmp_path, tiny_backbone())
     with pytest.raises(InputError, match="has its own weights"):
         build_backbone(path, weights="other.weights.h5")
+
+
+@pytest.mark.parametrize("saved_mixed", [False, True])
+def test_a_file_computes_in_the_precision_of_the_run(saved_mixed, tmp_path):
+    """Not in the one it was saved with; names and weights stay."""
+    with precision(saved_mixed):
+        image = keras.Input((None, None, 3))
+        block = keras.Sequential(
+            [keras.Input((None, None, 4)), keras.layers.Conv2D(4, 3), keras.layers.ReLU()]
+        )
+        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(image))
+        keras.Model(image, block(x)).save(tmp_path / "e.keras")
+    pixels = np.random.default_rng(0).normal(size=(2, 9, 9, 3)).astype("float32")
+    built = {}
+    for mixed in (False, True):
+        with precision(mixed):
+            built[mixed] = model = build_backbone(str(tmp_path / "e.keras"))
+        assert model(pixels).dtype == ("bfloat16" if mixed else "float32")
+        inner = [layer for layer in model._flatten_layers(include_self=False) if layer.weights]
+        assert len(inner) == 4
+        wanted = "mixed_bfloat16" if mixed else "float32"
+        assert {layer.dtype_policy.name for layer in inner if layer.name != block.name} == {wanted}
+    paths = [[v.path for v in model.variables] for model in built.values()]
+    assert paths[0] == paths[1]
+    assert _equal(*(model.get_weights() for model in built.values()))
+    exact, rough = (np.asarray(model(pixels), "float32") for model in built.values())
+    assert 0 < np.abs(exact - rough).max() < 0.05 * np.abs(exact).max()
