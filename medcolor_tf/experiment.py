@@ -7,10 +7,9 @@ from medcolor_tf.studies.grid import StudyConfig
 
 DESCRIPTION = """
 Runs a grid of training runs (colorizers x strategies x backbones x seeds x shares of the training
-images, then transfers to other data sets). A run starts when the run it starts from is finished;
-finished runs are skipped, interrupted ones continue, a failed one does not stop the others. Every
-run is evaluated at its end. --dry_run prints the command of each run, for any scheduler;
---shard=2/8 takes a part that waits for no other part. Then:
+images, then transfers to other data sets), each evaluated at its end. A run waits for the one it
+starts from; finished ones are skipped, interrupted ones continue, a failed one stops no others.
+--dry_run prints their commands, for any scheduler; --shard=2/8 takes a part of its own. Then:
 
   python -m medcolor_tf.report STUDY_DIR --out=report
 
