@@ -28,6 +28,8 @@ def _find_lr(config: TrainConfig) -> None:
         f"suggested --max_lr={curve.suggestion:.3g}{parts}; "
         f"curve: {config.run_dir}/{LR_FINDER_PLOT}"
     )
+    if curve.warning:
+        print(curve.warning)
 
 
 def main(argv=None) -> int:

@@ -207,7 +207,7 @@ def draw_panels(
     for k, (name, chance) in enumerate(zip(observations, probabilities, strict=True)):
         note = "" if heat[..., k].any() else ", no heat"
         said = percent(chance)
-        if calibrated is not None:
+        if calibrated is not None and not np.isnan(calibrated[k]):
             said = f"probability {said}, calibrated {percent(calibrated[k])}"
         panels.append((f"{name}\n{said}{note}", blend(gray, heat[..., k])))
     return panels

@@ -148,6 +148,14 @@ class Decision:
 
         return expit(self.calibrated_logits(logits))
 
+    def calibrated_only(self, logits: ArrayLike) -> np.ndarray:
+        """As :meth:`calibrated`, NaN where an observation has no calibration.
+
+        For what people read: a probability that nothing was changed in is not called calibrated.
+        """
+        methods = np.array([entry.method for entry in self.observations.values()])
+        return np.where(methods == NO_CALIBRATION, np.nan, self.calibrated(logits))
+
     @property
     def bounds(self) -> np.ndarray:
         """(L,) float64 thresholds as calibrated logits, NaN where there is none.

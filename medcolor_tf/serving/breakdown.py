@@ -243,6 +243,9 @@ class Breakdown:
         chosen = choose_thresholds(
             split.observations, scored.labels, scored.probabilities, rule, counted
         )
+        for name, entry in decision.observations.items() if decision is not None else ():
+            if entry.threshold is None:  # the reason holds for several images together too
+                chosen[name] = {"threshold": None, "reason": entry.reason or "as in the decision"}
         why = "the run has no decision" if decision is None else "the decision's rule"
         origin = f"thresholds chosen on the {counted} of {split.split} by {rule} ({why})"
         if split.split == self._split.split:

@@ -4,6 +4,7 @@ Of each DICOM input NAME.sc.dcm, a Secondary Capture, and NAME.sr.dcm, a Structu
 written; see :mod:`medcolor_tf.serving.dicom_objects`. Both have the source's patient and study.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -92,7 +93,8 @@ class DicomOut:
         draw: as :meth:`medcolor_tf.serving.pictures.Explained.draw`.
         spec: of the run.
         algorithm: for the reports.
-        calibrate: logits (B, L) to calibrated probabilities; None where there is no calibration.
+        calibrate: logits (B, L) to calibrated probabilities, NaN for an observation without a
+            calibration; None where the run has no decision.
     """
 
     def __init__(
@@ -153,7 +155,8 @@ class DicomOut:
         numbers = dict(zip(names, map(float, chances), strict=True))
         if calibrated is not None:
             names = dicom_objects.probability_names(self._observations, calibrated=True)
-            numbers |= dict(zip(names, map(float, calibrated), strict=True))
+            after = zip(names, map(float, calibrated), strict=True)
+            numbers |= {name: chance for name, chance in after if not math.isnan(chance)}
         return numbers
 
     def _write(self, item: InputImage, source, picture, numbers) -> tuple[str, str]:

@@ -30,6 +30,7 @@ from medcolor_tf.parallel.multihost import ALONE, Processes
 from medcolor_tf.private_paths import without_folders
 from medcolor_tf.progress import say
 from medcolor_tf.runs import folder as runs
+from medcolor_tf.runs.config import data_name
 from medcolor_tf.runs.decision import NO_DECISION
 from medcolor_tf.serving.breakdown import Breakdown
 from medcolor_tf.serving.decide_run import CHOSEN_ON, Decider, check_input, predict_shown
@@ -180,8 +181,26 @@ def _evaluate_model(
     if spec.has_colorizer:
         pictures = first_pictures(colorize or colorizer_of(classifier), split)
         contents[files.pictures(split.split).name] = _png(colorized_strip(*pictures))
+    for line in _replaced(files, split, result):
+        say(line)
     files.write(contents | {files.evaluation(split.split).name: result})
     return result, predictions
+
+
+def _replaced(files: runs.Run, split: Split, result: Mapping) -> list[str]:
+    """Says which evaluation of other images is written over."""
+    path = files.evaluation(split.split)
+    try:
+        earlier = files.read_json(path) if path.is_file() else result
+    except InputError:
+        return []
+    if earlier.get("data_fingerprint") == result["data_fingerprint"]:
+        return []
+    name = data_name(earlier["data_dir"])
+    return [
+        f"warning: replaces the evaluation of {split.split} of {name} "
+        f"({earlier['images']:,} images) in {files.folder}; --out=FOLDER leaves it there"
+    ]
 
 
 def origin_of(

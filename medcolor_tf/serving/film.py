@@ -36,8 +36,9 @@ class Finding:
     Attributes:
         observation: its name.
         probability: of the model, in [0, 1].
-        calibrated: the probability after calibration; None where the run has none.
-        threshold: of the calibrated probability; None where there is none.
+        calibrated: the probability after calibration; None where there is none.
+        threshold: of the calibrated probability, or of the probability where that is None; None
+            where there is none.
         decision: "positive", "negative", or "" without a threshold.
     """
 
@@ -107,8 +108,8 @@ class FilmModel:
         chances = [finding.probability for finding in findings]
         decision = self.decision
         calibrated = None
-        if decision and decision.calibrates:
-            calibrated = [float(chance) for chance in decision.calibrated(logits)]
+        if decision:
+            calibrated = [float(chance) for chance in decision.calibrated_only(logits)]
         drawn = (
             visualize.draw_panels(
                 read.image, colorized, heat, chances, self.spec.observations, calibrated
@@ -126,9 +127,10 @@ class FilmModel:
         names = self.spec.observations
         if self.decision is None:
             return tuple(map(Finding, names, chances))
-        calibrated = self.decision.calibrated(logits)
+        calibrated = self.decision.calibrated_only(logits)
         words = [WORDS[int(code)] for code in self.decision.classify(logits=logits)]
-        after, thresholds = map(float, calibrated), self.decision.thresholds
+        after = [None if np.isnan(chance) else float(chance) for chance in calibrated]
+        thresholds = self.decision.thresholds
         return tuple(map(Finding, names, chances, after, thresholds, words))
 
 

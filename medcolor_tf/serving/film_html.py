@@ -137,7 +137,7 @@ def _alt(caption: str, name: str) -> str:
 
 def _numbers(findings: Sequence[Finding]) -> str:
     """Returns a table: observation, probability and, with a decision, what follows of it."""
-    decided = any(finding.calibrated is not None for finding in findings)
+    decided = any(f.calibrated is not None or f.threshold is not None for f in findings)
     heads = ["observation", "probability"]
     heads += ["calibrated", "threshold", "decision"] if decided else []
     rows = []
@@ -148,7 +148,7 @@ def _numbers(findings: Sequence[Finding]) -> str:
         ]
         if decided:
             cells += [
-                _number("" if finding.calibrated is None else percent(finding.calibrated)),
+                _number("no" if finding.calibrated is None else percent(finding.calibrated)),
                 _number("none" if finding.threshold is None else percent(finding.threshold)),
                 f"<td>{finding.decision or 'undecided'}</td>",
             ]
@@ -172,7 +172,7 @@ def _several(model: FilmModel, answers: Sequence[FilmAnswer]) -> str:
 
 def _in_short(finding: Finding) -> str:
     if finding.calibrated is None:
-        return percent(finding.probability)
+        return f"{percent(finding.probability)} {finding.decision}".strip()
     return f"{percent(finding.calibrated)} {finding.decision}".strip()
 
 

@@ -185,7 +185,7 @@ def _answer(
         logits, *maps = model.predict_on_batch(images)
         chances = sigmoid(logits)
         decided = decision.cells(logits) if decision else [[]] * len(readable)
-        calibrated = decision.calibrated(logits) if decision and decision.calibrates else None
+        calibrated = decision.calibrated_only(logits) if decision else None
         answer = images, chances, calibrated, *maps
         columns = [
             drawing.save(names, *answer) if drawing else [""] * len(readable)
@@ -246,7 +246,7 @@ def _dicom(
     pictures = Pictures(folder, "dicom_out", dicom_out.IMAGE_SUFFIX)
     heat = Heat(config.heat_map, spec, classifier, _chosen(config, spec))
     algorithm = dicom_out.algorithm_of(config.run_dir, config.weights, step, spec)
-    calibrate = decision.calibrated if decision and decision.calibrates else None
+    calibrate = decision.calibrated_only if decision else None
     return DicomOut(pictures, Explained(pictures, heat).draw, spec, algorithm, calibrate)
 
 

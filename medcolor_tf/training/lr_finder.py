@@ -19,6 +19,8 @@ from medcolor_tf.training.optimizer import follow
 
 SMOOTHING = 0.9
 DIVERGED = 4.0
+# A suggestion up to so many times the lowest rate is in doubt.
+DOUBTFUL = 10
 LEAST_STEPS = 5
 
 
@@ -49,6 +51,20 @@ class LRCurve:
         """Says which parts had another rate: "head 4 times this"; "" where none had."""
         return ", ".join(
             f"{part} {factor:g} times this" for part, factor in self.multipliers.items()
+        )
+
+    @property
+    def warning(self) -> str:
+        """Says why the suggestion is in doubt; "" where nothing speaks against it.
+
+        A loss that hardly moves is lowest anywhere, often at the low end of the rates.
+        """
+        if self.suggestion > DOUBTFUL * self.rates[0]:
+            return ""
+        return (
+            f"warning: the loss was lowest at a rate of {10 * self.suggestion:.2g} or less, near "
+            f"the lowest tried ({self.rates[0]:.1g}): the curve is probably noise, and a run at "
+            "this rate may learn nothing; look at it, or give --max_lr=0.01 or another number"
         )
 
     def save(self, folder: Path) -> None:

@@ -505,6 +505,8 @@ class Trainer:
         plot = self.run.folder / runs.LR_FINDER_PLOT
         parts = f"; {curve.parts}" if curve.parts else ""
         print(f"suggests {curve.suggestion:.3g}{parts} (curve: {plot})")
+        if curve.warning:
+            print(curve.warning)
         return curve.suggestion
 
     # -- finish ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving_helpers import encode, make_run, pixels
+from serving_helpers import encode, made_decision, make_run, pixels
 from sklearn import metrics
 
 from medcolor_tf.data.groups import GroupsInfo, SplitGroups
@@ -17,7 +17,7 @@ from medcolor_tf.evaluate import main as evaluate_main
 from medcolor_tf.evaluation.operating_points import Rule, choose_threshold
 from medcolor_tf.files import file_sha256
 from medcolor_tf.predict import main as predict_main
-from medcolor_tf.runs.decision import Decision
+from medcolor_tf.runs.decision import Decision, save_decision
 from medcolor_tf.runs.folder import Run
 
 EDEMA = "Edema"
@@ -134,6 +134,34 @@ def test_why_an_observation_has_no_threshold(run_dir, write_small_dataset, tmp_p
     reason = "8 positive and 0 negative patients; a threshold needs one of each"
     assert f"\n{EDEMA}: no threshold: {reason}\n" in printed
     assert printed.count("no threshold:") == 1
+
+
+def test_what_a_decision_refused_has_no_threshold_at_another_level(
+    run_dir, data_dir, tmp_path, capsys
+):
+    decision = made_decision(run_dir, thresholds=(None, 0.5))
+    entry = dataclasses.replace(decision.observations[EDEMA], reason="the AUC here is 0.40")
+    entries = {**decision.observations, EDEMA: entry}
+    save_decision(dataclasses.replace(decision, observations=entries), tmp_path / "other")
+    file = tmp_path / "other" / "decision.json"
+    assert evaluate(run_dir, data_dir, tmp_path, "--unit=study", f"--decision={file}") == 0
+    assert f"\n{EDEMA}: no threshold: the AUC here is 0.40\n" in capsys.readouterr().out
+    found = json.loads((tmp_path / "units-test.json").read_text())["observations"]
+    assert found[EDEMA]["threshold"] is None
+    assert found["Pleural Effusion"]["threshold"] is not None
+
+
+def test_an_evaluation_of_other_images_is_not_replaced_silently(
+    run_dir, data_dir, write_small_dataset, tmp_path, capsys
+):
+    write_small_dataset(tmp_path / "away", images=(8, 8, 8))
+    info = DatasetInfo.load(tmp_path / "away")
+    dataclasses.replace(info, fingerprint="away").save(tmp_path / "away")
+    for data, replaces in ((data_dir, False), (data_dir, False), (tmp_path / "away", True)):
+        assert evaluate(run_dir, data, tmp_path / "out") == 0
+        out, err = capsys.readouterr()
+        text = "warning: replaces the evaluation of test of hospital (64 images) in"
+        assert (text in out + err) == replaces
 
 
 def test_predict_decides_studies_by_their_own_thresholds(run_dir, data_dir, tmp_path, capsys):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from serving_helpers import drawn_captions, encode, make_run, pixels
+from serving_helpers import OBSERVATIONS, drawn_captions, encode, make_run, pixels
 
 from medcolor_tf.files import file_sha256
 from medcolor_tf.predict import main as predict_main
@@ -181,6 +181,26 @@ def test_the_report_has_the_probabilities_and_claims_nothing(report, predicted, 
     comment = pydicom.sr.codedict.codes.DCM.Comment
     (item,) = highdicom.sr.utils.find_content_items(report, name=comment)
     assert "Not for diagnosis" in item.TextValue
+
+
+def test_what_is_not_calibrated_is_not_called_so(run_dir, tmp_path, monkeypatch):
+    film(tmp_path / "a.dcm")
+    make: Any = predict_module.DicomOut
+    monkeypatch.setattr(
+        predict_module,
+        "DicomOut",
+        lambda *args: make(*args[:4], lambda logits: logits * 0 + [np.nan, 0.25]),
+    )
+    captions = drawn_captions(monkeypatch)
+    words = [f"--run_dir={run_dir}", f"--inputs={tmp_path / 'a.dcm'}", f"--out={tmp_path / 'o'}"]
+    assert predict_main([*words, f"--dicom_out={tmp_path / 'dicom'}"]) == 0
+    report = highdicom.sr.srread(tmp_path / "dicom" / "a.sr.dcm")
+    (group,) = report.content.get_image_measurement_groups()
+    names = [m.name.meaning for m in group.get_measurements()]
+    assert [name for name in names if "Calibrated" in name] == [
+        f"Calibrated model probability of {OBSERVATIONS[1]}"
+    ]
+    assert ["calibrated" in caption for caption in captions] == [False, True]
 
 
 def test_calibrated_probabilities_are_reported_beside_the_others(run_dir, tmp_path, monkeypatch):

@@ -85,6 +85,9 @@ def test_a_decision_is_shown_and_written_as_predict_does(model, run_dir, films, 
     word = "positive" if expected >= 0.125 else "negative"
     assert (first.threshold, first.decision) == (0.125, word)
     assert (second.threshold, second.decision) == (None, "")
+    assert second.calibrated is None, "nothing was changed in it"
+    captions = [caption for caption, _ in answers[1].panels]
+    assert ["calibrated" in caption for caption in captions] == [False, False, True, False]
     page = film_html.answers_html(decided, answers[1:2])
     assert f"<td>{word}</td>" in page
     assert "12.5 %" in page

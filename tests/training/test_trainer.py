@@ -23,7 +23,7 @@ from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.config import TrainConfig
 from medcolor_tf.training import strategies
 from medcolor_tf.training.inspection import Inspection
-from medcolor_tf.training.lr_finder import find_lr, smooth, suggest
+from medcolor_tf.training.lr_finder import LRCurve, find_lr, smooth, suggest
 from medcolor_tf.training.plan import TrainPlan
 from medcolor_tf.training.tensorboard import Log
 from medcolor_tf.training.trainer import Trainer, range_test, train
@@ -440,6 +440,15 @@ def test_the_suggestion_is_a_tenth_of_the_rate_at_the_minimum():
     assert suggest(rates, losses) == pytest.approx(1e-2)
     assert suggest(rates, np.arange(61.0)) == rates[0]
     assert smooth([3.0] * 5) == pytest.approx([3.0] * 5)
+
+
+def test_a_suggestion_near_the_lowest_rate_is_in_doubt():
+    def curve(suggestion):
+        return LRCurve((1e-5, 1e-3, 1.0), (1.0,) * 3, (1.0,) * 3, suggestion)
+
+    assert "near the lowest tried (1e-05): the curve is probably noise" in curve(1e-5).warning
+    assert curve(9e-5).warning.startswith("warning: the loss was lowest at a rate of 0.0009")
+    assert curve(2e-4).warning == ""
 
 
 def test_a_diverging_run_says_so_and_keeps_its_checkpoint(config):
