@@ -44,6 +44,10 @@ STYLE = """
 .film-page a.download:focus-visible, .film-page summary:focus-visible,
 .film-page .scroll:focus-visible { outline: 3px solid #2563eb; }
 .film-page .whole { white-space: nowrap; }
+@media (max-width: 30rem) {
+  .film-page th, .film-page td { padding: .3rem .25rem; font-size: .75rem; }
+  .film-page .films td:first-child { min-width: 5rem; }
+}
 """
 
 
