@@ -107,9 +107,11 @@ def check_is_dataset(folder: str | os.PathLike) -> Path:
     """Returns a data set's description; InputError where there is none."""
     path = Path(folder) / DATASET_JSON
     if not path.is_file():
+        hint = " (an unfinished build has none: run the same command again)"
+        if path.with_name("model.json").is_file():
+            hint = "; that folder is a run, which is for --run_dir or --init_from"
         raise InputError(
-            f"{path}: no such file; expected a data set made by `python -m data_prep.build` "
-            "(an unfinished build has none: run the same command again)"
+            f"{path}: no such file; expected a data set made by `python -m data_prep.build`{hint}"
         )
     return path
 

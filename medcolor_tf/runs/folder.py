@@ -497,6 +497,8 @@ def check_is_run(folder: str | Path) -> None:
     if not run.lists(MODEL) and not (run.folder / MODEL).is_file():
         below = sorted(path.parent.name for path in run.folder.glob(f"*/{MODEL}"))
         hint = f"; runs below that folder: {', '.join(below[:SHOWN])}" if below else ""
+        if (run.folder / "dataset.json").is_file():
+            hint = "; that folder is a data set, which is for --data_dir"
         raise InputError(f"{run.folder / MODEL}: {RUN_EXPECTED}{hint}")
 
 
