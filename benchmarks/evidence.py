@@ -20,10 +20,11 @@ from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation import statistics
 from medcolor_tf.reporting.collect import EvaluationSet, Settings, collect
-from medcolor_tf.reporting.compare import Pair, over_repeats
+from medcolor_tf.reporting.compare import Pair, colorizer_pairs, over_repeats
 from medcolor_tf.reporting.predictions import columns
 from medcolor_tf.reporting.run_rows import REPEAT
 from medcolor_tf.reporting.settings import Setting, colorizer_label, full_label, percent, title
+from medcolor_tf.reporting.tables import mean_and_std
 
 MEAN_AUC = "mean_auc"  # column of the runs
 REPEATS = 5  # of the plan; a cell with another number says so
@@ -44,18 +45,10 @@ class EvidenceConfig:
     split: str = option("test", "Evaluated images.", ("train", "valid", "test"), group="Study")
 
 
-def against_none(settings: Iterable[Setting]) -> Iterator[Pair]:
-    """Yields each setting that has a T with the same training without one."""
-    known = list(settings)
-    for treated in known:
-        entry = STRATEGIES.get(treated.strategy)
-        if not treated.has_colorizer or entry is None:
-            continue
-        for plain in known:
-            same = (plain.backbone, plain.fraction) == (treated.backbone, treated.fraction)
-            same = same and not plain.origin and not plain.has_colorizer
-            if same and plain.strategy == entry.without_colorizer:
-                yield treated, plain
+def against_none(settings: Settings) -> list[Pair]:
+    """Returns each setting that has a T with the same training without one, in their order."""
+    found = [(a, b) for a, b in colorizer_pairs(settings) if a.has_colorizer != b.has_colorizer]
+    return sorted(found, key=lambda pair: list(settings).index(pair[0]))
 
 
 def family(setting: Setting, primary_colorizer: str) -> str:
@@ -112,7 +105,7 @@ def tests_of(group: EvaluationSet) -> pd.DataFrame:
         A row per pair: data, a, b, repeats, difference, pvalue (paired t-test), delong.
     """
     settings = group.settings
-    compared = list(against_none(settings))
+    compared = against_none(settings)
     tests = over_repeats(settings, compared, {"mean AUC": MEAN_AUC})
     tests["delong"] = [delong(settings, a, b) for a, b in compared]
     return tests.assign(data=group.data)
@@ -147,14 +140,13 @@ def auc_table(group: EvaluationSet, backbone: str, settings: Settings) -> Iterat
     yield _row(("---", "---", *("--:" for _ in shares)))
     rows: dict[tuple[str, str], dict[float, str]] = {}
     for setting, runs in settings.items():
-        mean, deviation, number = statistics.mean_std(runs[MEAN_AUC].to_numpy(float))
         origin = f" from {setting.origin} on {setting.origin_data}" if setting.origin else ""
         name = title(STRATEGIES, setting.strategy) + origin, colorizer_label(setting)
-        text = f"{100 * mean:.1f} ± {100 * deviation:.1f}"
         cells = rows.setdefault(name, {})
         if setting.fraction in cells:
             raise InputError(f"{', '.join(name)}: two settings of {group.data} look the same")
-        cells[setting.fraction] = text + (f" ({number})" if number != REPEATS else "")
+        number = f" ({len(runs)})" if len(runs) != REPEATS else ""
+        cells[setting.fraction] = mean_and_std(runs[MEAN_AUC].to_numpy(float)) + number
     for name, cells in rows.items():
         yield _row((*name, *(cells.get(share, "") for share in shares)))
 

@@ -59,7 +59,7 @@ class Rule:
 
 
 def _rule_hint(name: str, target: float) -> str:
-    """Says which rule was probably meant, "" where that cannot be told."""
+    """Says which rule was probably meant, "" where that is not clear."""
     near = difflib.get_close_matches(name.lower(), (YOUDEN, SENSITIVITY, SPECIFICITY), n=1)
     if not near:
         return ""

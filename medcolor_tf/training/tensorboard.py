@@ -160,7 +160,7 @@ class Log:
         metrics = [api.Metric(MEAN_AUC.format(s), display_name=f"{s} mean AUC") for s in names]
         experiment = api.hparams_config_pb([api.HParam(name) for name in shown], metrics)
         # TensorBoard sorts options by their names, those that differ first: what it finds out where
-        # it is told nothing of metrics.
+        # it knows nothing of metrics.
         plugin_data = experiment.value[0].metadata.plugin_data
         content = messages.HParamsPluginData.FromString(plugin_data.content)
         for info in content.experiment.hparam_infos:
