@@ -146,7 +146,7 @@ def auc_table(group: EvaluationSet, backbone: str, settings: Settings) -> Iterat
         if setting.fraction in cells:
             raise InputError(f"{', '.join(name)}: two settings of {group.data} look the same")
         number = f" ({len(runs)})" if len(runs) != REPEATS else ""
-        cells[setting.fraction] = mean_and_std(runs[MEAN_AUC].to_numpy(float)) + number
+        cells[setting.fraction] = mean_and_std([*runs[MEAN_AUC]]) + number
     for name, cells in rows.items():
         yield _row((*name, *(cells.get(share, "") for share in shares)))
 

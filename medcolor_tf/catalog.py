@@ -26,6 +26,8 @@ RANGES = (FULL_RANGE, "used", "percentile")
 VERIFICATIONS = ("sample", "full")
 # How probabilities are calibrated to the films of a place.
 RECALIBRATIONS = ("platt", "temperature")
+# Files by which a data set and a run are known.
+DATASET_JSON, MODEL_JSON = "dataset.json", "model.json"
 # Of a run folder that is none.
 RUN_EXPECTED = "no such file; expected a run folder made by `python -m medcolor_tf.train`"
 # What a description may ask for: checked before memory is taken for it.

@@ -43,13 +43,12 @@ import numpy as np
 
 from medcolor_tf import catalog
 from medcolor_tf import schema_check as schema
-from medcolor_tf.catalog import FULL_RANGE
+from medcolor_tf.catalog import DATASET_JSON, FULL_RANGE, MODEL_JSON
 from medcolor_tf.data import groups as group_files
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, read_json, sealed, unsealed, write_atomically
 
 FORMAT_VERSION = 1
-DATASET_JSON = "dataset.json"
 SPLITS = ("train", "valid", "test")
 ENCODINGS = ("png", "jpeg", "raw")
 _COUNT = schema.integer(0, 10**12)
@@ -108,7 +107,7 @@ def check_is_dataset(folder: str | os.PathLike) -> Path:
     path = Path(folder) / DATASET_JSON
     if not path.is_file():
         hint = " (an unfinished build has none: run the same command again)"
-        if path.with_name("model.json").is_file():
+        if path.with_name(MODEL_JSON).is_file():
             hint = "; that folder is a run, which is for --run_dir or --init_from"
         raise InputError(
             f"{path}: no such file; expected a data set made by `python -m data_prep.build`{hint}"

@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcolor_tf import __version__
-from medcolor_tf.catalog import RUN_EXPECTED
+from medcolor_tf.catalog import DATASET_JSON, MODEL_JSON, RUN_EXPECTED
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256
 from medcolor_tf.locks import LOCK, only_writer
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from medcolor_tf.models.spec import ModelSpec
     from medcolor_tf.parallel.multihost import Processes
 
-CONFIG, MODEL, LOG, RESULT = "config.json", "model.json", "log.csv", "result.json"
+CONFIG, MODEL, LOG, RESULT = "config.json", MODEL_JSON, "log.csv", "result.json"
 LAST, BEST, COLORIZER = "last.safetensors", "best.safetensors", "colorizer.safetensors"
 PREVIOUS, BACKBONE = "previous.safetensors", "backbone.keras"
 LR_FINDER, LR_FINDER_TABLE, LR_FINDER_PLOT = "lr_find.json", "lr_find.csv", "lr_find.png"
@@ -497,7 +497,7 @@ def check_is_run(folder: str | Path) -> None:
     if not run.lists(MODEL) and not (run.folder / MODEL).is_file():
         below = sorted(path.parent.name for path in run.folder.glob(f"*/{MODEL}"))
         hint = f"; runs below that folder: {', '.join(below[:SHOWN])}" if below else ""
-        if (run.folder / "dataset.json").is_file():
+        if (run.folder / DATASET_JSON).is_file():
             hint = "; that folder is a data set, which is for --data_dir"
         raise InputError(f"{run.folder / MODEL}: {RUN_EXPECTED}{hint}")
 
