@@ -7,11 +7,13 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import documented
 import pytest
 
 from data_prep import build
@@ -192,6 +194,54 @@ def test_a_data_set_built_on_a_cluster_has_the_same_bytes(scheduler, tmp_path):
     assert {n for n in here if here[n] != there[n]} <= {"dataset.json"}
     commands = [content.decode() for content in (here["dataset.json"], there["dataset.json"])]
     assert "--cluster" not in commands[1]
+
+
+# In place of Slurm's commands: a job is a session of its own, its number that of its first process.
+SLURM = {
+    "sbatch": """
+        import subprocess, sys
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        job = subprocess.Popen(["bash", sys.argv[-1]], start_new_session=True, **quiet)
+        print("Submitted batch job", job.pid)
+    """,
+    "scancel": """
+        import os, signal, sys
+        os.killpg(int(sys.argv[-1]), signal.SIGTERM)
+    """,
+}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Puts Slurm's commands in the path."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for name, program in SLURM.items():
+        text = f"#!{sys.executable}\n{textwrap.dedent(program)}"
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o700)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_workers_that_slurm_starts_have_what_a_run_asks_for(tmp_path, monkeypatch):
+    """The program of docs/studies.md, with one job in place of eight."""
+    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue (extra dev)")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (program,) = [
+        text
+        for text in documented.blocks((ROOT / "docs/studies.md").read_text("utf-8"), "python")
+        if "SLURMCluster" in text
+    ]
+    names: dict[str, Any] = {}
+    exec(program.replace("jobs=8", "jobs=1"), names)
+    with contextlib.closing(names["cluster"]) as slurm_cluster:
+        for directive in ("--gpus=1", "--cpus-per-task=8"):
+            assert f"#SBATCH {directive}\n" in slurm_cluster.job_script()
+        with cluster.connected(slurm_cluster.scheduler_address, tmp_path) as executor:
+            executor.client.wait_for_workers(1, timeout=60)
+            (worker,) = executor.client.scheduler_info()["workers"].values()
+            assert worker["resources"] == {"GPU": 1}
+            assert worker["nthreads"] == 1
+            assert executor.submit(os.getppid).result(timeout=60) != os.getppid()
 
 
 def test_unfit_workers_are_named_with_what_they_lack(scheduler, tmp_path, monkeypatch):

@@ -7,11 +7,13 @@ fails here until it runs or has its reason. docs/api.md is made from docstrings,
 test_examples.py runs.
 """
 
+import argparse
 import contextlib
 import csv
 import importlib
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import urllib.request
@@ -53,9 +55,12 @@ EXCEPTIONS = (
     ("hosts", "export KERAS_BACKEND=jax", "belongs to the line of Slurm below it"),
     ("studies", "dask ", "tests/test_cluster.py starts scheduler and workers by these commands"),
     ("studies", "--cluster=", "tests/test_cluster.py runs a study and a build on such a cluster"),
-    ("studies", "SLURMCluster", "Slurm"),
+    (
+        "studies",
+        "SLURMCluster",
+        "tests/test_cluster.py runs it, with Slurm's commands stood in for",
+    ),
     ("serving", "# a SavedModel", "training.md runs the same export, into another folder"),
-    ("serving", "docker run", "Docker"),
     ("serving", "localhost:8501", "asks that server; tests/serving/test_serving_docs.py has one"),
     ("serving", "localhost:8500", "asks that server; tests/serving/test_serving_docs.py has one"),
     ("CONTRIBUTING", "-m pytest", "a test that runs tests"),
@@ -247,6 +252,8 @@ def run_line(line: str, name: str) -> None:
         assert status == 0, (found.module, arguments)
     elif line.startswith("tensorboard "):
         serve_tensorboard([*line.split()[1:], *added])
+    elif line.startswith("docker run "):
+        check_container(line, name)
     else:
         words = line.partition("#")[0].split() if line.startswith("make ") else line
         folder = ROOT if line.startswith("make ") else None
@@ -255,6 +262,31 @@ def run_line(line: str, name: str) -> None:
             cwd=folder, shell=isinstance(words, str), capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def check_container(line: str, name: str) -> None:
+    """Checks what a container of TensorFlow Serving would be given: no Docker runs here.
+
+    Its image serves the folder /models/$MODEL_NAME, which has a folder per version, by gRPC on
+    8500 and by HTTP on 8501.
+    """
+    parser = argparse.ArgumentParser(prog="docker run")
+    parser.add_argument("-p", action="append")
+    parser.add_argument("-v")
+    parser.add_argument("-e")
+    parser.add_argument("image", choices=["tensorflow/serving"])
+    given = parser.parse_args(shlex.split(line.replace("$PWD", str(Path.cwd())))[2:])
+    outside, _, inside = given.v.partition(":")
+    assert Path(outside).is_absolute()
+    assert {path.name for path in Path(outside).iterdir()} == {"1"}
+    assert {"saved_model.pb", "variables"} <= {path.name for path in Path(outside, "1").iterdir()}
+    variable, _, model = given.e.partition("=")
+    assert (variable, inside) == ("MODEL_NAME", f"/models/{model}")
+    assert sorted(given.p) == ["8500:8500", "8501:8501"]
+    clients = "".join(documented.blocks(PAGES[name].read_text("utf-8"), "python"))
+    assert f"localhost:8501/v1/models/{model}:predict" in clients
+    assert f'model_spec.name = "{model}"' in clients
+    assert '"localhost:8500"' in clients
 
 
 def serve_tensorboard(arguments: list[str]) -> None:
@@ -325,6 +357,7 @@ def test_every_exception_is_needed_and_names_tests_that_are_there():
     "line",
     [
         "no-such-program --now",
+        "docker run -p 8501:8501 -v served/medcolor:/models/medcolor tensorflow/serving",
         "python -m data_prep.verify nowhere",
         "python -m data_prep.verify ...",
         "make nothing-that-is-made",
