@@ -6,7 +6,7 @@ Cells stay text: what a cell means is decided in one place, :mod:`data_prep.labe
 import csv
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,10 @@ class Table:
 
 
 def read_table(
-    path: str | os.PathLike, columns: Sequence[str], wide_rows: bool = False, flag: str = ""
+    path: str | os.PathLike,
+    columns: Sequence[str],
+    wide_rows: bool = False,
+    flags: Mapping[str, str] | None = None,
 ) -> Table:
     """Reads columns of a delimited text file with a header line.
 
@@ -52,7 +55,7 @@ def read_table(
         wide_rows: accept rows with more cells than the header, as ChestX-ray14's table has (its
             quoted header ``"OriginalImage[Width,Height]"`` names two columns). Otherwise a row
             of another width is an error, because its cells may have shifted.
-        flag: that names the columns, for the message where one is missing.
+        flags: column -> option that names it, for the message where that one is missing.
 
     Raises:
         InputError: no such file, not text, empty, no data rows, a column that is missing or named
@@ -63,7 +66,7 @@ def read_table(
     header, _ = next(rows, ([], 0))
     if not any(header):
         raise InputError(f"{path}: empty file; expected a header line with column names")
-    numbers = [_column_number(path, header, name, flag) for name in columns]
+    numbers = [_column_number(path, header, name, (flags or {}).get(name)) for name in columns]
     cells: list[list[str]] = [[] for _ in columns]
     lines = []
     for row, line in rows:
@@ -120,7 +123,8 @@ def _rows(path: Path):
                 raise InputError(f"{path} line {reader.line_num}: not a table ({error})") from None
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: not a UTF-8 text file ({error.reason}); save it as UTF-8"
+            f"{path}: not a UTF-8 text file ({error.reason}); expected a table with commas, "
+            "semicolons or tabs; save it as UTF-8"
         ) from None
 
 
@@ -130,7 +134,7 @@ def _delimiter(path: Path, first_line: str) -> str:
     return max(DELIMITERS, key=first_line.count)
 
 
-def _column_number(path: Path, header: Sequence[str], name: str, flag: str) -> int:
+def _column_number(path: Path, header: Sequence[str], name: str, flag: str | None) -> int:
     count = header.count(name)
     if count == 1:
         return header.index(name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from medcolor_tf import catalog, commandline
 from medcolor_tf.catalog import HEAT_MAPS
 from medcolor_tf.commandline import option
+from medcolor_tf.progress import counted
 from medcolor_tf.runs.folder import check_is_run
 
 DESCRIPTION = """
@@ -115,9 +116,10 @@ def _predict(config: PredictConfig) -> int:
 
     count, failed = predict(config)
     out = config.out.encode("utf-8", "backslashreplace").decode("utf-8")
-    print(f"{count - failed:,} of {count:,} images predicted: {out}")
+    print(f"{count - failed:,} of {counted(count, 'image')} predicted: {out}")
     if failed:
-        print(f"error: {failed:,} images could not be read; see column error", file=sys.stderr)
+        unread = counted(failed, "image")
+        print(f"error: {unread} could not be read; see column error", file=sys.stderr)
     return 1 if failed else 0
 
 

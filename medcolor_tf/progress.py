@@ -119,5 +119,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def counted(number: int | str, noun: str) -> str:
+    """Returns a number with its noun: "1 run", "3,000 runs", "2 to 3 runs"."""
+    shown = f"{number:,}" if isinstance(number, int) else number
+    return f"{shown} {noun}" + ("" if shown == "1" else "s")
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

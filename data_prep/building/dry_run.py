@@ -11,7 +11,7 @@ from data_prep.building.shards import RejectedError, encode_record, read_record
 from data_prep.sources.source import GROUP
 from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.labels import count_raw_labels
-from medcolor_tf.progress import duration
+from medcolor_tf.progress import counted, duration
 
 # Images that are read to estimate the rest: enough for a mean, soon done.
 SAMPLE = 24
@@ -60,7 +60,7 @@ def describe(plan: Plan, folder: Path, workers: int) -> None:
     total = sum(map(len, plan.rows.values()))
     processes = parallel.worker_count(workers, len(shards))
     print(
-        f"\n{read} images were read: about {duration(seconds * total / processes)} with "
+        f"\n{counted(read, 'image')} read: about {duration(seconds * total / processes)} with "
         f"{processes} processes, {size / max(read - len(rejected), 1) * total / 1e6:,.1f} MB in "
         f"{len(shards)} shards"
     )

@@ -26,7 +26,7 @@ from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.data.schema import SPLITS, DatasetInfo, Shard, SplitIndex
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, write_atomically
-from medcolor_tf.progress import say
+from medcolor_tf.progress import counted, say
 
 REJECTS = "rejects.csv"
 WARNINGS = "warnings.csv"
@@ -46,7 +46,8 @@ def check_rejects(path: Path, results: Iterable[ShardResult], max_rejects: int) 
     raise InputError(
         "\n".join(
             (
-                f"{len(rejects)} images cannot be used, --max_rejects={max_rejects} allows fewer:",
+                f"{counted(len(rejects), 'image')} cannot be used, --max_rejects={max_rejects} "
+                "allows fewer:",
                 *shown,
                 *more,
                 f"all so far are listed in {path}. Mend them, or raise --max_rejects, "
@@ -117,7 +118,8 @@ def write_part(folder: Path, part: str, results: Mapping[str, ShardResult]) -> N
     warnings = folder / part_name(WARNINGS, part)
     write_warnings(warnings, results.values())
     print(
-        f"{folder}: part {part} is complete, {len(results)} shards, {len(rejects)} images rejected"
+        f"{folder}: part {part} is complete, {counted(len(results), 'shard')}, "
+        f"{counted(len(rejects), 'image')} rejected"
     )
     print_warnings(warnings)
     print(f"next, when every part is: python -m data_prep.merge --out={folder}")
@@ -156,8 +158,8 @@ def print_warnings(path: Path) -> None:
         rows = [row for row in csv.DictReader(file) if row.get("kind") and row.get("path")]
     counts = Counter(row["kind"] for row in rows)
     kinds = [f"{counts[kind]:,} {WARNING_KINDS.get(kind, kind)}" for kind in counts]
-    images = len({row["path"] for row in rows})
-    print(f"warnings: {images:,} images ({'; '.join(kinds)}); all are listed in {path}")
+    images = counted(len({row["path"] for row in rows}), "image")
+    print(f"warnings: {images} ({'; '.join(kinds)}); all are listed in {path}")
 
 
 def _join_indices(folder: Path, results: Iterable[ShardResult]) -> dict[str, SplitIndex]:

@@ -57,9 +57,13 @@ def read(config) -> Source:
             "which columns are labels"
         )
     observations = parse_observations(config.observations)
-    optional = [name for name in (config.patient_column, config.split_column) if name]
-    columns = [*config.path_column, *(o.column for o in observations), *optional]
-    table = read_table(config.table, tuple(dict.fromkeys(columns)))
+    columns = {
+        **dict.fromkeys(config.path_column, "--path_column"),
+        **{o.column: "--observations" for o in observations},
+        **({config.patient_column: "--patient_column"} if config.patient_column else {}),
+        **({config.split_column: "--split_column"} if config.split_column else {}),
+    }
+    table = read_table(config.table, tuple(columns), flags=columns)
     root = Path(config.image_root) if config.image_root else table.file.parent
     if not root.is_dir():
         raise InputError(f"--image_root={config.image_root}: no such folder")

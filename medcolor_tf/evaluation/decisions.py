@@ -123,18 +123,25 @@ def warn_of_chance(
         0.5 or whose interval includes 0.5. One without both classes has no AUC and is left out.
     """
     found = bootstrap_auc(labels, logits, patients, N_RESAMPLES, CONFIDENCE_LEVEL)
-    result = {}
-    for name, auc, interval in zip(observations, found.estimate, found.interval, strict=True):
-        if np.isnan(auc) or interval[0] > 0.5:
-            continue
-        spelled = f"AUC {spell_estimate(estimate(auc, interval))}"
-        if auc <= 0.5:
-            result[name] = f"{spelled}: no better than chance; its threshold means nothing"
-        else:
-            result[name] = (
-                f"{spelled}: not shown to be better than chance; its threshold may mean nothing"
-            )
-    return result
+    said = {
+        name: say_chance(estimate(auc, interval))
+        for name, auc, interval in zip(observations, found.estimate, found.interval, strict=True)
+    }
+    return {name: text for name, text in said.items() if text}
+
+
+def say_chance(auc: Mapping) -> str:
+    """Says what an AUC's {"value", "interval"} means for a threshold; "" where it is above chance.
+
+    An undefined AUC, of one class alone, says nothing.
+    """
+    low = auc["interval"][0]
+    if auc["value"] is None or (low is not None and low > 0.5):
+        return ""
+    spelled = f"AUC {spell_estimate(auc)}"
+    if auc["value"] <= 0.5:
+        return f"{spelled}: no better than chance; its threshold means nothing"
+    return f"{spelled}: not shown to be better than chance; its threshold may mean nothing"
 
 
 def assess(

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.bootstrap import bootstrap_auc, percentiles, resample_sums
 from medcolor_tf.evaluation.checks import checked, group_index
-from medcolor_tf.evaluation.decisions import spell_number
+from medcolor_tf.evaluation.decisions import estimate, say_chance, spell_estimate
 from medcolor_tf.evaluation.operating_points import MEASURES, measures, patient_counts
 
 IMAGE, STUDY, PATIENT = "image", "study", "patient"
@@ -198,7 +198,7 @@ def assess(
             "unknown": int(np.isnan(label).sum()),
             "disagreeing": int(predictions.disagreeing[column]),
             "threshold": threshold,
-            "auc": _estimate(auc.estimate[column], auc.interval[column]),
+            "auc": estimate(auc.estimate[column], auc.interval[column]),
             "kappa_at_half": _kappa(half, options)[0],
         }
         if threshold is not None:
@@ -207,7 +207,7 @@ def assess(
             values, drawn = measures(counts.sum(axis=0)), measures(resampled)
             for measure in MEASURES:
                 interval = percentiles(drawn[measure], confidence_level)
-                entry[measure] = _estimate(values[measure], interval)
+                entry[measure] = estimate(values[measure], interval)
         found[name] = entry
     return found
 
@@ -216,15 +216,7 @@ def _kappa(counts: np.ndarray, options: tuple[int, float, int]) -> tuple[dict, n
     """The estimate, and the resampled counts."""
     resampled = resample_sums(counts, *options)
     interval = percentiles(cohen_kappa(resampled), options[1])
-    return _estimate(cohen_kappa(counts.sum(axis=0)), interval), resampled
-
-
-def _estimate(value, interval: np.ndarray) -> dict:
-    return {"value": _number(value), "interval": [_number(end) for end in interval]}
-
-
-def _number(value) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return estimate(cohen_kappa(counts.sum(axis=0)), interval), resampled
 
 
 def table(content: Mapping) -> str:
@@ -237,7 +229,7 @@ def table(content: Mapping) -> str:
         row = content["observations"][name]
         threshold = "-" if row["threshold"] is None else f"{row['threshold']:.4f}"
         counts = f"{row['positive']:,}", f"{row['negative']:,}"
-        lines.append((name, *counts, threshold, *(_cell(row.get(key)) for key in keys)))
+        lines.append((name, *counts, threshold, *(spell_estimate(row.get(key)) for key in keys)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     unit = content["unit"]
     patients = "" if unit == PATIENT else f" of {content['patients']:,} patients"
@@ -256,14 +248,9 @@ def table(content: Mapping) -> str:
         for name, count in disagreeing.items()
         if count and unit == STUDY
     ]
+    chance = {n: say_chance(row["auc"]) for n, row in content["observations"].items()}
+    notes += [f"warning: {name}: {text}" for name, text in chance.items() if text]
     return "\n".join([start, *rows, *notes])
-
-
-def _cell(found: Mapping | None) -> str:
-    if found is None or found["value"] is None:
-        return "-"
-    low, high = ("-" if end is None else spell_number(end) for end in found["interval"])
-    return f"{spell_number(found['value'])} [{low}, {high}]"
 
 
 def to_csv(observations: Sequence[str], predictions: UnitPredictions) -> str:

@@ -8,10 +8,10 @@ our words; the guidelines' own texts count.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from medcolor_tf.progress import counted
 from medcolor_tf.reporting import breakdown_tables
 from medcolor_tf.reporting.contents import Content, Section, Table
 from medcolor_tf.reporting.methods import Facts, paragraphs
-from medcolor_tf.reporting.settings import counted
 
 YOURS = "to be filled by you"
 NONE = "-"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcolor_tf.errors import InputError
 from medcolor_tf.locks import LOCK
+from medcolor_tf.progress import counted
 from medcolor_tf.reporting import (
     breakdown_tables,
     checklist,
@@ -19,7 +20,7 @@ from medcolor_tf.reporting import (
 from medcolor_tf.reporting.collect import Collected, EvaluationSet, collect
 from medcolor_tf.reporting.contents import Commands, Content, Note, Report, Section, Table
 from medcolor_tf.reporting.methods import Facts
-from medcolor_tf.reporting.settings import counted, full_label, percent
+from medcolor_tf.reporting.settings import full_label, percent
 
 if TYPE_CHECKING:
     from medcolor_tf.reporting.config import ReportConfig

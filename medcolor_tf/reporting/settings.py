@@ -44,12 +44,6 @@ class Setting:
         )
 
 
-def counted(number: int | str, noun: str) -> str:
-    """A number with its noun: "1 run", "3 runs", "2 to 3 runs"."""
-    shown = f"{number:,}" if isinstance(number, int) else number
-    return f"{shown} {noun}" + ("" if shown == "1" else "s")
-
-
 def table_order(strategy: str) -> int:
     """Place of a strategy in tables; one that this version does not know comes last."""
     return STRATEGIES[strategy].table_order if strategy in STRATEGIES else len(STRATEGIES)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from medcolor_tf.evaluation import curves, statistics
 from medcolor_tf.evaluation.bootstrap import bootstrap_auc
+from medcolor_tf.progress import counted
 from medcolor_tf.reporting import compare, paper_results
 from medcolor_tf.reporting.collect import EvaluationSet
 from medcolor_tf.reporting.contents import Cell, Note, Table
@@ -21,7 +22,6 @@ from medcolor_tf.reporting.run_rows import MissingRun
 from medcolor_tf.reporting.settings import (
     Setting,
     colorizer_label,
-    counted,
     full_label,
     percent,
     size_label,

@@ -19,6 +19,7 @@ from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.files import read_json
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
+from medcolor_tf.progress import counted
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import WORDS, Decision, load_decision
 from medcolor_tf.serving.decision_outputs import decision_of
@@ -223,8 +224,9 @@ def card_of_run(
         if strategy in STRATEGIES:
             lines.insert(0, ("strategy", f"{STRATEGIES[strategy].title} ({strategy})"))
         images = config.get("train_images")
-        of_images = f", {images:,} training images" if isinstance(images, int) else ""
-        lines.append(("trained on", f"{config.get('data_source', 'unknown data')}{of_images}"))
+        of_images = f"{counted(images, 'image')}, " if isinstance(images, int) else ""
+        source = config.get("data_source", "unknown")
+        lines.append(("trained on", f"{of_images}data source {source}"))
     if run.finished:
         auc = run.read_result()["best_valid_mean_auc"]
         if auc is not None:
@@ -234,7 +236,7 @@ def card_of_run(
         result = run.read_json(test)
         if result.get("step") == step and result["mean_auc"] is not None:
             count = result.get("images")
-            images = f" ({count:,} images)" if isinstance(count, int) else ""
+            images = f" ({counted(count, 'image')})" if isinstance(count, int) else ""
             lines.append(("test mean AUC", f"{result['mean_auc']:.3f}{images}"))
     return tuple(lines)
 

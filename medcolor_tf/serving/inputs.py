@@ -135,10 +135,11 @@ def _in_table(
             f"--path_column={','.join(columns)}: {len(columns)} columns, expected {channels}, one "
             "per channel of the model"
         )
-    table = read_table(path, columns, flag="--path_column")
+    table = read_table(path, columns, flags=dict.fromkeys(columns, "--path_column"))
     studies = [""] * len(table)
     if study_column:
-        studies = read_table(path, (study_column,), flag="--study_column").columns[study_column]
+        flags = {study_column: "--study_column"}
+        studies = read_table(path, (study_column,), flags=flags).columns[study_column]
         for row, study in enumerate(studies):
             if not study:
                 raise InputError(

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.levels import WARNING_KINDS
+from medcolor_tf.catalog import HEAT_MAPS
 from medcolor_tf.errors import InputError
 from medcolor_tf.evaluation.inference import sigmoid
 from medcolor_tf.files import writing
 from medcolor_tf.models import classify_and_colorize
 from medcolor_tf.models.spec import ModelSpec
-from medcolor_tf.progress import Progress
+from medcolor_tf.progress import Progress, counted
 from medcolor_tf.runs import folder as runs
 from medcolor_tf.runs.decision import Decision, load_decision
 from medcolor_tf.serving import dicom_out
@@ -218,8 +219,8 @@ def _say_warnings(rows: list[list[str]], column: int) -> None:
     counts = Counter(kind for of_image in found for kind in of_image)
     if counts:
         listed = "; ".join(f"{counts[kind]:,} {WARNING_KINDS[kind]}" for kind in counts)
-        images = sum(map(bool, found))
-        print(f"warnings: {images:,} images ({listed}); see column warnings", file=sys.stderr)
+        images = counted(sum(map(bool, found)), "image")
+        print(f"warnings: {images} ({listed}); see column warnings", file=sys.stderr)
 
 
 def _dicom(
@@ -282,8 +283,13 @@ def _drawings(config, spec: ModelSpec, classifier, inputs: list[InputImage]) -> 
 def _chosen(config, spec: ModelSpec) -> list[int]:
     """Returns the positions of the observations to explain."""
     names = config.explain_observations
-    if names and not config.explain and not config.dicom_out:
-        raise InputError("--explain_observations without --explain=FOLDER, the pictures' folder")
+    if not config.explain and not config.dicom_out:
+        for flag, given in (
+            ("--explain_observations", bool(names)),
+            (f"--heat_map={config.heat_map}", config.heat_map != next(iter(HEAT_MAPS))),
+        ):
+            if given:
+                raise InputError(f"{flag} without --explain=FOLDER, the pictures' folder")
     unknown = [name for name in names if name not in spec.observations]
     if unknown:
         raise InputError(

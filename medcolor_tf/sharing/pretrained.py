@@ -123,8 +123,9 @@ def read_parts(init_from: str) -> PretrainedParts:
             CARD(card, f"{path}: card")
         expected = {"colorizer"}
     else:
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise InputError(
-            f"--init_from={init_from}: no such run folder or colorizer file; expected the "
+            f"--init_from={init_from}: no such run folder or colorizer file{where}; expected the "
             "--run_dir of an earlier run, a colorizer file, or hf://owner/name"
         )
     arrays = {name: array for name, array in arrays.items() if not name.startswith("head/")}

@@ -3,6 +3,7 @@
 import functools
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
@@ -24,6 +25,7 @@ from medcolor_tf.private_paths import (
     text_without_folders,
     without_folders,
 )
+from medcolor_tf.progress import counted
 from medcolor_tf.runs.folder import DIVERGED, Run
 from medcolor_tf.studies import candidates, grid, tuning
 from medcolor_tf.studies import workers as study_workers
@@ -306,7 +308,11 @@ def _only_one(folder: Path, shard: str):
 
 
 def _list(planned: list[PlannedRun], states: dict[str, str]) -> None:
-    """Prints what a shell can run: a comment and a command for every run."""
+    """Prints what a shell can run: a count, then a comment and a command for every run."""
+    if planned:
+        counts = Counter(states[run.name] for run in planned)
+        listed = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+        print(f"# {counted(len(planned), 'run')}: {listed}")
     for run in planned:
         needs = f", starts from {run.needs}" if run.needs else ""
         print(f"# {run.name}: {states[run.name]}{needs}\n{run.command}")

@@ -340,7 +340,10 @@ def test_missing_files_fail_at_once(make_table, run_build, table_flags):
         (["--jpeg_quality=50"], "--jpeg_quality is for --encoding=jpeg"),
         (["--table="], "--source=table needs --table"),
         (["--observations="], "--source=table needs --observations"),
-        (["--observations=a,q"], "no column 'q'; the file has 'path', 'person', 'a', 'b'"),
+        (
+            ["--observations=a,q"],
+            "no column 'q'; the file has 'path', 'person', 'a', 'b' (--observations names it)",
+        ),
         (["--uncertain_policy=a=maybe"], "'a=maybe': expected one of ones, zeros, ignore"),
         (["--id_key_file=/none"], "--id_key_file=/none: no such file"),
         (["--image_root=/none"], "--image_root=/none: no such folder"),
@@ -575,7 +578,7 @@ def test_a_dry_run_says_what_would_be_built_and_writes_nothing(
     assert status == 0, output
     assert sorted(tmp_path.rglob("*")) == before
     assert f"{folder}: would hold 12 images" in output
-    assert "\n12 images were read" in output
+    assert "\n12 images read: about" in output
     assert output.endswith("nothing was written\n")
     # The same tables of splits and labels as the build's.
     status, built, _ = run_build(*flags)

@@ -41,6 +41,7 @@ def test_lines_are_those_of_the_file(tmp_path):
         ("a,b\n1,2\n1\n", r"line 3: expected 2 cells as in the header, got 1"),
         ("a,b\n1,2,3\n", r"line 2: expected 2 cells as in the header, got 3"),
         (b"a,b\n\xff\xfe,2\n", "not a UTF-8 text file"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "not a UTF-8 text file .*expected a table with commas"),
         ('a,b\n1,"2\n3,4\n5,6\n', r"line 4: not a table \(unexpected end of data\)"),
         ('a,b\n"1"x,2\n', r"line 2: not a table \(',' expected after '\"'\)"),
         ('a,b\n1,"2\n3,4"\n', r"line 3: the cell of column 'b' has a line break in it"),

@@ -92,6 +92,20 @@ def test_measures_per_study_are_those_of_its_rows():
         "observations": {"Abnormal": row | {"disagreeing": 3}},
     }
     assert "warning: 3 studies have positive and negative images of Abnormal" in table(content)
+    assert "chance" not in table(content)
+
+
+def test_a_score_per_study_that_is_no_better_than_chance_is_warned_of():
+    truth = np.tile([0.0, 1.0], 20)[:, None]
+    studies = [f"s{i}" for i in range(40)]
+    found = aggregate(truth, 0.8 - 0.4 * truth, studies, studies, "mean")
+    content = {
+        **{"split": "test", "units": 40, "unit": "study", "patients": 40, "aggregate": "mean"},
+        "threshold_from": "thresholds by hand",
+        "observations": assess(["Abnormal"], found, [0.5], n_resamples=50),
+    }
+    expected = "warning: Abnormal: AUC 0.000 [0.000, 0.000]: no better than chance; its threshold"
+    assert expected in table(content)
 
 
 def test_options_that_contradict_each_other():

@@ -202,6 +202,7 @@ def test_nothing_is_explained_unless_asked(run_dir, tmp_path, monkeypatch):
             "--explain_observations: the run has no 'Hernia'; it has Edema, Pleural Effusion",
         ),
         (("--explain_observations=Edema",), "--explain_observations without --explain=FOLDER"),
+        (("--heat_map=grad_cam",), "--heat_map=grad_cam without --explain=FOLDER"),
         (("--explain=file",), "--explain=file: is a file, expected a folder"),
         (("--explain=file/sub",), "--explain=file/sub: cannot be written to (Not a directory)"),
         (("--colorized_dir=file",), "--colorized_dir=file: is a file, expected a folder"),

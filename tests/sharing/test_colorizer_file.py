@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,10 @@ def test_load_colorizer_gives_the_trained_t_from_run_file_and_hub(run_dir, file,
         np.testing.assert_array_equal(mc.load_colorizer(source)(gray), expected)
     with pytest.raises(InputError, match="/nowhere: no such run folder or colorizer file"):
         mc.load_colorizer("/nowhere")
+    with pytest.raises(
+        InputError, match=rf"colorizer file in {re.escape(str(Path.cwd()))}; expected"
+    ):
+        pretrained.read_parts("runs/nowhere")
     with pytest.raises(InputError, match=r"/nowhere/model\.json: no such file"):
         mc.load_run("/nowhere")
 

@@ -337,8 +337,9 @@ def test_dry_run_prints_states_and_commands_and_writes_nothing(data, tmp_path, f
     settings = config(data, tmp_path, seeds=("0",))
     assert runner.run_study(dataclasses.replace(settings, dry_run=True)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
-    assert lines[6].startswith("# first-all-color_u-ResNet18-f1-s0: new, starts from first-color")
+    assert len(lines) == 9
+    assert lines[0] == "# 4 runs: 4 new"
+    assert lines[7].startswith("# first-all-color_u-ResNet18-f1-s0: new, starts from first-color")
     assert not (tmp_path / "study").exists()
     assert fake_train() == []
 
