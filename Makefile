@@ -136,8 +136,9 @@ nightly-lowest nightly-newest: nightly-%: $(VENV)/.nightly
 	$(BIN)/uv pip install --quiet --python=$(VENV)-$* --no-deps --editable .
 	$(VENV)-$*/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -W default
 
+# Where pypi.org cannot be asked, AUDIT names another source: see CONTRIBUTING.md.
 audit: $(VENV)/.nightly
-	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock $(AUDIT)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
