@@ -4,10 +4,11 @@ import sys
 from dataclasses import dataclass
 
 from medcolor_tf import commandline
-from medcolor_tf.catalog import RECALIBRATIONS, VERIFICATIONS
+from medcolor_tf.catalog import RECALIBRATIONS
 from medcolor_tf.commandline import option
 from medcolor_tf.data.schema import DatasetInfo, check_is_dataset
 from medcolor_tf.runs.folder import check_is_run
+from medcolor_tf.runs.options import LabelledImagesOptions
 
 DESCRIPTION = """
 Fits a calibration and a threshold per observation to the labelled films of a new place, 50 to 200
@@ -25,7 +26,7 @@ these numbers mean, and what not.
 
 
 @dataclass(frozen=True)
-class CalibrateConfig:
+class CalibrateConfig(LabelledImagesOptions):
     """Options of the command."""
 
     run_dir: str = option("", "Folder of the run.", required=True)
@@ -54,32 +55,6 @@ class CalibrateConfig:
         False,
         "Write over another decision of the run; it is kept inside the new one.",
         group="Decisions",
-    )
-    weights: str = option(
-        "best",
-        "best by validation mean AUC, or last.",
-        ("best", "last"),
-        group="Images and weights",
-    )
-    uncertain_policy: str = option(
-        "", "Another policy than the data set's, as for training.", group="Images and weights"
-    )
-    verify: str = option(
-        VERIFICATIONS[0],
-        "How many of the shards are compared with their SHA-256: a sample of 64 MB, or all.",
-        VERIFICATIONS,
-        group="Images and weights",
-    )
-    max_bad_records: int = option(
-        0,
-        "Damaged records that may be left out; they are counted. 0: the first one is an error.",
-        group="Images and weights",
-    )
-    batch_size: int = option(32, "Images at a time.", group="Memory and speed")
-    mixed_precision: bool = option(
-        False,
-        "Compute T and E in bfloat16: faster where the processor has it, less exact.",
-        group="Memory and speed",
     )
     out: str = option("", "Folder for decision.json; not set: the run's.", group="Output")
 

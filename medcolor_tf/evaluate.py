@@ -5,11 +5,11 @@ import sys
 from dataclasses import dataclass
 
 from medcolor_tf import commandline
-from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.commandline import option
 from medcolor_tf.data.schema import DatasetInfo, check_is_dataset
 from medcolor_tf.private_paths import PRIVATE_HELP
 from medcolor_tf.runs.folder import check_is_run
+from medcolor_tf.runs.options import LabelledImagesOptions
 
 DESCRIPTION = """
 Prints the exact area under the ROC curve of every observation and their mean, with the counts of
@@ -35,34 +35,13 @@ rule, else Youden's), which is said.
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(LabelledImagesOptions):
     """Options of the command."""
 
     run_dir: str = option("", "Folder of the run.", required=True)
     data_dir: str = option("", "Data set made by data_prep.build.", required=True)
     split: str = option(
         "test", "Which images.", ("train", "valid", "test"), group="Images and weights"
-    )
-    weights: str = option(
-        "best",
-        "best by validation mean AUC, or last.",
-        ("best", "last"),
-        group="Images and weights",
-    )
-    uncertain_policy: str = option(
-        "", "Another policy than the data set's, as for training.", group="Images and weights"
-    )
-    verify: str = option(
-        VERIFICATIONS[0],
-        "How many of the split's shards are compared with their SHA-256: a sample of 64 MB, or "
-        "all.",
-        VERIFICATIONS,
-        group="Images and weights",
-    )
-    max_bad_records: int = option(
-        0,
-        "Damaged records that may be left out; they are counted. 0: the first one is an error.",
-        group="Images and weights",
     )
     operating_point: str = option(
         "",
@@ -101,14 +80,8 @@ class EvaluateConfig:
         ("mean", "max"),
         group="Groups, studies, patients",
     )
-    batch_size: int = option(32, "Images at a time.", group="Memory and speed")
     out: str = option("", "Folder for the two files; not set: the run's.", group="Output")
     private_paths: bool = option(False, PRIVATE_HELP, group="Output")
-    mixed_precision: bool = option(
-        False,
-        "Compute T and E in bfloat16: faster where the processor has it, less exact.",
-        group="Memory and speed",
-    )
 
 
 def _evaluate(config: EvaluateConfig) -> None:

@@ -8,6 +8,7 @@ from medcolor_tf.catalog import HEAT_MAPS
 from medcolor_tf.commandline import option
 from medcolor_tf.progress import counted
 from medcolor_tf.runs.folder import check_is_run
+from medcolor_tf.runs.options import InferenceOptions
 
 DESCRIPTION = """
 Writes the probability of every observation for image files, folders of them, or a CSV table of
@@ -47,7 +48,7 @@ warnings says why (other kinds of files; no identifiers in the header).
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(InferenceOptions):
     """Options of the command."""
 
     run_dir: str = option("", "Folder of the run.", required=True)
@@ -90,20 +91,8 @@ class PredictConfig:
         "Folder for DICOM files: heat maps and a report of each DICOM input.",
         group="Pictures",
     )
-    weights: str = option(
-        "best",
-        "best by validation mean AUC, or last.",
-        ("best", "last"),
-        group="Images and weights",
-    )
     decision: str = option(
         "", "Use another decision than the run's: a file, or none.", group="Decisions"
-    )
-    batch_size: int = option(32, "Images at a time.", group="Memory and speed")
-    mixed_precision: bool = option(
-        False,
-        "Compute T and E in bfloat16: faster where the processor has it, less exact.",
-        group="Memory and speed",
     )
 
 
