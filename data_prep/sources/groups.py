@@ -138,7 +138,7 @@ def table_cells(
 
 
 def _read(file: Path, column: str, flag: str, wide_rows: bool) -> np.ndarray:
-    table: Table = read_table(file, (column,), wide_rows, flag)
+    table: Table = read_table(file, (column,), wide_rows, {column: flag})
     return table.columns[column]
 
 

@@ -207,7 +207,7 @@ def assess(
             values, drawn = measures(counts.sum(axis=0)), measures(resampled)
             for measure in MEASURES:
                 interval = percentiles(drawn[measure], confidence_level)
-                entry[measure] = estimate(values[measure], interval)
+                entry[measure] = estimate(float(values[measure]), interval)
         found[name] = entry
     return found
 
@@ -216,7 +216,7 @@ def _kappa(counts: np.ndarray, options: tuple[int, float, int]) -> tuple[dict, n
     """The estimate, and the resampled counts."""
     resampled = resample_sums(counts, *options)
     interval = percentiles(cohen_kappa(resampled), options[1])
-    return estimate(cohen_kappa(counts.sum(axis=0)), interval), resampled
+    return estimate(float(cohen_kappa(counts.sum(axis=0))), interval), resampled
 
 
 def table(content: Mapping) -> str:

@@ -6,7 +6,7 @@ from medcolor_tf.catalog import VERIFICATIONS
 from medcolor_tf.commandline import option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
     """Which weights of a run, and how they are computed with."""
 
@@ -24,7 +24,7 @@ class InferenceOptions:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelledImagesOptions(InferenceOptions):
     """The same, and how the images and labels of a prepared data set are read."""
 

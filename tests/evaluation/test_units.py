@@ -97,7 +97,7 @@ def test_measures_per_study_are_those_of_its_rows():
 
 def test_a_score_per_study_that_is_no_better_than_chance_is_warned_of():
     truth = np.tile([0.0, 1.0], 20)[:, None]
-    studies = [f"s{i}" for i in range(40)]
+    studies = np.array([f"s{i}" for i in range(40)])
     found = aggregate(truth, 0.8 - 0.4 * truth, studies, studies, "mean")
     content = {
         **{"split": "test", "units": 40, "unit": "study", "patients": 40, "aggregate": "mean"},
