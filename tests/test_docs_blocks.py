@@ -126,6 +126,7 @@ THERE: dict[str, dict[str, Callable[[Path], None] | str]] = {
         ),
         "knee_oa/labels.csv": lambda path: data.make_labelled_films(path, "path", "Osteoarthritis"),
         "resnet18_imagenet_layer3_bn.keras": "README:small.keras",
+        "efficientnet_lite0_imagenet.keras": "README:small.keras",
         "runs/evidence": "studies:runs/paper",
     },
     "gpus": {"tfrecords/chexpert": "start-chexpert", "runs/stage1": "training"},
