@@ -225,6 +225,8 @@ def slurm(tmp_path, monkeypatch):
 def test_workers_that_slurm_starts_have_what_a_run_asks_for(tmp_path, monkeypatch):
     """The program of docs/studies.md, with one job in place of eight."""
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue (extra dev)")
+    import dask
+
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (program,) = [
         text
@@ -232,7 +234,9 @@ def test_workers_that_slurm_starts_have_what_a_run_asks_for(tmp_path, monkeypatc
         if "SLURMCluster" in text
     ]
     names: dict[str, Any] = {}
-    exec(program.replace("jobs=8", "jobs=1"), names)
+    # Its own port for the scheduler's page: the usual one may be taken, which is a warning.
+    with dask.config.set({"jobqueue.slurm.scheduler-options": {"dashboard_address": ":0"}}):
+        exec(program.replace("jobs=8", "jobs=1"), names)
     with contextlib.closing(names["cluster"]) as slurm_cluster:
         for directive in ("--gpus=1", "--cpus-per-task=8"):
             assert f"#SBATCH {directive}\n" in slurm_cluster.job_script()
