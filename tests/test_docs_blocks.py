@@ -86,7 +86,7 @@ ADDED = (
             *("--epochs=0", "--steps=2", "--checkpoint_every=2"),
         ),
     ),
-    (("medcolor_tf.experiment", "--tune_head="), ("--tune_max_lr=0.01,0.02", "--tune_head=")),
+    (("medcolor_tf.experiment", "--tune_head=1"), ("--tune_max_lr=0.01,0.02", "--tune_head=")),
     (("medcolor_tf.experiment", "--flagfile=evidence.flags"), ("--dry_run",)),
     (("medcolor_tf.report",), ("--bootstrap_samples=10",)),
     (("medcolor_tf.predict", "--explain="), ("--explain_observations=Edema",)),
