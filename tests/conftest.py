@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import hypothesis
 import numpy as np
 import pytest
 from forks import Forks
@@ -22,6 +23,10 @@ from medcolor_tf.data import labels, schema
 
 # Importing TensorFlow makes many objects and hardly any garbage; until pytest_collection_finish().
 gc.disable()
+
+# No example fails for its time: other work may keep the processors.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 OBSERVATIONS = ("Edema", "Cardiomegaly", "Pleural Effusion")

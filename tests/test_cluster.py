@@ -225,7 +225,7 @@ def slurm(tmp_path, monkeypatch):
 def test_workers_that_slurm_starts_have_what_a_run_asks_for(tmp_path, monkeypatch):
     """The program of docs/studies.md, with one job in place of eight."""
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue (extra dev)")
-    import dask
+    from dask.config import set as dask_options
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (program,) = [
@@ -235,7 +235,7 @@ def test_workers_that_slurm_starts_have_what_a_run_asks_for(tmp_path, monkeypatc
     ]
     names: dict[str, Any] = {}
     # Its own port for the scheduler's page: the usual one may be taken, which is a warning.
-    with dask.config.set({"jobqueue.slurm.scheduler-options": {"dashboard_address": ":0"}}):
+    with dask_options({"jobqueue.slurm.scheduler-options": {"dashboard_address": ":0"}}):
         exec(program.replace("jobs=8", "jobs=1"), names)
     with contextlib.closing(names["cluster"]) as slurm_cluster:
         for directive in ("--gpus=1", "--cpus-per-task=8"):
