@@ -57,13 +57,13 @@ def read(config) -> Source:
             "which columns are labels"
         )
     observations = parse_observations(config.observations)
-    columns = {
+    optional = {config.patient_column: "--patient_column", config.split_column: "--split_column"}
+    flags = {
         **dict.fromkeys(config.path_column, "--path_column"),
-        **{o.column: "--observations" for o in observations},
-        **({config.patient_column: "--patient_column"} if config.patient_column else {}),
-        **({config.split_column: "--split_column"} if config.split_column else {}),
+        **{observation.column: "--observations" for observation in observations},
+        **{name: flag for name, flag in optional.items() if name},
     }
-    table = read_table(config.table, tuple(columns), flags=columns)
+    table = read_table(config.table, tuple(flags), flags=flags)
     root = Path(config.image_root) if config.image_root else table.file.parent
     if not root.is_dir():
         raise InputError(f"--image_root={config.image_root}: no such folder")

@@ -135,11 +135,13 @@ def _in_table(
             f"--path_column={','.join(columns)}: {len(columns)} columns, expected {channels}, one "
             "per channel of the model"
         )
-    table = read_table(path, columns, flags=dict.fromkeys(columns, "--path_column"))
+    flags = dict.fromkeys(columns, "--path_column")
+    if study_column:
+        flags.setdefault(study_column, "--study_column")
+    table = read_table(path, tuple(flags), flags=flags)
     studies = [""] * len(table)
     if study_column:
-        flags = {study_column: "--study_column"}
-        studies = read_table(path, (study_column,), flags=flags).columns[study_column]
+        studies = table.columns[study_column]
         for row, study in enumerate(studies):
             if not study:
                 raise InputError(
