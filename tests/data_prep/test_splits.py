@@ -10,7 +10,7 @@ patients = st.lists(st.integers(0, 40).map(str), min_size=1, max_size=120)
 
 
 @given(patients, st.integers(0, 5), st.floats(0, 0.45), st.floats(0, 0.45), st.randoms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_disjoint_deterministic_and_independent_of_order(names, seed, valid, test, random):
     splits = split_by_patient(names, seed, valid, test)
     assert_disjoint(names, splits)

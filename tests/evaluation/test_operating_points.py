@@ -72,7 +72,7 @@ def test_without_a_class_there_is_no_threshold():
     assert np.isnan(point.intervals["specificity"]).all()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(RULES))
 def test_thresholds_are_the_best_of_scikit_learns_curve(seed, rule):
     labels, probabilities = drawn(seed)
@@ -97,7 +97,7 @@ def test_thresholds_are_the_best_of_scikit_learns_curve(seed, rule):
         assert point.sensitivity == pytest.approx(found[1 - alarms >= rule.target - 1e-12].max())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_counts_are_scikit_learns(seed, threshold):
     labels, probabilities = drawn(seed)

@@ -55,7 +55,7 @@ def test_mean_std_leaves_nan_out_and_counts_it_out():
     assert np.isnan(mean_std([])[:2]).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12))
 def test_paired_t_test_is_scipys(seed, repeats):
     a, b = np.random.default_rng(seed).uniform(0.6, 0.9, (2, repeats))
@@ -98,7 +98,7 @@ def test_benjamini_hochberg_by_hand():
     assert np.isnan(benjamini_hochberg([NAN, NAN])).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_benjamini_hochberg_is_scipys(p):
     np.testing.assert_allclose(benjamini_hochberg(p), stats.false_discovery_control(p), atol=1e-300)
@@ -107,7 +107,7 @@ def test_benjamini_hochberg_is_scipys(p):
 # -- bootstrap
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40))
 def test_weighted_auc_is_scikit_learns(seed, images):
     random = np.random.default_rng(seed)

@@ -234,7 +234,7 @@ def test_cut_files_are_refused(good_files, name):
 
 
 @pytest.mark.parametrize("name", ["zip", "zip4", "legacy"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_changed_bytes_give_a_value_or_a_refusal(good_files, name, data):
     folder, content = good_files
@@ -252,7 +252,7 @@ def test_changed_bytes_give_a_value_or_a_refusal(good_files, name, data):
     is_read(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_changed_pickles_give_a_value_or_a_refusal(good_files, data):
     """In an archive with right checksums, so that every change arrives at the interpreter."""
@@ -270,7 +270,7 @@ def test_changed_pickles_give_a_value_or_a_refusal(good_files, data):
     is_read(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(content=st.binary(max_size=200), legacy=st.booleans())
 def test_any_bytes_as_a_pickle(good_files, content, legacy):
     folder, _ = good_files
