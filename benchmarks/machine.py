@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 PACKAGES = (
-    *("tensorflow", "keras", "torch", "numpy", "pillow"),
+    *("tensorflow", "keras", "jax", "torch", "numpy", "pillow"),
     *("onnxruntime", "ai-edge-litert"),
 )
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "TF_ENABLE_ONEDNN_OPTS", "LD_PRELOAD")

@@ -3,7 +3,9 @@
 Channels-last; autocast to bfloat16; torch.compile, or eager. What is frozen is in eval mode and
 asks for no gradient of its weights; where nothing in front of the head trains, it runs without any
 graph. Inference that is compiled has its weights frozen into the graph (torch's documented option),
-so that normalisation is folded into the convolutions and weights are laid out once.
+so that normalisation is folded into the convolutions and weights are laid out once. On a GPU cuDNN
+looks for its fastest kernels, the optimizer is fused, and what is compiled is also replayed as CUDA
+graphs, a variant of its own.
 """
 
 # PyTorch is an optional dependency (the extra "bench"), absent where types are checked.
@@ -24,6 +26,8 @@ from benchmarks.pytorch_augmentation import augment
 from benchmarks.pytorch_models import Classifier
 from benchmarks.work import TRAINS, batch_of
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.backends.cudnn.benchmark = True
 FREEZING = {"freezing": True}
 ENDLESS = 10**9  # as long as an epoch of a large data set: no pause in which workers start anew
 Run = Callable[[int], None]
@@ -33,13 +37,14 @@ def step(spec: dict) -> Run:
     """Returns ``run(steps)``: whole training steps, or inferences where spec["strategy"] is "".
 
     Args:
-        spec: strategy, backbone, size, batch, bfloat16, and compile (torch.compile or eager).
+        spec: strategy, backbone, size, batch, bfloat16, compile (torch.compile or eager), and
+            graphs (CUDA graphs; not given: none).
     """
     torch.manual_seed(0)
     strategy = spec["strategy"] or "all"
     model = Classifier(not strategy.startswith("baseline"), spec["backbone"])
-    model = model.to(memory_format=torch.channels_last)
-    images, labels = (torch.from_numpy(array) for array in batch_of(spec))
+    model = model.to(DEVICE, memory_format=torch.channels_last)
+    images, labels = (torch.from_numpy(array).to(DEVICE) for array in batch_of(spec))
     images = images.permute(0, 3, 1, 2)  # channels-last as it is
     if not spec["strategy"]:
         return _inference(model, images, spec)
@@ -57,11 +62,16 @@ def freeze(model: Classifier, trains: tuple[str, ...]) -> None:
         part.requires_grad_(name in trains).train(name in trains)
 
 
-def forward(model: Classifier, trains: tuple[str, ...], compiled: bool):
+def peak_bytes() -> int:
+    """Returns the largest memory of the GPU that was in use so far; 0 without one."""
+    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
+
+
+def forward(model: Classifier, trains: tuple[str, ...], spec: dict):
     """Returns images -> logits, with a graph for what trains alone."""
     if trains != ("head",):
-        return torch.compile(model) if compiled else model
-    encoder = torch.compile(model.encoder, options=FREEZING) if compiled else model.encoder
+        return _compiled(model, spec, {})
+    encoder = _compiled(model.encoder, spec, FREEZING)
 
     def run(images):
         with torch.no_grad():
@@ -73,9 +83,10 @@ def forward(model: Classifier, trains: tuple[str, ...], compiled: bool):
 
 def _training(model, trains, images, labels, spec):
     freeze(model, trains)
-    run = forward(model, trains, spec["compile"])
+    run = forward(model, trains, spec)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9)
+    fused = DEVICE == "cuda" or None
+    optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, fused=fused)
 
     def train(steps: int) -> None:
         for _ in range(steps):
@@ -84,25 +95,40 @@ def _training(model, trains, images, labels, spec):
                 logits = run(images)
             functional.binary_cross_entropy_with_logits(logits.float(), labels).backward()
             optimizer.step()
+        _wait()
 
     return train
 
 
+def _compiled(model, spec, options):
+    if not spec["compile"]:
+        return model
+    graphs = {"triton.cudagraphs": True} if spec.get("graphs") else {}
+    return torch.compile(model, options={**options, **graphs} or None)
+
+
 def _inference(model, images, spec):
     model.eval()
-    run = torch.compile(model, options=FREEZING) if spec["compile"] else model
+    run = _compiled(model, spec, FREEZING)
 
     def infer(steps: int) -> None:
         # Not inference_mode: the frozen graph's weights are made outside of it.
         with torch.no_grad(), _precision(spec):
             for _ in range(steps):
                 run(images)
+        _wait()
 
     return infer
 
 
 def _precision(spec):
-    return torch.autocast("cpu", torch.bfloat16) if spec["bfloat16"] else contextlib.nullcontext()
+    return torch.autocast(DEVICE, torch.bfloat16) if spec["bfloat16"] else contextlib.nullcontext()
+
+
+def _wait() -> None:
+    """Waits for what the GPU was told to do."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def augmentation(spec: dict) -> Run:
@@ -112,13 +138,14 @@ def augmentation(spec: dict) -> Run:
         spec: size, batch, and compile (torch.compile or eager).
     """
     torch.manual_seed(0)
-    images = torch.from_numpy(batch_of(spec)[0]).permute(0, 3, 1, 2).float()
+    images = torch.from_numpy(batch_of(spec)[0]).to(DEVICE).permute(0, 3, 1, 2).float()
     run_once = torch.compile(augment) if spec["compile"] else augment
 
     def run(steps: int) -> None:
         with torch.no_grad():
             for _ in range(steps):
                 run_once(images)
+        _wait()
 
     return run
 

@@ -13,7 +13,9 @@ from benchmarks.work import DEGREES, MAX_ZOOM, PROBABILITY
 
 def augment(images):
     """(B,C,S,S) to the same, each image rotated and zoomed with the project's probabilities."""
-    rotate, angle, zoom, scale, focus_x, focus_y = torch.rand(6, len(images)).unbind()
+    rotate, angle, zoom, scale, focus_x, focus_y = torch.rand(
+        6, len(images), device=images.device
+    ).unbind()
     limit = math.radians(DEGREES)
     angle = torch.where(rotate < PROBABILITY, (2 * angle - 1) * limit, 0.0)
     scale = torch.where(zoom < PROBABILITY, 1 + scale * (MAX_ZOOM - 1), 1.0)

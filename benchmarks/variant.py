@@ -30,8 +30,9 @@ class Variant:
     Attributes:
         rates: images/s of each round.
         processor: processor milliseconds per image of each round.
-        peak: bytes.
+        peak: bytes, of the accelerator where the worker has one.
         threads: that an operation of the worker may use.
+        program: what a step does, as its compiler counts; empty where it does not.
         problem: why it stopped working; "" while it works.
     """
 
@@ -40,6 +41,7 @@ class Variant:
         self.rates: list[float] = []
         self.processor: list[float] = []
         self.peak = self.threads = 0
+        self.program: dict[str, float] = {}
         self.steps = 1
         self.problem = ""
         self._process = subprocess.Popen(
@@ -67,7 +69,8 @@ class Variant:
     def ready(self) -> bool:
         """Waits until the worker is warm; False, with a problem, where it cannot work."""
         try:
-            self.threads = self._hear()["threads"]
+            answer = self._hear()
+            self.threads, self.program = answer["threads"], answer["program"]
         except WorkerError as error:
             self._fail(error)
         return not self.problem

@@ -24,7 +24,8 @@ def main() -> None:
         run = getattr(module, spec["work"])(spec)
         run(spec.get("first", 2))  # traces, compiles, warms up
         threads = module.threads() if hasattr(module, "threads") else 1
-        _answer(answers, {"ready": True, "threads": threads})
+        program = module.program() if hasattr(module, "program") else {}
+        _answer(answers, {"ready": True, "threads": threads, "program": program})
         for line in sys.stdin:
             if spec.get("unmeasured"):  # what was made while others worked is used up first
                 run(spec["unmeasured"])
@@ -32,7 +33,8 @@ def main() -> None:
             run(int(line))
             seconds, processor = time.perf_counter() - start, _processor_seconds() - processor
             answer = {"seconds": seconds, "processor_seconds": processor}
-            _answer(answers, answer | {"peak_bytes": _peak_bytes()})
+            device = module.peak_bytes() if hasattr(module, "peak_bytes") else 0
+            _answer(answers, answer | {"peak_bytes": device or _peak_bytes()})
     except Exception as error:
         _answer(answers, {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
 

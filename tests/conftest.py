@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from medcolor_tf.data import labels, schema
 
 # Importing TensorFlow makes many objects and hardly any garbage; until pytest_collection_finish().
 gc.disable()
+
+# What a shell starts in the background ignores it, and so would the runs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No example fails for its time: other work may keep the processors.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -2,12 +2,14 @@
 
 import ast
 import importlib
+import itertools
 import sys
 import types
 
 import pytest
 
 from benchmarks import machine, profile, rows, run
+from benchmarks.accelerator import AcceleratorConfig, accelerator_rows
 from benchmarks.profile import Call, ProfileConfig, report
 from benchmarks.table import OURS, STOCK, ratio, table_lines
 from benchmarks.variant import Variant
@@ -320,7 +322,8 @@ def test_profile_of_a_row_says_how_much_faster_its_convolutions_alone_would_be(
 
 def test_every_row_names_functions_that_are_there():
     """By the source, since PyTorch may not be installed."""
-    for row in rows.all_rows(run.BenchConfig()):
+    groups = [rows.all_rows(run.BenchConfig()), *accelerator_rows(AcceleratorConfig())]
+    for row in itertools.chain(*groups):
         for spec in row.specs.values():
             source = (run.RESULTS.parent / f"{spec['module']}.py").read_text(encoding="utf-8")
             defined = {

@@ -181,7 +181,7 @@ def test_pytorch_has_the_same_loss_and_gradient(torch_models, strategy):
     carry_over(model, classifier, "ResNet18")
 
     arrays = batch_of(SPEC)
-    logits = pytorch.forward(model, TRAINS[strategy], compiled=False)(images)
+    logits = pytorch.forward(model, TRAINS[strategy], {"compile": False})(images)
     labels = torch.from_numpy(arrays[1])
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
     loss.backward()
@@ -207,7 +207,7 @@ def test_pytorch_last_layer_runs_without_a_graph(torch_models):
     pytorch.freeze(model, TRAINS["last_layer"])
     statistics = model.encoder.backbone.bn1.running_mean.clone()
     images = torch.from_numpy(batch_of(SPEC)[0]).permute(0, 3, 1, 2)
-    logits = pytorch.forward(model, TRAINS["last_layer"], compiled=False)(images)
+    logits = pytorch.forward(model, TRAINS["last_layer"], {"compile": False})(images)
     logits.sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is not None] == [
         "head.weight",
@@ -217,7 +217,7 @@ def test_pytorch_last_layer_runs_without_a_graph(torch_models):
     # Nothing but the head is in the graph: the features that it got ask for no gradient.
     seen = []
     model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].requires_grad))
-    pytorch.forward(model, TRAINS["last_layer"], compiled=False)(images)
+    pytorch.forward(model, TRAINS["last_layer"], {"compile": False})(images)
     assert seen == [False]
 
 
