@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.rows import BACKBONES, STRATEGIES, Row, check_above_zero, choose
-from benchmarks.run import RESULTS
+from benchmarks.rows import BACKBONES, WORKS, Row, check_above_zero, choose, model_spec
+from benchmarks.run import results_file
 from benchmarks.table import OURS, ratio
-from benchmarks.variant import Variant
+from benchmarks.variant import Variant, in_turns
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
@@ -95,7 +95,7 @@ def benchmark(config: AcceleratorConfig) -> None:
         f"A large bfloat16 matrix product: {device['flops'] / 1e12:.0f} TFLOP/s; a large pass over "
         f"memory: {device['bytes'] / 1e12:.2f} TB/s.",
     ]
-    path = Path(config.out) if config.out else RESULTS / _file_name(device["device"])
+    path = Path(config.out) if config.out else results_file(device["device"])
     path.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = [*HEAD]
     problems: list[str] = []
@@ -113,7 +113,10 @@ def accelerator_rows(config: AcceleratorConfig) -> list[list[Row]]:
     """Returns the rows in groups whose workers start together."""
     shared = {"size": config.size, "batch": config.batch}
     groups = [
-        [_row(f"{work}/{backbone}", "step", shared | _model(work, backbone)) for work in _works()]
+        [
+            _row(f"{work}/{backbone}", "step", shared | model_spec(work, backbone, "bfloat16"))
+            for work in WORKS
+        ]
         for backbone in BACKBONES
     ]
     images = {OURS: {"module": "ours_jax", "work": "device_images", "count": config.images}}
@@ -141,11 +144,8 @@ def measure(rows: list[Row], config: AcceleratorConfig, device: dict):
         for variant in everyone:  # nobody compiles while another one is timed
             _ = variant.ready
         for row, variants in zip(rows, started, strict=True):
-            working = [v for v in variants if v.name != COUNTED and v.ready]
-            working = [v for v in working if v.calibrate(config.seconds)]
-            for turn in range(config.rounds):
-                for variant in working if turn % 2 == 0 else working[::-1]:
-                    variant.measure(variant.steps)
+            timed = (variant for variant in variants if variant.name != COUNTED)
+            in_turns(timed, config.rounds, config.seconds)
             said = [f"{row.name}, {v.name}: {v.problem}" for v in variants if v.problem]
             yield line(row, [v for v in variants if not v.problem], device), said
 
@@ -184,15 +184,6 @@ def ceilings(side: int = 8192, count: int = 2**30) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _works() -> tuple[str, ...]:
-    return (*STRATEGIES, "inference")
-
-
-def _model(work: str, backbone: str) -> dict:
-    strategy = "" if work == "inference" else work
-    return {"strategy": strategy, "backbone": backbone, "bfloat16": True}
-
-
 def _row(name: str, work: str, shared: dict) -> Row:
     counted = {COUNTED: {"module": "ours_jax", "work": "counted"}} if "strategy" in shared else {}
     specs = {
@@ -216,11 +207,6 @@ def _rate(row: Row, found: dict, name: str) -> str:
     if name in found:
         return f"{np.median(found[name].rates):,.0f}"
     return "failed" if name in row.specs else ""
-
-
-def _file_name(device: str) -> str:
-    name = "".join(c if c.isalnum() else "-" for c in device).strip("-")
-    return f"{time.strftime('%Y-%m-%d')}-{name}.md"
 
 
 def main(argv=None) -> int:

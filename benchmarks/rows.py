@@ -11,6 +11,7 @@ from medcolor_tf.catalog import COLORIZERS, EXPORT_FORMATS
 from medcolor_tf.errors import InputError
 
 STRATEGIES = ("color_module", "all", "baseline_all", "last_layer")
+WORKS = (*STRATEGIES, "inference")  # of a whole model
 BACKBONES = ("ResNet18", "DenseNet121")
 PRECISIONS = ("float32", "bfloat16")
 TORCH = ("torch eager", "torch compile")
@@ -63,9 +64,9 @@ def all_rows(config) -> list[Row]:
 def model_rows(config) -> list[Row]:
     """Returns the rows of training steps and inference; see :func:`all_rows`."""
     return [
-        _model_row(strategy, backbone, precision, config)
+        _model_row(work, backbone, precision, config)
         for backbone, precision in itertools.product(BACKBONES, PRECISIONS)
-        for strategy in (*STRATEGIES, "inference")
+        for work in WORKS
     ]
 
 
@@ -96,20 +97,23 @@ def has_parts(row: Row, name: str) -> bool:
     return set(name.split("/")) <= set(row.name.split("/"))
 
 
-def _model_row(strategy, backbone, precision, config) -> Row:
-    shared = {
-        "strategy": "" if strategy == "inference" else strategy,
-        "backbone": backbone,
+def model_spec(work: str, backbone: str, precision: str) -> dict:
+    """Returns what a worker builds for one of WORKS, without size and batch."""
+    strategy = "" if work == "inference" else work
+    return {"strategy": strategy, "backbone": backbone, "bfloat16": precision == "bfloat16"}
+
+
+def _model_row(work, backbone, precision, config) -> Row:
+    shared = model_spec(work, backbone, precision) | {
         "size": config.densenet_size if backbone == "DenseNet121" else config.size,
         "batch": config.batch,
-        "bfloat16": precision == "bfloat16",
     }
     specs = {
         OURS: {"module": "ours", "work": "step"},
         STOCK: {"module": "stock_keras", "work": "step"},
         **_torch("step"),
     }
-    name = f"{strategy}/{backbone}/{precision}"
+    name = f"{work}/{backbone}/{precision}"
     return Row(name, config.batch, {variant: shared | spec for variant, spec in specs.items()})
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.rows import Row, all_rows, check_above_zero, choose, has_parts
 from benchmarks.table import HEAD, table_lines
-from benchmarks.variant import Variant
+from benchmarks.variant import Variant, in_turns
 from medcolor_tf import commandline
 from medcolor_tf.commandline import option
 from medcolor_tf.errors import InputError
@@ -82,7 +82,7 @@ def benchmark(config: BenchConfig) -> None:
     rows = all_rows(config)
     chosen = choose(rows, config.rows)
     _check(config, rows)
-    results = Results(config, Path(config.out) if config.out else _default_file())
+    results = Results(config, Path(config.out) if config.out else results_file(machine.processor()))
     others = [row.name for row in rows if row not in chosen]
     if others:
         results.left_out.append(f"not asked for (--rows): {', '.join(others)}")
@@ -132,7 +132,7 @@ def measure_row(row: Row, config: BenchConfig, results: Results, data: Path) -> 
         started = [Variant(name, spec, config.timeout, environment) for name, spec in specs.items()]
         for variant in started:
             stack.callback(variant.close)
-        working = _in_turns(started, config)
+        working = in_turns(started, config.rounds, config.seconds)
     for variant in started:
         if variant.problem:
             results.left_out.append(f"{row.name}, {variant.name}: {variant.problem}")
@@ -140,18 +140,6 @@ def measure_row(row: Row, config: BenchConfig, results: Results, data: Path) -> 
         else:
             results.threads[variant.spec["module"]] = variant.threads
     return table_lines(row.name, working, row.rivals)
-
-
-def _in_turns(started: list[Variant], config: BenchConfig) -> list[Variant]:
-    """Lets the workers work in turns; returns those that did all rounds."""
-    working = [variant for variant in started if variant.ready]
-    working = [variant for variant in working if variant.calibrate(config.seconds)]
-    for turn in range(config.rounds):
-        # Every other round backwards: who comes after whom should not matter.
-        for variant in working if turn % 2 == 0 else working[::-1]:
-            variant.measure(variant.steps)
-        working = [variant for variant in working if not variant.problem]
-    return working
 
 
 def _environment(row: Row, results: Results) -> dict[str, str]:
@@ -182,8 +170,9 @@ def _specs(row: Row, config: BenchConfig, results: Results, data: Path) -> dict[
     return {name: spec | {"folder": str(folder)} for name, spec in specs.items()}
 
 
-def _default_file() -> Path:
-    name = "".join(c if c.isalnum() else "-" for c in machine.processor()).strip("-")
+def results_file(device: str) -> Path:
+    """Returns where today's results of a processor or an accelerator go."""
+    name = "".join(c if c.isalnum() else "-" for c in device).strip("-")
     return RESULTS / f"{time.strftime('%Y-%m-%d')}-{name}.md"
 
 

@@ -8,6 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from functools import cached_property
 from typing import IO
 
@@ -148,3 +149,15 @@ class Variant:
     def _fail(self, error: WorkerError) -> None:
         self.problem = str(error)
         self._process.kill()
+
+
+def in_turns(started: Iterable[Variant], rounds: int, seconds: float) -> list[Variant]:
+    """Lets workers work in turns of some seconds; returns those that did all rounds."""
+    working = [variant for variant in started if variant.ready]
+    working = [variant for variant in working if variant.calibrate(seconds)]
+    for turn in range(rounds):
+        # Every other round backwards: who comes after whom should not matter.
+        for variant in working if turn % 2 == 0 else working[::-1]:
+            variant.measure(variant.steps)
+        working = [variant for variant in working if not variant.problem]
+    return working
