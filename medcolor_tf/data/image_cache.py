@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from medcolor_tf.data.damage import WrongSizeError
+from medcolor_tf.data.numpy_calls import call_numpy
 from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel.runtime import available_memory
@@ -126,9 +127,7 @@ class RamCache:
             whole = tf.reshape(self.pixels, [len(self.arrays), -1])
             images = tf.reshape(tf.gather(whole, positions), shape)
         else:
-            images = tf.numpy_function(
-                self._squares, [positions, shares], self.pixels.dtype, stateful=False
-            )
+            images = call_numpy(self._squares, [positions, shares], self.pixels.dtype)
         return tf.ensure_shape(images, shape), tf.gather(self.labels, positions)
 
     def _squares(self, positions: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from medcolor_tf.data.damage import SHOWN, Damage, find_damage
 from medcolor_tf.data.image_cache import RamCache
 from medcolor_tf.data.image_ops import resize_pixels, square_crop, without_autograph
 from medcolor_tf.data.labels import apply_policy, count_raw_labels, parse_policy
+from medcolor_tf.data.numpy_calls import call_numpy
 from medcolor_tf.data.random_crops import crop_offset, crop_offsets, fold
 from medcolor_tf.data.records import (
     RecordReader,
@@ -302,7 +303,7 @@ class Split:
             offsets = tf.zeros([steps * batch_size])
             if not square:
                 key = fold(seed, number)
-                offsets = tf.numpy_function(shares, [key], tf.float32, stateful=False)
+                offsets = call_numpy(shares, [key], tf.float32)
             crops = [tf.reshape(part, [steps, batch_size]) for part in (positions, offsets)]
             done = tf.where(number == first_epoch, tf.constant(skipped, tf.int64), 0)
             return tf.data.Dataset.from_tensor_slices(tuple(crops)).skip(done)
