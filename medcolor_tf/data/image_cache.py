@@ -34,7 +34,7 @@ class RamCache:
 
     Attributes:
         pixels: (sum of H*W*C,) uint8 or uint16, on the host.
-        arrays: N times (H, W, C), the same memory as ``pixels``.
+        memory: (sum of H*W*C,), the same memory as ``pixels``.
         offsets: (N,) int64, where each image starts.
         sizes: (N, 2) int64, heights and widths.
         channels: C.
@@ -44,7 +44,7 @@ class RamCache:
     """
 
     pixels: tf.Tensor
-    arrays: Sequence[np.ndarray] = field(repr=False)
+    memory: np.ndarray = field(repr=False)
     offsets: tf.Tensor
     sizes: tf.Tensor
     channels: int
@@ -85,14 +85,10 @@ class RamCache:
                 )
             pixels[offsets[position] : offsets[position + 1]] = image.reshape(-1)
             image_ids.append(image_id)
-        arrays = [
-            pixels[first:last].reshape(*size, info.channels)
-            for first, last, size in zip(offsets[:-1], offsets[1:], sizes, strict=True)
-        ]
         with tf.device("/CPU:0"):
             return cls(
                 pixels=tf.constant(pixels),
-                arrays=arrays,
+                memory=pixels,
                 offsets=tf.constant(offsets[:-1]),
                 sizes=tf.constant(sizes),
                 channels=info.channels,
@@ -104,48 +100,67 @@ class RamCache:
     @cached_property
     def is_square(self) -> bool:
         """Whether every image is a square of the same size."""
-        return len({side for array in self.arrays for side in array.shape[:2]}) == 1
+        return bool((self._sizes == self._sizes[0, 0]).all())
 
     def has_side(self, side: int) -> bool:
         """Whether ``side`` is every image's shorter side, so that a crop needs no scaling."""
-        return all(min(array.shape[:2]) == side for array in self.arrays)
+        return bool((self._sizes.min(axis=1) == side).all())
 
-    def batch(self, positions, shares):
-        """Returns the largest squares (B, S, S, C) of a batch, and labels (B, L).
+    def batch_bytes(self, batch_size: int) -> int:
+        """Returns what a batch of :meth:`squares` takes."""
+        return batch_size * self._side**2 * self._pixel_bytes
+
+    def squares(self, positions, shares):
+        """Returns the largest squares (G, B, S, S, C) of images, and labels (G, B, L).
 
         Of images whose shorter side is the same, see :meth:`has_side`. Whole images are one gather.
         Others are copied by numpy: TensorFlow has no operation that cuts from images of different
-        sizes, and one by one they take twice the time (measured).
+        sizes, and one by one they take twice the time (measured). A call takes as long as to copy
+        ten images, so it pays to ask for several batches.
 
         Args:
-            positions: (B,) int64, of the images.
-            shares: (B,) float32, where along the longer side the squares lie, 0 to 1.
+            positions: (G, B) int64, of the images of G batches.
+            shares: (G, B) float32, where along the longer side the squares lie, 0 to 1.
         """
-        side = min(self.arrays[0].shape[:2])
-        shape = [positions.shape[0], side, side, self.channels]
+        side = self._side
         if self.is_square:
-            whole = tf.reshape(self.pixels, [len(self.arrays), -1])
-            images = tf.reshape(tf.gather(whole, positions), shape)
+            whole = tf.reshape(self.pixels, [len(self._sizes), side, side, self.channels])
+            images = tf.gather(whole, positions)
         else:
             images = call_numpy(self._squares, [positions, shares], self.pixels.dtype)
-        return tf.ensure_shape(images, shape), tf.gather(self.labels, positions)
+        images = tf.ensure_shape(images, [*positions.shape, side, side, self.channels])
+        return images, tf.gather(self.labels, positions)
 
     def _squares(self, positions: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """What :meth:`batch` returns of images that are not square, in numpy."""
-        side = min(self.arrays[0].shape[:2])
-        shape = len(positions), side, side, self.channels
-        squares = _aligned(math.prod(shape), self.arrays[0].dtype).reshape(shape)
-        overhang = self._sizes[positions] - np.float32(side)
-        starts = np.rint(overhang * shares[:, None]).astype(int)  # as crop_start rounds
-        places = zip(squares, positions.tolist(), starts.tolist(), strict=True)
-        for square, position, (top, left) in places:
-            square[:] = self.arrays[position][top : top + side, left : left + side]
-        return squares
+        """What :meth:`squares` returns of images that are not square, in numpy."""
+        side, images = self._side, positions.ravel()
+        shape = images.size, side, side, self.channels
+        squares = _aligned(math.prod(shape), self.memory.dtype).reshape(shape)
+        overhang = (self._sizes[images] - side).astype(np.float32)
+        top, left = np.rint(overhang * shares.reshape(-1, 1)).astype(int).T  # as crop_start rounds
+        widths = self._sizes[images, 1]
+        firsts = self.offsets.numpy()[images] + (top * widths + left) * self.channels
+        # A square's row is one element: numpy copies a few long ones faster than many short ones.
+        row = np.dtype((np.void, side * self._pixel_bytes))
+        copies = squares.reshape(len(squares), -1).view(row)
+        places = zip(firsts * self.memory.itemsize, widths * self._pixel_bytes, strict=True)
+        for copy, (first, stride) in zip(copies, places, strict=True):
+            copy[:] = np.ndarray(side, row, self.memory, first, (stride,))
+        return squares.reshape(*positions.shape, *shape[1:])
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        """(N, 2) float32, heights and widths."""
-        return np.array([array.shape[:2] for array in self.arrays], np.float32)
+        """(N, 2) int64, heights and widths."""
+        return self.sizes.numpy()
+
+    @property
+    def _side(self) -> int:
+        """The first image's shorter side."""
+        return int(self._sizes[0].min())
+
+    @property
+    def _pixel_bytes(self) -> int:
+        return self.channels * self.memory.itemsize
 
     def example(self, position):
         """Returns image (H, W, C), label (L,), image id and patient of the image at a position."""

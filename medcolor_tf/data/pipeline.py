@@ -40,6 +40,8 @@ WHOLE = (0, 1)
 SUBSET_CACHE_BYTES = 2 * 2**30
 # Batches from memory that wait for the step.
 BATCHES_READY = 2
+# Batches from memory are copied so much at a time: enough that the call is not what takes the time.
+COPIED_TOGETHER_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -247,10 +249,14 @@ class Split:
         rows = batch_size // count
         cache = self._ram_cache
         if cache is not None and cache.has_side(self.image_size):
-            places = self.crops(batch_size, seed, start_step, shuffle_buffer, cache.is_square)
-            return places.map(
-                lambda *crops: cache.batch(*(crop[index * rows :][:rows] for crop in crops))
-            ).prefetch(BATCHES_READY)
+            together = max(1, COPIED_TOGETHER_BYTES // cache.batch_bytes(rows))
+            stream = batch_size, seed, start_step, shuffle_buffer
+            places = self.crops(*stream, square=cache.is_square, together=together)
+            groups = places.map(
+                lambda *crops: cache.squares(*(crop[:, index * rows :][:, :rows] for crop in crops))
+            )
+            batches = groups.flat_map(lambda *group: tf.data.Dataset.from_tensor_slices(group))
+            return batches.prefetch(BATCHES_READY).with_options(_one_after_the_other())
 
         def batched(items, key):
             if count > 1:
@@ -282,16 +288,19 @@ class Split:
         start_step: int,
         shuffle_buffer: int,
         square: bool = False,
+        together: int = 0,
     ) -> tf.data.Dataset:
         """The order and the crops of :meth:`training_batches`, without a pixel.
 
         Args:
             batch_size, seed, start_step, shuffle_buffer: as there.
             square: whether images are squares, which are not cropped.
+            together: of so many batches, G, in one array; fewer at the end of an epoch.
 
         Returns:
             An endless dataset of (positions (B,) int64, in the order of :meth:`batches`, shares
-            (B,) float32: where along the longer side the crop lies, 0 to 1).
+            (B,) float32: where along the longer side the crop lies, 0 to 1); both (G, B) if
+            ``together`` is not 0.
         """
         steps = self.steps_per_epoch(batch_size)
         first_epoch, skipped = divmod(start_step, steps)
@@ -306,7 +315,8 @@ class Split:
                 offsets = call_numpy(shares, [key], tf.float32)
             crops = [tf.reshape(part, [steps, batch_size]) for part in (positions, offsets)]
             done = tf.where(number == first_epoch, tf.constant(skipped, tf.int64), 0)
-            return tf.data.Dataset.from_tensor_slices(tuple(crops)).skip(done)
+            numbers = tf.data.Dataset.from_tensor_slices(tuple(crops)).skip(done)
+            return numbers.batch(together) if together else numbers
 
         # An item per epoch, not per image: that took longer than to copy the images.
         epochs = self.training_positions(batch_size, seed, first_epoch, shuffle_buffer)
@@ -464,6 +474,17 @@ class Split:
         """Image, label and ids of an encoded record."""
         image, raw, image_id, patient = decode_record(record, self.info)
         return image, label_tensor(raw, self._apply_policy, self._columns), image_id, patient
+
+
+def _one_after_the_other() -> tf.data.Options:
+    """Options of a pipeline whose elements take next to no time each.
+
+    Each would go to another of TensorFlow's threads, which took longer than the work (measured).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    return options
 
 
 def _columns(folder, info, observations) -> list[int]:
