@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medcolor_tf.evaluation.checks import checked, group_index
-from medcolor_tf.evaluation.metrics import mean_auc, roc_auc
+from medcolor_tf.evaluation.metrics import mean_auc, ranks, roc_auc
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -176,11 +176,6 @@ def _order(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, patients:
     cells = np.ones(len(interval), np.int32), (interval, groups[many])
     matrix = csr_array(cells, shape=(len(below), patients))
     return _Order(groups[few][order], matrix, below, through, few_are_positive)
-
-
-def ranks(ascending: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many of ``ascending`` are less than, and at most, each value; those between are ties."""
-    return np.searchsorted(ascending, values, "left"), np.searchsorted(ascending, values, "right")
 
 
 def _weighted_auc(order: _Order, weights: np.ndarray) -> np.ndarray:

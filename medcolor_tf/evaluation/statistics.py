@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from medcolor_tf.evaluation.bootstrap import ranks
 from medcolor_tf.evaluation.checks import checked, group_index
+from medcolor_tf.evaluation.metrics import ranks
 
 # -- repeats -------------------------------------------------------------------------------------
 
