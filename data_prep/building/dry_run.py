@@ -9,7 +9,6 @@ from data_prep.building import finish, parallel
 from data_prep.building.plan import KeyedIds, Plan
 from data_prep.building.shards import RejectedError, encode_record, read_record
 from data_prep.sources.source import GROUP
-from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.labels import count_raw_labels
 from medcolor_tf.progress import counted, duration
 
@@ -43,7 +42,6 @@ def describe(plan: Plan, folder: Path, workers: int) -> None:
             finish.print_group(name, values, source.records[GROUP + name].to_numpy())
     first = {split: file for file, split, _, _ in reversed(shards)}
     tasks = list(plan.tasks(folder, KeyedIds(b"of nobody"), set(first.values())))
-    import_tensorflow()  # before the clock starts, and without its lines on the terminal
     read, rejected, warned, size, start = 0, [], [], 0, time.perf_counter()
     for task in tasks:
         count = min(len(task.paths), max(1, SAMPLE // len(tasks)))

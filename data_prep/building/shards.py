@@ -14,11 +14,11 @@ import numpy as np
 
 from data_prep.building.plan import ID_DIGITS, ShardTask
 from data_prep.images import ImageError, encode_image, examine_image
-from medcolor_tf.commandline import import_tensorflow
 from medcolor_tf.data.groups import SplitGroups
 from medcolor_tf.data.labels import apply_policy
 from medcolor_tf.data.schema import SplitIndex, encode_example
-from medcolor_tf.files import cannot_write, file_sha256, read_json, replacing, write_atomically
+from medcolor_tf.data.tfrecords import write_record
+from medcolor_tf.files import file_sha256, read_json, replacing, write_atomically
 from medcolor_tf.private_paths import text_without_folders
 
 BUILD_FOLDER = ".build"
@@ -86,7 +86,6 @@ def build_shard(task: ShardTask) -> ShardResult:
         InputError: the shard cannot be written (disk full, no permission), or DICOM without
             pydicom.
     """
-    tf = import_tensorflow(devices=False)  # nothing is computed
     target = Path(task.folder) / task.file
     recipe = task.recipe
     labels = apply_policy(
@@ -94,34 +93,31 @@ def build_shard(task: ShardTask) -> ShardResult:
     )
     sums: PixelSums = (0, 0, 0)
     rejects, warnings, written = [], [], []
-    try:
-        with replacing(target) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
-            for position in range(len(task.paths)):
-                try:
-                    images, doubts = read_record(task, position)
-                except RejectedError as error:
-                    rejects.append(error.reject)
-                    continue
-                writer.write(encode_record(task, position, images, labels[position]))
-                written.append(position)
-                warnings += doubts
-                sums = add_sums(sums, pixel_sums(images))
-        result = ShardResult(
-            task.file,
-            task.split,
-            len(written),
-            target.stat().st_size,
-            file_sha256(target),
-            *sums,
-            rejects=tuple(rejects),
-            warnings=tuple(warnings),
-        )
-        _index_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
-        if task.groups or task.studies:
-            _group_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
-        write_atomically(sidecars(target)[-1], json.dumps(asdict(result)))
-    except tf.errors.OpError as error:
-        raise cannot_write(target, OSError(0, error.message)) from error
+    with replacing(target) as temporary, open(temporary, "wb") as file:
+        for position in range(len(task.paths)):
+            try:
+                images, doubts = read_record(task, position)
+            except RejectedError as error:
+                rejects.append(error.reject)
+                continue
+            write_record(file, encode_record(task, position, images, labels[position]))
+            written.append(position)
+            warnings += doubts
+            sums = add_sums(sums, pixel_sums(images))
+    result = ShardResult(
+        task.file,
+        task.split,
+        len(written),
+        target.stat().st_size,
+        file_sha256(target),
+        *sums,
+        rejects=tuple(rejects),
+        warnings=tuple(warnings),
+    )
+    _index_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
+    if task.groups or task.studies:
+        _group_rows(task, written).save(target.parent / BUILD_FOLDER, task.file)
+    write_atomically(sidecars(target)[-1], json.dumps(asdict(result)))
     return result
 
 

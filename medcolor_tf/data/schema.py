@@ -45,6 +45,7 @@ from medcolor_tf import catalog
 from medcolor_tf import schema_check as schema
 from medcolor_tf.catalog import DATASET_JSON, FULL_RANGE, MODEL_JSON
 from medcolor_tf.data import groups as group_files
+from medcolor_tf.data import tfrecords
 from medcolor_tf.errors import InputError
 from medcolor_tf.files import file_sha256, read_json, sealed, unsealed, write_atomically
 
@@ -333,29 +334,17 @@ def encode_example(
     patient: str,
     image_id: str,
 ) -> bytes:
-    """Serialises one record; the arguments are the table's features. Imports TensorFlow."""
-    import tensorflow as tf
-
-    def of_bytes(values):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-
-    def of_ints(values):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-    def of_floats(values):
-        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-
-    feature = {
-        "image": of_bytes(images),
-        "size": of_ints(size),
-        "label": of_floats(label),
-        "raw_label": of_floats(raw_label),
-        "index": of_ints([index]),
-        "patient": of_bytes([patient.encode()]),
-        "image_id": of_bytes([image_id.encode()]),
-    }
-    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(
-        deterministic=True
+    """Serialises one record; the arguments are the table's features."""
+    return tfrecords.encode_example(
+        {
+            "image": images,
+            "size": np.array(size, np.int64),
+            "label": np.asarray(label, np.float32),
+            "raw_label": np.asarray(raw_label, np.float32),
+            "index": np.array([index], np.int64),
+            "patient": [patient.encode()],
+            "image_id": [image_id.encode()],
+        }
     )
 
 

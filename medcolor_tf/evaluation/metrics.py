@@ -19,8 +19,7 @@ def roc_auc(labels, scores) -> np.ndarray:
     Raises:
         ValueError: shapes differ, a label is none of 0, 1, NaN, or a score is not finite.
 
-    Source: Hanley and McNeil 1982; agrees with ``sklearn.metrics.roc_auc_score``, whose import takes
-    a second.
+    Source: Hanley and McNeil 1982; the same as ``sklearn.metrics.roc_auc_score``.
 
     Example:
         >>> import numpy as np
@@ -71,7 +70,10 @@ def ranks(ascending: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _one(labels: np.ndarray, scores: np.ndarray) -> float:
-    """AUC of (N,) labels and scores; counts pairs in integers, hence exact."""
+    """AUC of (N,) labels and scores; counts pairs in integers, hence exact.
+
+    To import scikit-learn for it took a second, before a run's first validation.
+    """
     positives, negatives = scores[labels == 1], scores[labels == 0]
     if not len(positives) or not len(negatives):
         return float("nan")

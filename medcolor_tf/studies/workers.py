@@ -24,8 +24,8 @@ from medcolor_tf.parallel import cluster
 from medcolor_tf.parallel.cluster import ClusterExecutor, WorkerLostError, chained
 from medcolor_tf.parallel.fork_server import ForkExecutor, ServerLostError
 
-# What a run's server imports for it; scikit-learn alone takes a second, at the first AUC.
-PRELOADED = ("medcolor_tf.evaluation.evaluate", "medcolor_tf.training.trainer", "sklearn.metrics")
+# What a run's server imports for it.
+PRELOADED = ("medcolor_tf.evaluation.evaluate", "medcolor_tf.training.trainer")
 # On a cluster, settings of the study's own environment that decide on results.
 PASSED_ON = (
     *("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS"),
