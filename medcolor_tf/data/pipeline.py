@@ -136,7 +136,7 @@ class Split:
 
         Batches are (images (B, S, S, C) uint8 or uint16, labels (B, L) float32, NaN for unknown).
         """
-        return self.examples().batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return _one_pass(self.examples(), batch_size)
 
     def identified_batches(self, batch_size: int, part=WHOLE) -> tf.data.Dataset:
         """As :meth:`batches`, with (B,) keyed image and patient ids: (images, labels, ids, ids).
@@ -144,7 +144,7 @@ class Split:
         ``part`` (index, count) has the images index, index + count, ... alone; the others are not
         decoded.
         """
-        return self._in_order(part).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return _one_pass(self._in_order(part), batch_size)
 
     @without_autograph
     def examples(self) -> tf.data.Dataset:
@@ -278,7 +278,8 @@ class Split:
             lambda number: epoch(number, skipped)
         )
         later = tf.data.Dataset.range(first_epoch + 1, tf.int64.max).flat_map(epoch)
-        return first.concatenate(later).prefetch(tf.data.AUTOTUNE)
+        batches = first.concatenate(later).prefetch(tf.data.AUTOTUNE)
+        return batches if cache is None else batches.with_options(_untuned())
 
     @without_autograph
     def crops(
@@ -404,7 +405,7 @@ class Split:
                 num_parallel_calls=tf.data.AUTOTUNE,
             )
         )
-        return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return _one_pass(dataset, batch_size)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Returns the number of full batches in an epoch; InputError when there is none."""
@@ -476,13 +477,28 @@ class Split:
         return image, label_tensor(raw, self._apply_policy, self._columns), image_id, patient
 
 
+def _one_pass(examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Batches of every example once, the last one short, made while others are used."""
+    return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(_untuned())
+
+
+def _untuned() -> tf.data.Options:
+    """Options of a pipeline that has as many threads from the start as there are processors, or 16.
+
+    Where images are in memory, or read once, TensorFlow's tuning of their number gains nothing, and
+    the end of a pass waited up to 0.3 s for it (measured).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
+
+
 def _one_after_the_other() -> tf.data.Options:
     """Options of a pipeline whose elements take next to no time each.
 
     Each would go to another of TensorFlow's threads, which took longer than the work (measured).
     """
-    options = tf.data.Options()
-    options.autotune.enabled = False
+    options = _untuned()
     options.experimental_optimization.apply_default_optimizations = False
     return options
 
