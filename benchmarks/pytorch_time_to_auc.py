@@ -3,8 +3,8 @@
 Channels-last, one-cycle with a higher rate for the head, JPEGs decoded (at a reduced scale where
 that loses nothing) and resized by a DataLoader's worker processes, rotation and zoom of whole
 batches, validation images decoded once, autocast to bfloat16 if asked for. Where the head alone
-learns, features are computed once. :mod:`benchmarks.time_to_auc` starts it; nothing of this
-project's TensorFlow side is imported.
+learns, features are computed once, or with --recompute in every step, as in most scripts.
+:mod:`benchmarks.time_to_auc` starts it; nothing of this project's TensorFlow side is imported.
 """
 
 # PyTorch is an optional dependency (the extra "bench"), absent where types are checked.
@@ -155,6 +155,18 @@ class Training:
             if step % options.interval == 0:
                 report(step, labels, self.infer(self.model, images))
 
+    def train_head_alone(self, train: Films, valid: Films) -> None:
+        """Trains the head, behind a frozen backbone that runs in every step."""
+        options, model = self.options, self.model
+        sampler = RandomSampler(train, num_samples=options.steps * options.batch)
+        loader = DataLoader(train, options.batch, sampler=sampler, num_workers=options.workers)
+        batches = iter(loader)
+        images, labels = read_all(valid, options)
+        for step, (pixels, wanted) in enumerate(batches, 1):
+            self.step(model.head(self.infer(model.features, pixels)), wanted)
+            if step % options.interval == 0:
+                report(step, labels, self.infer(model, images))
+
     def train_head(self, train: Films, valid: Films) -> None:
         """Trains the head on features that are computed once."""
         options, head = self.options, self.model.head
@@ -187,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # The first steps on smaller images: share of the steps, and scale of the images' side.
     parser.add_argument("--small_share", type=float, default=0.0)
     parser.add_argument("--small_scale", type=float, default=0.5)
-    for name in ("bfloat16", "head_only"):
+    for name in ("bfloat16", "head_only", "recompute"):
         parser.add_argument(f"--{name}", action="store_true")
     options = parser.parse_args(argv)
     torch.manual_seed(options.seed)
@@ -198,7 +210,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for split in ("train", "valid")
     )
     training = Training(options)
-    (training.train_head if options.head_only else training.fine_tune)(train, valid)
+    head_alone = training.train_head_alone if options.recompute else training.train_head
+    (head_alone if options.head_only else training.fine_tune)(train, valid)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ DESCRIPTION = """
 Measures, in turns, how long this project (data preparation and training, two commands) and a
 PyTorch script (benchmarks/pytorch_time_to_auc.py) take from a folder of JPEGs to the first
 validation at which the AUC reaches a target. All is included: imports, preparation, training,
-validation. Both start from the same backbone weights and validate on the same patients after the
-same steps. Prints wall and processor time, their ratios (median, and the range over seeds), and
-where the time went. On a busy machine believe processor time.
+validation. All start from the same backbone weights and validate on the same patients after the
+same steps. The script runs twice: as it is usually written (plain), and with what this project does
+as well (pytorch): frozen features computed once, small images first, bfloat16. Prints wall and
+processor time, their ratios (median, and the range over seeds), and where the time went. On a busy
+machine believe processor time.
 """
 BACKBONE = "resnet18_imagenet_layer3_bn.keras"
 # Our layers' names, and those of a file that was converted from torchvision; PyTorch's modules.
@@ -33,7 +35,8 @@ NAMES = (
     (r"layer(\d)_(\d)_downsample_(?:conv|0)", r"layer\1.\2.downsample.0"),
     (r"layer(\d)_(\d)_downsample_(?:bn|0_bn)", r"layer\1.\2.downsample.1"),
 )
-OURS, PYTORCH = "ours", "pytorch"
+OURS, PYTORCH, PLAIN = "ours", "pytorch", "plain"
+SIDES = {OURS: "ours", PYTORCH: "PyTorch, the same recipe", PLAIN: "PyTorch, plain"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Task:
         size, batch, steps, interval: of the images (pixels), a step (images), the schedule (steps),
             and between validations (steps).
         max_lr, head_factor: peak learning rate, and the head's as a multiple of it.
-        ours, pytorch: options of one side.
+        ours, pytorch, plain: options of one side.
     """
 
     table: str
@@ -66,8 +69,9 @@ class Task:
     interval: int
     max_lr: float
     head_factor: float
-    ours: tuple[str, ...] = ()
-    pytorch: tuple[str, ...] = ()
+    ours: tuple[str, ...]
+    pytorch: tuple[str, ...]
+    plain: tuple[str, ...]
 
 
 NIH = (
@@ -83,9 +87,20 @@ KNEE = (
     ("--patient_column=patient_id", "--observations=Osteoarthritis"),
     *("path", "Osteoarthritis", False, 0.83),
 )
+# Autocast is where it helps: a step that trains everything is slower with it on these processors.
 TASKS = {
-    "nih1000": Task(*NIH, "baseline", 160, 64, 120, 20, 1.0, 1.0),
-    "knee_oa": Task(*KNEE, "baseline_all", 80, 32, 160, 20, 0.03, 4.0),
+    "nih1000": Task(
+        *(*NIH, "baseline", 160, 64, 120, 20, 1.0, 1.0),
+        ours=("--mixed_precision", "--features=once", "--augment_probability=0"),
+        pytorch=("--head_only", "--bfloat16"),
+        plain=("--head_only", "--bfloat16", "--recompute"),
+    ),
+    "knee_oa": Task(
+        *(*KNEE, "baseline_all", 80, 32, 160, 20, 0.03, 4.0),
+        ours=("--mixed_precision", "--progressive=0.6:0.5"),
+        pytorch=("--small_scale=0.6", "--small_share=0.5"),
+        plain=(),
+    ),
 }
 
 
@@ -101,13 +116,14 @@ class AucConfig:
     python: str = option("", "Python that has PyTorch; not set: the one that runs this.")
     tasks: tuple[str, ...] = option(tuple(TASKS), f"What to measure: {', '.join(TASKS)}.")
     seeds: tuple[str, ...] = option(("0", "1", "2"), "Of both sides, a turn each.")
-    sides: tuple[str, ...] = option((OURS, PYTORCH), "Who is measured: ours, pytorch.")
+    sides: tuple[str, ...] = option(tuple(SIDES), f"Who is measured: {', '.join(SIDES)}.")
     valid_fraction: float = option(0.2, "Share of the films that validate, by patient.")
     settings: tuple[str, ...] = option(
         (), "Other values of a task's settings, to choose them: max_lr=0.01,steps=100."
     )
     ours: tuple[str, ...] = option((), "More options of medcolor_tf.train.")
-    pytorch: tuple[str, ...] = option((), "More options of the PyTorch script.")
+    pytorch: tuple[str, ...] = option((), "More options of the PyTorch script with our recipe.")
+    plain: tuple[str, ...] = option((), "More options of the plain PyTorch script.")
     seconds: float = option(300.0, "A run that has not reached the AUC by then is given up.")
     out: str = option("", "File to write the tables to; not set: they are printed only.")
 
@@ -118,7 +134,7 @@ def measure(config: AucConfig) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = folder / "backbone.npz"
-        if PYTORCH in config.sides:
+        if {PYTORCH, PLAIN} & set(config.sides):
             convert(config.backbone, weights)
         lines = [line for name in tasks for line in _task(config, name, tasks[name], folder)]
     text = "\n".join(lines)
@@ -145,8 +161,8 @@ def _tasks(config: AucConfig) -> dict[str, Task]:
     for path in (config.backbone, *(Path(config.data) / task.table for task in tasks.values())):
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file (--data, --backbone)")
-    if unknown := set(config.sides) - {OURS, PYTORCH}:
-        raise InputError(f"--sides={min(unknown)}: expected ours or pytorch")
+    if unknown := set(config.sides) - set(SIDES):
+        raise InputError(f"--sides={min(unknown)}: expected some of {', '.join(SIDES)}")
     return tasks
 
 
@@ -173,8 +189,11 @@ def _task(config: AucConfig, name: str, task: Task, folder: Path) -> list[str]:
         for side in config.sides:
             one = folder / f"{name}-{side}-{seed}"
             one.mkdir()
-            run = _ours if side == OURS else _pytorch
-            found = run(config, task, one, films, seed)
+            if side == OURS:
+                found = _ours(config, task, one, seed)
+            else:
+                options = getattr(task, side) + getattr(config, side)
+                found = _pytorch(config, task, one, films, seed, options)
             results[side].append(found)
             print(f"{name}, {side}, seed {seed}: {_describe(found)}", flush=True)
     lines = list(table(name, task, results))
@@ -225,8 +244,7 @@ def _write_films(config: AucConfig, task: Task, films: Path, data: Path) -> None
             writer.writerow((table.parent / path, labels[path], splits[row["patient"]]))
 
 
-def _ours(config: AucConfig, task: Task, folder: Path, films: Path, seed: int) -> Reached:
-    del films  # the split is made again, from the table
+def _ours(config: AucConfig, task: Task, folder: Path, seed: int) -> Reached:
     data, begun = folder / "data", time.perf_counter()
     # A second process would take longer to start than it saves.
     fast = ("--workers=1", "--encoding=raw")
@@ -239,21 +257,20 @@ def _ours(config: AucConfig, task: Task, folder: Path, films: Path, seed: int) -
         *(f"--strategy={task.strategy}", f"--batch_size={task.batch}", f"--steps={task.steps}"),
         *(f"--checkpoint_every={task.interval}", f"--max_lr={task.max_lr}"),
         *([factors] if factors else []),
-        *(["--features=once", "--augment_probability=0"] if task.strategy == "baseline" else []),
         *(*task.ours, *config.ours),
     ]
     return until_reached(words, task.target, config.seconds, begun, prepared, spent)
 
 
-def _pytorch(config: AucConfig, task: Task, folder: Path, films: Path, seed: int) -> Reached:
+def _pytorch(
+    config: AucConfig, task: Task, folder: Path, films: Path, seed: int, options: tuple[str, ...]
+) -> Reached:
     words = [
         *(config.python or sys.executable, "-m", "benchmarks.pytorch_time_to_auc"),
         *(f"--films={films}", f"--weights={folder.parent / 'backbone.npz'}", f"--seed={seed}"),
         *(f"--size={task.size}", f"--batch={task.batch}", f"--steps={task.steps}"),
         *(f"--interval={task.interval}", f"--max_lr={task.max_lr}"),
-        *(f"--head_factor={task.head_factor}", "--workers=2"),
-        *(["--head_only"] if task.strategy == "baseline" else []),
-        *(*task.pytorch, *config.pytorch),
+        *(f"--head_factor={task.head_factor}", "--workers=2", *options),
     ]
     return until_reached(words, task.target, config.seconds)
 
@@ -270,14 +287,15 @@ def table(name: str, task: Task, results: dict[str, list[Reached]]) -> Iterator[
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
     for side, runs in results.items():
         steps = [str(run.step) if run.step else "not reached" for run in runs]
-        cells = [side, _spread([r.wall for r in runs]), _spread([r.processor for r in runs])]
+        cells = [SIDES[side], _spread([r.wall for r in runs])]
+        cells += [_spread([r.processor for r in runs])]
         cells += [", ".join(steps), ", ".join(f"{run.best:.3f}" for run in runs)]
         cells += [f"{statistics.median(r.parts[k] for r in runs):.1f}" for k in range(3)]
         yield f"| {' | '.join(cells)} |"
-    if len(results) == 2:
-        pairs = list(zip(results[OURS], results[PYTORCH], strict=True))
+    for side in [side for side in results if side != OURS and OURS in results]:
+        pairs = list(zip(results[OURS], results[side], strict=True))
         both = [(ours, theirs) for ours, theirs in pairs if ours.step and theirs.step]
-        cells = [f"ours / PyTorch, {len(both)} of {len(pairs)} seeds reached by both"]
+        cells = [f"ours / {SIDES[side]}, {len(both)} of {len(pairs)} seeds reached by both"]
         for what in ("wall", "processor"):
             ratios = [getattr(ours, what) / getattr(theirs, what) for ours, theirs in both]
             cells.append(_spread(ratios, 2) if ratios else "")
