@@ -46,7 +46,7 @@ def _answer(file, content: dict) -> None:
 def _processor_seconds() -> float:
     """Of this process and of its children (a data loader's), user and system."""
     ticks = 0
-    for child in _children():
+    for child in children():
         with contextlib.suppress(OSError):  # it has just ended
             fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
@@ -58,14 +58,14 @@ def _peak_bytes() -> int:
 
     Pages that a child shares with its parent count once.
     """
-    own = _kibibytes("self/status", ("VmHWM",))
+    own = kibibytes("self/status", ("VmHWM",))
     if not own:
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     private = ("Private_Clean", "Private_Dirty")
-    return 1024 * (own + sum(_kibibytes(f"{c}/smaps_rollup", private) for c in _children()))
+    return 1024 * (own + sum(kibibytes(f"{c}/smaps_rollup", private) for c in children()))
 
 
-def _kibibytes(file: str, names: tuple[str, ...]) -> int:
+def kibibytes(file: str, names: tuple[str, ...]) -> int:
     """Sums fields of a file of /proc; 0 where there is none."""
     try:
         lines = Path(f"/proc/{file}").read_text().splitlines()
@@ -74,7 +74,8 @@ def _kibibytes(file: str, names: tuple[str, ...]) -> int:
     return sum(int(line.split()[1]) for line in lines if line.partition(":")[0] in names)
 
 
-def _children() -> list[str]:
+def children() -> list[str]:
+    """Numbers of the processes that the main thread has started."""
     try:
         return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     except OSError:
