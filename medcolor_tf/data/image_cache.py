@@ -4,6 +4,8 @@ The accelerator's memory is :mod:`medcolor_tf.training.device_cache`' part.
 """
 
 import math
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,6 +53,7 @@ class RamCache:
     labels: tf.Tensor
     image_ids: tf.Tensor
     patients: tf.Tensor
+    _blocks: "Blocks" = field(default_factory=lambda: Blocks(), repr=False)
 
     @classmethod
     def from_images(
@@ -135,7 +138,7 @@ class RamCache:
         """What :meth:`squares` returns of images that are not square, in numpy."""
         side, images = self._side, positions.ravel()
         shape = images.size, side, side, self.channels
-        squares = _aligned(math.prod(shape), self.memory.dtype).reshape(shape)
+        squares = self._blocks.empty(math.prod(shape), self.memory.dtype).reshape(shape)
         overhang = (self._sizes[images] - side).astype(np.float32)
         top, left = np.rint(overhang * shares.reshape(-1, 1)).astype(int).T  # as crop_start rounds
         widths = self._sizes[images, 1]
@@ -238,8 +241,48 @@ def format_bytes(count: float) -> str:
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
+class Blocks:
+    """Memory for arrays that come and go, used again once nothing refers to it.
+
+    Fresh memory costs a page fault per 4 kB: in one process of three it was that for every array,
+    which took as long as to fill it (measured).
+    """
+
+    _MOST = 4
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._blocks: list[np.ndarray] = []
+
+    def empty(self, count: int, dtype: np.dtype) -> np.ndarray:
+        """Returns an uninitialised (count,) array that TensorFlow can take over as it is."""
+        with self._lock:
+            size = _buffer_bytes(count, dtype)
+            for index in range(len(self._blocks)):
+                if len(self._blocks[index]) >= size and self._is_free(index):
+                    return _aligned_part(self._blocks[index], count, dtype)
+            # The oldest goes to whom it is with.
+            self._blocks = [*self._blocks[1 - self._MOST :], np.empty(size, np.uint8)]
+            return _aligned_part(self._blocks[-1], count, dtype)
+
+    def _is_free(self, index: int) -> bool:
+        """Whether the list alone refers to a block; every array in its memory does, as its base."""
+        return sys.getrefcount(self._blocks[index]) == _REFERENCES_OF_A_LIST
+
+
+_LIST = [np.empty(0)]
+_REFERENCES_OF_A_LIST = sys.getrefcount(_LIST[0])
+
+
 def _aligned(count: int, dtype: np.dtype) -> np.ndarray:
     """Returns an uninitialised array of ``count`` values that TensorFlow can take over as it is."""
-    buffer = np.empty(count * dtype.itemsize + _ALIGNMENT, np.uint8)
+    return _aligned_part(np.empty(_buffer_bytes(count, dtype), np.uint8), count, dtype)
+
+
+def _buffer_bytes(count: int, dtype: np.dtype) -> int:
+    return count * dtype.itemsize + _ALIGNMENT
+
+
+def _aligned_part(buffer: np.ndarray, count: int, dtype: np.dtype) -> np.ndarray:
     shift = -buffer.ctypes.data % _ALIGNMENT
     return buffer[shift : shift + count * dtype.itemsize].view(dtype)

@@ -132,3 +132,49 @@ def test_another_cache_is_not_another_run():
 
     assert changed_options({"cache": "ram"}, {"cache": "none"}) == []
     assert changed_options({"cache": "ram", "seed": 1}, {"seed": 2}) == ["--seed=2 (there: 1)"]
+
+
+def test_memory_is_used_again_only_when_nothing_refers_to_it():
+    def base(array):
+        return array.__array_interface__["data"][0]
+
+    blocks, uint8 = image_cache.Blocks(), np.dtype(np.uint8)
+    first = blocks.empty(1000, uint8)
+    kept, place = first.reshape(10, 100)[3:, ::2].T, base(first)  # a view of a view of it
+    del first
+    second = blocks.empty(1000, uint8)
+    assert base(second) != place
+    buffer = memoryview(second.data)
+    del kept
+    assert base(blocks.empty(500, np.dtype(np.uint16))) == place
+    taken = [blocks.empty(1000, uint8) for _ in range(9)]
+    assert len({base(second), *map(base, taken)}) == 10
+    assert all(base(array) % 64 == 0 for array in taken)
+    del second, taken
+    assert base(np.asarray(buffer)) not in {base(a) for a in [blocks.empty(1000, uint8)] * 4}
+
+
+def test_the_memory_of_a_batch_that_is_gone_is_used_again(tmp_path, write_small_dataset):
+    write_small_dataset(tmp_path)
+    split = Split(tmp_path, "train")
+    image_cache.cache_splits("ram", (split,))
+    cache, shares = split._ram_cache, np.zeros((2, 3), np.float32)
+    assert cache is not None
+    positions = np.array([[0, 1, 2], [3, 4, 5]])
+    first = cache._squares(positions, shares)
+    expected, place = first.copy(), first.__array_interface__["data"][0]
+    second = cache._squares(positions[::-1], shares)
+    np.testing.assert_array_equal(first, expected)
+    np.testing.assert_array_equal(second[::-1], expected)
+    del first
+    assert cache._squares(positions, shares).__array_interface__["data"][0] == place
+
+
+def test_more_batches_than_are_used_again_stay_what_they_are(tmp_path, write_small_dataset):
+    write_small_dataset(tmp_path)
+    split = Split(tmp_path, "train")
+    image_cache.cache_splits("ram", (split,))
+    batches = [images for images, _ in split.training_batches(4, 0).take(40)]  # all of them alive
+    again = [images.numpy().copy() for images, _ in split.training_batches(4, 0).take(40)]
+    for one, two in zip(batches, again, strict=True):
+        np.testing.assert_array_equal(one, two)
