@@ -4,8 +4,6 @@ The accelerator's memory is :mod:`medcolor_tf.training.device_cache`' part.
 """
 
 import math
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from medcolor_tf.data.damage import WrongSizeError
+from medcolor_tf.data.memory_blocks import Blocks, aligned
 from medcolor_tf.data.numpy_calls import call_numpy
 from medcolor_tf.data.schema import DatasetInfo
 from medcolor_tf.errors import InputError
@@ -26,8 +25,6 @@ if TYPE_CHECKING:  # a split holds its cache
 
 # auto leaves the other half to the training step, the operating system and other runs.
 AUTO_SHARE = 0.5
-# TensorFlow takes over a numpy array without copying it when it starts at such an address.
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class RamCache:
     labels: tf.Tensor
     image_ids: tf.Tensor
     patients: tf.Tensor
-    _blocks: "Blocks" = field(default_factory=lambda: Blocks(), repr=False)
+    _blocks: Blocks = field(default_factory=Blocks, repr=False)
 
     @classmethod
     def from_images(
@@ -77,7 +74,7 @@ class RamCache:
             InputError: an image is of another size than its record says.
         """
         offsets = np.cumsum([0, *(sizes.prod(axis=1) * info.channels)])
-        pixels = _aligned(int(offsets[-1]), np.dtype(np.uint16 if info.bits == 16 else np.uint8))
+        pixels = aligned(int(offsets[-1]), np.dtype(np.uint16 if info.bits == 16 else np.uint8))
         image_ids = []
         items = progressing(images.as_numpy_iterator(), "caching", len(sizes))
         for position, (image, image_id) in enumerate(items):
@@ -239,50 +236,3 @@ def format_bytes(count: float) -> str:
     """Returns a number of bytes as text with three digits."""
     power = min(int(np.log(max(count, 1)) / np.log(1000)), 4)
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-class Blocks:
-    """Memory for arrays that come and go, used again once nothing refers to it.
-
-    Fresh memory costs a page fault per 4 kB: in one process of three it was that for every array,
-    which took as long as to fill it (measured).
-    """
-
-    _MOST = 4
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._blocks: list[np.ndarray] = []
-
-    def empty(self, count: int, dtype: np.dtype) -> np.ndarray:
-        """Returns an uninitialised (count,) array that TensorFlow can take over as it is."""
-        with self._lock:
-            size = _buffer_bytes(count, dtype)
-            for index in range(len(self._blocks)):
-                if len(self._blocks[index]) >= size and self._is_free(index):
-                    return _aligned_part(self._blocks[index], count, dtype)
-            # The oldest goes to whom it is with.
-            self._blocks = [*self._blocks[1 - self._MOST :], np.empty(size, np.uint8)]
-            return _aligned_part(self._blocks[-1], count, dtype)
-
-    def _is_free(self, index: int) -> bool:
-        """Whether the list alone refers to a block; every array in its memory does, as its base."""
-        return sys.getrefcount(self._blocks[index]) == _REFERENCES_OF_A_LIST
-
-
-_LIST = [np.empty(0)]
-_REFERENCES_OF_A_LIST = sys.getrefcount(_LIST[0])
-
-
-def _aligned(count: int, dtype: np.dtype) -> np.ndarray:
-    """Returns an uninitialised array of ``count`` values that TensorFlow can take over as it is."""
-    return _aligned_part(np.empty(_buffer_bytes(count, dtype), np.uint8), count, dtype)
-
-
-def _buffer_bytes(count: int, dtype: np.dtype) -> int:
-    return count * dtype.itemsize + _ALIGNMENT
-
-
-def _aligned_part(buffer: np.ndarray, count: int, dtype: np.dtype) -> np.ndarray:
-    shift = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[shift : shift + count * dtype.itemsize].view(dtype)

@@ -369,9 +369,8 @@ class Split:
             return self._epoch((seed, number), count, shuffle_buffer, True).batch(count)
 
         # The work per element is next to nothing: more threads would only wait for each other.
-        options = tf.data.Options()
+        options = _untuned()
         options.threading.private_threadpool_size = 1
-        options.autotune.enabled = False
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch)
         return epochs.prefetch(1).with_options(options)
 

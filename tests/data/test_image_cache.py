@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from medcolor_tf.data import image_cache, random_crops
+from medcolor_tf.data.memory_blocks import Blocks
 from medcolor_tf.data.pipeline import Selection, Split
 from medcolor_tf.errors import InputError
 from medcolor_tf.parallel import runtime
@@ -138,7 +139,7 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it():
     def base(array):
         return array.__array_interface__["data"][0]
 
-    blocks, uint8 = image_cache.Blocks(), np.dtype(np.uint8)
+    blocks, uint8 = Blocks(), np.dtype(np.uint8)
     first = blocks.empty(1000, uint8)
     kept, place = first.reshape(10, 100)[3:, ::2].T, base(first)  # a view of a view of it
     del first
