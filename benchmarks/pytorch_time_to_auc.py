@@ -133,12 +133,15 @@ class Training:
         with self.precision():
             return torch.cat([function(batch).float() for batch in images.split(64)])
 
-    def fine_tune(self, train: Films, valid: Films) -> None:
-        """Trains everything, on augmented images."""
+    def batches(self, train: Films):
+        """Starts the workers; yields a batch for every step."""
         options = self.options
         sampler = RandomSampler(train, num_samples=options.steps * options.batch)
-        loader = DataLoader(train, options.batch, sampler=sampler, num_workers=options.workers)
-        batches = iter(loader)
+        return iter(DataLoader(train, options.batch, sampler=sampler, num_workers=options.workers))
+
+    def fine_tune(self, train: Films, valid: Films) -> None:
+        """Trains everything, on augmented images."""
+        options, batches = self.options, self.batches(train)
         images, labels = read_all(valid, options)
         for step, (pixels, wanted) in enumerate(batches, 1):
             self.model.train()
@@ -157,10 +160,7 @@ class Training:
 
     def train_head_alone(self, train: Films, valid: Films) -> None:
         """Trains the head, behind a frozen backbone that runs in every step."""
-        options, model = self.options, self.model
-        sampler = RandomSampler(train, num_samples=options.steps * options.batch)
-        loader = DataLoader(train, options.batch, sampler=sampler, num_workers=options.workers)
-        batches = iter(loader)
+        options, model, batches = self.options, self.model, self.batches(train)
         images, labels = read_all(valid, options)
         for step, (pixels, wanted) in enumerate(batches, 1):
             self.step(model.head(self.infer(model.features, pixels)), wanted)

@@ -91,9 +91,9 @@ KNEE = (
 TASKS = {
     "nih1000": Task(
         *(*NIH, "baseline", 160, 64, 120, 20, 1.0, 1.0),
-        ours=("--mixed_precision", "--features=once", "--augment_probability=0"),
-        pytorch=("--head_only", "--bfloat16"),
-        plain=("--head_only", "--bfloat16", "--recompute"),
+        ours=("--mixed_precision",),
+        pytorch=("--bfloat16",),
+        plain=("--bfloat16", "--recompute"),
     ),
     "knee_oa": Task(
         *(*KNEE, "baseline_all", 80, 32, 160, 20, 0.03, 4.0),
@@ -257,6 +257,7 @@ def _ours(config: AucConfig, task: Task, folder: Path, seed: int) -> Reached:
         *(f"--strategy={task.strategy}", f"--batch_size={task.batch}", f"--steps={task.steps}"),
         *(f"--checkpoint_every={task.interval}", f"--max_lr={task.max_lr}"),
         *([factors] if factors else []),
+        *(["--features=once", "--augment_probability=0"] if task.strategy == "baseline" else []),
         *(*task.ours, *config.ours),
     ]
     return until_reached(words, task.target, config.seconds, begun, prepared, spent)
@@ -270,7 +271,9 @@ def _pytorch(
         *(f"--films={films}", f"--weights={folder.parent / 'backbone.npz'}", f"--seed={seed}"),
         *(f"--size={task.size}", f"--batch={task.batch}", f"--steps={task.steps}"),
         *(f"--interval={task.interval}", f"--max_lr={task.max_lr}"),
-        *(f"--head_factor={task.head_factor}", "--workers=2", *options),
+        *(f"--head_factor={task.head_factor}", "--workers=2"),
+        *(["--head_only"] if task.strategy == "baseline" else []),
+        *options,
     ]
     return until_reached(words, task.target, config.seconds)
 

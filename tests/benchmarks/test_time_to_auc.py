@@ -30,9 +30,9 @@ EASY = Task(
     20,
     0.5,
     1.0,
-    ours=("--features=once", "--augment_probability=0"),
-    pytorch=("--head_only",),
-    plain=("--head_only", "--recompute"),
+    ours=(),
+    pytorch=(),
+    plain=("--recompute",),
 )
 
 
